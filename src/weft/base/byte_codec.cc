@@ -1,6 +1,7 @@
 #include "weft/base/byte_codec.h"
 
-#include <cstring>
+#include <cassert>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -37,6 +38,7 @@ void ByteWriter::U8(uint8_t value) {
 void ByteWriter::U32(uint32_t value) { AppendLittleEndian(value, bytes_); }
 void ByteWriter::U64(uint64_t value) { AppendLittleEndian(value, bytes_); }
 void ByteWriter::Bytes(std::string_view bytes) {
+  assert(bytes.size() <= std::numeric_limits<uint32_t>::max());
   U32(static_cast<uint32_t>(bytes.size()));
   bytes_.append(bytes);
 }

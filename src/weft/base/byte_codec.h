@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 
@@ -19,7 +20,7 @@ class ByteWriter {
   void U32(uint32_t value);
   void U64(uint64_t value);
   void I64(int64_t value) { U64(static_cast<uint64_t>(value)); }
-  // U32 byte count, then the bytes.
+  // U32 byte count, then the bytes; fewer than 2^32 of them.
   void Bytes(std::string_view bytes);
 
   const std::string& bytes() const { return bytes_; }

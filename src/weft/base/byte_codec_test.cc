@@ -30,9 +30,14 @@ TEST(ByteCodecTest, GoldenBytes) {
   writer.I64(-2);
   writer.Bytes("ok");
   writer.Bytes("");
-  const std::string expected =
-      FromHex("ab" "04030201" "8877665544332211" "feffffffffffffff"
-              "02000000" "6f6b" "00000000");
+  const std::string expected = FromHex(
+      "ab"
+      "04030201"
+      "8877665544332211"
+      "feffffffffffffff"
+      "02000000"
+      "6f6b"
+      "00000000");
   EXPECT_EQ(writer.bytes(), expected);
   EXPECT_EQ(writer.Take(), expected);
 }

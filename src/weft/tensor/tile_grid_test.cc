@@ -22,8 +22,8 @@ Box AnyBox(int rank) {
   std::vector<Range> ranges;
   for (int dim = 0; dim < rank; ++dim) {
     const auto border = 64 * *rc::gen::inRange<int64_t>(0, 3);
-    const auto begin = std::max<int64_t>(
-        0, border + *rc::gen::inRange<int64_t>(-3, 4));
+    const auto begin =
+        std::max<int64_t>(0, border + *rc::gen::inRange<int64_t>(-3, 4));
     const auto extent = rank == 3 && dim == 0
                             ? *rc::gen::inRange<int64_t>(0, 3)
                             : *rc::gen::element<int64_t>(0, 1, 2, 5, 64, 70);
