@@ -1,0 +1,151 @@
+#include "weft/transport/ucx/ucx_context.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace weft::transport::ucx {
+namespace {
+
+struct Default {
+  const char* environment_name;  // yields to this when it is set
+  const char* name;
+  const char* value;
+};
+
+// In PEER error mode UCX drops shared memory between local processes unless
+// its error handling is on, and falls back to tcp. Its keepalive of 20 s is
+// longer than a refit. A name that the loaded version does not know would make
+// it warn, and UCX renamed one: its 1.13 finds the setting of both shared
+// memory transports only under the name of their common base.
+std::vector<Default> Defaults(bool uses_shared_memory) {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  ucp_get_version(&major, &minor, &release);
+  std::vector<Default> defaults = {
+      {"UCX_KEEPALIVE_INTERVAL", "KEEPALIVE_INTERVAL", "1s"}};
+  if (!uses_shared_memory) return defaults;
+  if (major == 1 && minor < 14) {
+    defaults.push_back({"UCX_POSIX_ERROR_HANDLING", "MM_ERROR_HANDLING", "y"});
+  } else {
+    defaults.push_back(
+        {"UCX_POSIX_ERROR_HANDLING", "POSIX_ERROR_HANDLING", "y"});
+    defaults.push_back({"UCX_SYSV_ERROR_HANDLING", "SYSV_ERROR_HANDLING", "y"});
+  }
+  return defaults;
+}
+
+// Whether the list of transports, "posix,tcp" or "^tcp", leaves one in that
+// the shared memory settings are for. A setting without its transport warns.
+bool UsesSharedMemory(const std::string& tls) {
+  const bool negated = absl::StartsWith(tls, "^");
+  const std::vector<std::string> listed =
+      absl::StrSplit(negated ? tls.substr(1) : tls, ',');
+  const auto lists = [&](const std::string& name) {
+    return std::find(listed.begin(), listed.end(), name) != listed.end();
+  };
+  const bool lists_both = lists("shm") || lists("sm") || lists("mm");
+  if (negated) return !lists_both && !(lists("posix") && lists("sysv"));
+  return lists_both || lists("all") || lists("posix") || lists("sysv");
+}
+
+std::string TransportList(
+    const std::vector<std::pair<std::string, std::string>>& settings) {
+  const char* environment = std::getenv("UCX_TLS");
+  std::string tls = environment == nullptr ? "all" : environment;
+  for (const auto& [name, value] : settings) {
+    if (name == "TLS") tls = value;
+  }
+  return tls;
+}
+
+absl::Status Set(ucp_config_t* config, const std::string& name,
+                 const std::string& value) {
+  const ucs_status_t status =
+      ucp_config_modify(config, name.c_str(), value.c_str());
+  if (status == UCS_OK) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("ucx refuses the setting ", name, " = \"", value,
+                   "\": ", ucs_status_string(status)));
+}
+
+absl::Status SetAll(
+    ucp_config_t* config,
+    const std::vector<std::pair<std::string, std::string>>& settings) {
+  for (const Default& setting :
+       Defaults(UsesSharedMemory(TransportList(settings)))) {
+    if (std::getenv(setting.environment_name) != nullptr) continue;
+    if (absl::Status status = Set(config, setting.name, setting.value);
+        !status.ok()) {
+      return status;
+    }
+  }
+  for (const auto& [name, value] : settings) {
+    if (absl::Status status = Set(config, name, value); !status.ok()) {
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ToStatus(ucs_status_t status, std::string_view what) {
+  if (status == UCS_OK) return absl::OkStatus();
+  const std::string message =
+      absl::StrCat(std::string(what), ": ", ucs_status_string(status));
+  switch (status) {
+    case UCS_ERR_NO_MEMORY:
+    case UCS_ERR_NO_RESOURCE:
+    case UCS_ERR_EXCEEDS_LIMIT:
+      return absl::ResourceExhaustedError(message);
+    case UCS_ERR_INVALID_PARAM:
+    case UCS_ERR_INVALID_ADDR:
+      return absl::InvalidArgumentError(message);
+    case UCS_ERR_UNSUPPORTED:
+    case UCS_ERR_NOT_IMPLEMENTED:
+      return absl::UnimplementedError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
+
+absl::StatusOr<std::shared_ptr<Context>> Context::Make(
+    const std::vector<std::pair<std::string, std::string>>& settings) {
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return ToStatus(status, "reading the ucx settings");
+  const absl::Status set = SetAll(config, settings);
+  if (!set.ok()) {
+    ucp_config_release(config);
+    return set;
+  }
+  ucp_params_t params = {};
+  params.field_mask =
+      UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
+  params.features = UCP_FEATURE_RMA | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.mt_workers_shared = 1;
+  ucp_context_h context = nullptr;
+  status = ucp_init(&params, config, &context);
+  ucp_config_release(config);
+  if (status != UCS_OK) {
+    return ToStatus(status, absl::StrCat("starting ucx ", Version()));
+  }
+  return std::shared_ptr<Context>(new Context(context));
+}
+
+Context::~Context() { ucp_cleanup(context_); }
+
+std::string Context::Version() {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return absl::StrCat(major, ".", minor, ".", release);
+}
+
+}  // namespace weft::transport::ucx

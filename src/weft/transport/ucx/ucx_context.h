@@ -1,0 +1,44 @@
+// The UCX library as loaded: version, settings, context.
+#ifndef WEFT_TRANSPORT_UCX_UCX_CONTEXT_H_
+#define WEFT_TRANSPORT_UCX_UCX_CONTEXT_H_
+
+#include <ucp/api/ucp.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace weft::transport::ucx {
+
+// kUnavailable for everything that means a lost peer, else the nearest code;
+// the message is "<what>: <UCX's words>".
+absl::Status ToStatus(ucs_status_t status, std::string_view what);
+
+// Owns a UCP context. Thread-safe: workers of several threads share it.
+class Context {
+ public:
+  // `settings` are UCX names without "UCX_" and win over the environment.
+  // Weft's own defaults yield to the environment.
+  static absl::StatusOr<std::shared_ptr<Context>> Make(
+      const std::vector<std::pair<std::string, std::string>>& settings);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  ucp_context_h get() const { return context_; }
+  // "1.13.1", of the library that was loaded, not of the headers.
+  static std::string Version();
+
+ private:
+  explicit Context(ucp_context_h context) : context_(context) {}
+  ucp_context_h context_;
+};
+
+}  // namespace weft::transport::ucx
+
+#endif  // WEFT_TRANSPORT_UCX_UCX_CONTEXT_H_

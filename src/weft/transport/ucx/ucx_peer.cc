@@ -1,0 +1,508 @@
+#include "weft/transport/ucx/ucx_peer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/byte_codec.h"
+#include "weft/base/status.h"
+#include "weft/transport/access.h"
+#include "weft/transport/region_key.h"
+
+namespace weft::transport::ucx {
+namespace {
+
+// Progress steps that one Poll takes at most.
+constexpr int kStepsPerPoll = 16;
+constexpr std::chrono::milliseconds kGoodbyeLimit{200};
+// A Put by messages is cut into parts of this size, each sent whole.
+constexpr size_t kPutMessageBytes = size_t{256} << 10;
+
+}  // namespace
+
+UcxPeer::UcxPeer(std::shared_ptr<Context> context, std::string label,
+                 uint64_t instance, const PeerOptions& options)
+    : context_(std::move(context)),
+      label_(std::move(label)),
+      instance_(instance),
+      options_(options),
+      client_id_(RandomId()) {}
+
+absl::StatusOr<std::unique_ptr<UcxPeer>> UcxPeer::Connect(
+    std::shared_ptr<Context> context, std::string_view ucx_address,
+    uint64_t instance, std::string label, const PeerOptions& options,
+    base::Deadline deadline) {
+  std::unique_ptr<UcxPeer> peer(
+      new UcxPeer(std::move(context), std::move(label), instance, options));
+  WEFT_ASSIGN_OR_RETURN(peer->worker_, Worker::Make(peer->context_));
+  WEFT_RETURN_IF_ERROR(
+      peer->worker_->SetHandler(kReplyId, &OnReply, peer.get()));
+  WEFT_RETURN_IF_ERROR(peer->worker_->SetHandler(kDataId, &OnData, peer.get()));
+  absl::StatusOr<ucp_ep_h> endpoint =
+      peer->worker_->Connect(ucx_address, &OnLost, peer.get());
+  if (!endpoint.ok()) return base::Annotate(endpoint.status(), peer->label_);
+  peer->endpoint_ = *endpoint;
+  const absl::StatusOr<Reply> reply =
+      peer->Ask({.kind = Request::Kind::kHello,
+                 .instance = instance,
+                 .reply_address = peer->worker_->address()},
+                deadline);
+  if (!reply.ok()) return reply.status();
+  WEFT_RETURN_IF_ERROR(base::Annotate(reply->status, peer->label_));
+  peer->lanes_ = DescribeLanes(peer->endpoint_);
+  peer->one_sided_ =
+      options.emulated_rma || FastestWire(peer->lanes_) == Wire::kRdma;
+  return peer;
+}
+
+UcxPeer::~UcxPeer() {
+  if (endpoint_ == nullptr) return;
+  if (death_.ok() && live_ops_ == 0) {
+    // So that the peer frees what it keeps for this one. It may be gone; its
+    // own keepalive covers that.
+    worker_
+        ->Send(
+            endpoint_, kRequestId,
+            Encode(Request{.kind = Request::Kind::kBye, .client = client_id_}))
+        .IgnoreError();
+    worker_->Flush(endpoint_, base::Deadline::After(kGoodbyeLimit))
+        .IgnoreError();
+  }
+  worker_->CloseByForce(endpoint_);
+}
+
+void UcxPeer::OnLost(void* arg, ucp_ep_h, ucs_status_t status) {
+  static_cast<UcxPeer*>(arg)->NoteLost(ucs_status_string(status));
+}
+
+void UcxPeer::NoteLost(std::string_view why) {
+  if (!death_.ok()) return;
+  death_ = absl::UnavailableError(
+      absl::StrCat(label_, " is lost: ", std::string(why)));
+}
+
+void UcxPeer::Settle() {
+  if (death_.ok() || endpoint_ == nullptr) return;
+  // Closing ends UCX's interest in the local memory of every operation; only
+  // then may their owners hear that they failed.
+  worker_->CloseByForce(endpoint_);
+  endpoint_ = nullptr;
+  for (Op& op : ops_) {
+    if (op.live) Finish(op, death_);
+  }
+  unflushed_puts_.clear();
+  flushing_puts_.clear();
+  ops_by_id_.clear();
+}
+
+ucs_status_t UcxPeer::OnReply(void* arg, const void*, size_t, void* data,
+                              size_t data_bytes,
+                              const ucp_am_recv_param_t* param) {
+  auto& peer = *static_cast<UcxPeer*>(arg);
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) return UCS_OK;
+  absl::StatusOr<Reply> reply =
+      DecodeReply({static_cast<const char*>(data), data_bytes});
+  if (!reply.ok()) {
+    peer.NoteLost(std::string(reply.status().message()));
+    return UCS_OK;
+  }
+  if (reply->kind == Reply::Kind::kBye) {
+    peer.NoteLost("it closed its transport");
+  } else if (const auto found = peer.ops_by_id_.find(reply->id);
+             found != peer.ops_by_id_.end()) {
+    // A Put is answered for each message; of the others only a failure is
+    // told, success is the data itself.
+    Op& op = *found->second;
+    if (op.answers_awaited > 0) --op.answers_awaited;
+    if (op.status.ok()) op.status = base::Annotate(reply->status, peer.label_);
+    peer.FinishIfDone(op);
+  } else if (reply->id == peer.awaited_id_) {
+    peer.answers_[reply->id] = *std::move(reply);
+  }
+  return UCS_OK;
+}
+
+absl::Status UcxPeer::SendRequest(Request request) {
+  request.client = client_id_;
+  return base::Annotate(worker_->Send(endpoint_, kRequestId, Encode(request)),
+                        label_);
+}
+
+absl::StatusOr<Reply> UcxPeer::Ask(Request request, base::Deadline deadline) {
+  request.id = ++last_id_;
+  awaited_id_ = request.id;
+  WEFT_RETURN_IF_ERROR(SendRequest(std::move(request)));
+  const bool done = worker_->ProgressUntil(
+      [this] { return answers_.contains(awaited_id_) || !death_.ok(); },
+      deadline);
+  const auto answer = answers_.find(awaited_id_);
+  if (answer != answers_.end()) {
+    Reply reply = std::move(answer->second);
+    answers_.clear();
+    return reply;
+  }
+  awaited_id_ = 0;
+  Settle();
+  if (done) return death_;
+  return absl::DeadlineExceededError(
+      absl::StrCat("deadline passed while waiting for an answer of ", label_));
+}
+
+absl::StatusOr<std::unique_ptr<RemoteRegion>> UcxPeer::Import(
+    std::string_view key) {
+  WEFT_ASSIGN_OR_RETURN(const RegionKey decoded, DecodeKey(kLeaf, key));
+  base::ByteReader native(decoded.native);
+  auto region = std::make_unique<UcxRemoteRegion>();
+  region->size = decoded.size_bytes;
+  region->slot = decoded.slot;
+  region->generation = decoded.generation;
+  region->address = native.U64();
+  const std::string rkey(native.Bytes());
+  if (!native.Finish("key").ok() || rkey.empty() != (region->size == 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the region key of ", label_, " is malformed"));
+  }
+  WEFT_RETURN_IF_ERROR(Health());
+  if (decoded.instance != instance_) {
+    return absl::NotFoundError(
+        absl::StrCat("the key was not made by ", label_));
+  }
+  WEFT_ASSIGN_OR_RETURN(const Reply reply,
+                        Ask({.kind = Request::Kind::kImport,
+                             .slot = decoded.slot,
+                             .generation = decoded.generation},
+                            base::Deadline::After(options_.import_timeout)));
+  WEFT_RETURN_IF_ERROR(base::Annotate(reply.status, label_));
+  if (reply.size_bytes != region->size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the key says ", region->size, " bytes, ", label_,
+                     " has a region of ", reply.size_bytes));
+  }
+  if (!rkey.empty()) {
+    const ucs_status_t status =
+        ucp_ep_rkey_unpack(endpoint_, rkey.data(), &region->rkey);
+    if (status != UCS_OK) {
+      return ToStatus(status, absl::StrCat("reading a key of ", label_));
+    }
+  }
+  return region;
+}
+
+UcxPeer::Op& UcxPeer::NewOp(OpTag tag) {
+  if (free_ops_.empty()) {
+    ops_.emplace_back();
+    free_ops_.push_back(&ops_.back());
+  }
+  Op& op = *free_ops_.back();
+  free_ops_.pop_back();
+  op = Op{.peer = this, .tag = tag, .live = true};
+  ++live_ops_;
+  return op;
+}
+
+void UcxPeer::Finish(Op& op, absl::Status status) {
+  done_.push_back({op.tag, std::move(status)});
+  op.live = false;
+  --live_ops_;
+  if (op.id != 0) ops_by_id_.erase(op.id);
+  if (op.ucx_requests == 0) free_ops_.push_back(&op);
+}
+
+void UcxPeer::FinishIfDone(Op& op) {
+  if (op.ucx_requests > 0) return;
+  if (!op.live) {
+    free_ops_.push_back(&op);  // it was given up before UCX let go of it
+    return;
+  }
+  if (op.awaits_flush || op.answers_awaited > 0) return;
+  if (op.status.ok() && op.received_bytes < op.local.size()) return;
+  Finish(op, op.status);
+}
+
+ucp_request_param_t UcxPeer::TransferParams(Op& op,
+                                            const Region* local_region) const {
+  ucp_request_param_t params = {};
+  params.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  params.cb.send = &OnTransferred;
+  params.user_data = &op;
+  const auto* region = dynamic_cast<const UcxRegion*>(local_region);
+  if (region != nullptr && region->context() == context_.get() &&
+      region->handle() != nullptr) {
+    params.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH;
+    params.memh = region->handle();
+  }
+  return params;
+}
+
+void UcxPeer::OnTransferred(void* request, ucs_status_t status,
+                            void* user_data) {
+  auto& op = *static_cast<Op*>(user_data);
+  --op.ucx_requests;
+  op.peer->NoteTransfer(op, status);
+  ucp_request_free(request);
+}
+
+void UcxPeer::NoteTransfer(Op& op, ucs_status_t status) {
+  // A failed put still waits for its flush, which then fails as well.
+  if (op.status.ok()) op.status = ToStatus(status, label_);
+  FinishIfDone(op);
+}
+
+absl::Status UcxPeer::Posted(Op& op, ucs_status_ptr_t request) {
+  if (UCS_PTR_IS_ERR(request)) {
+    op.live = false;
+    --live_ops_;
+    free_ops_.push_back(&op);
+    return ToStatus(UCS_PTR_STATUS(request), label_);
+  }
+  if (op.awaits_flush) unflushed_puts_.push_back(&op);
+  if (request != nullptr) {
+    ++op.ucx_requests;
+  } else {
+    NoteTransfer(op, UCS_OK);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UcxPeer::Get(const RemoteRegion& remote,
+                          int64_t remote_offset_bytes,
+                          absl::Span<std::byte> local,
+                          const Region* local_region, OpTag tag) {
+  const auto& region = static_cast<const UcxRemoteRegion&>(remote);
+  WEFT_RETURN_IF_ERROR(CheckRange(label_, remote_offset_bytes,
+                                  static_cast<int64_t>(local.size()),
+                                  region.size));
+  WEFT_RETURN_IF_ERROR(death_);
+  if (local.empty()) return Posted(NewOp(tag), nullptr);
+  if (!one_sided_) {
+    return PostGather(region,
+                      {.offset_bytes = remote_offset_bytes,
+                       .piece_bytes = static_cast<int64_t>(local.size())},
+                      local, tag);
+  }
+  Op& op = NewOp(tag);
+  const ucp_request_param_t params = TransferParams(op, local_region);
+  return Posted(op, ucp_get_nbx(endpoint_, local.data(), local.size(),
+                                region.address +
+                                    static_cast<uint64_t>(remote_offset_bytes),
+                                region.rkey, &params));
+}
+
+absl::Status UcxPeer::Put(const RemoteRegion& remote,
+                          int64_t remote_offset_bytes,
+                          absl::Span<const std::byte> local,
+                          const Region* local_region, OpTag tag) {
+  const auto& region = static_cast<const UcxRemoteRegion&>(remote);
+  WEFT_RETURN_IF_ERROR(CheckRange(label_, remote_offset_bytes,
+                                  static_cast<int64_t>(local.size()),
+                                  region.size));
+  WEFT_RETURN_IF_ERROR(death_);
+  if (local.empty()) return Posted(NewOp(tag), nullptr);
+  if (!one_sided_) return PostPut(region, remote_offset_bytes, local, tag);
+  Op& op = NewOp(tag);
+  op.awaits_flush = true;
+  const ucp_request_param_t params = TransferParams(op, local_region);
+  return Posted(op, ucp_put_nbx(endpoint_, local.data(), local.size(),
+                                region.address +
+                                    static_cast<uint64_t>(remote_offset_bytes),
+                                region.rkey, &params));
+}
+
+void UcxPeer::StartFlush() {
+  if (flushing_ || unflushed_puts_.empty() || !death_.ok()) return;
+  flushing_puts_ = std::move(unflushed_puts_);
+  unflushed_puts_.clear();
+  ucp_request_param_t params = {};
+  params.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  params.cb.send = &OnFlushed;
+  params.user_data = this;
+  const ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint_, &params);
+  flushing_ = UCS_PTR_IS_PTR(request);
+  if (!flushing_) NoteFlushed(UCS_PTR_STATUS(request));
+}
+
+void UcxPeer::OnFlushed(void* request, ucs_status_t status, void* user_data) {
+  auto& peer = *static_cast<UcxPeer*>(user_data);
+  peer.flushing_ = false;
+  peer.NoteFlushed(status);
+  ucp_request_free(request);
+}
+
+void UcxPeer::NoteFlushed(ucs_status_t status) {
+  const std::vector<Op*> flushed = std::exchange(flushing_puts_, {});
+  for (Op* op : flushed) {
+    if (!op->live) continue;
+    op->awaits_flush = false;
+    // A put says only that its source may be reused; the flush is what knows.
+    if (status != UCS_OK && op->status.ok()) {
+      op->status = ToStatus(status, label_);
+    }
+    FinishIfDone(*op);
+  }
+}
+
+absl::Status UcxPeer::Gather(const RemoteRegion& remote,
+                             const StridedPieces& pieces,
+                             absl::Span<std::byte> local, const Region*,
+                             OpTag tag) {
+  const auto& region = static_cast<const UcxRemoteRegion&>(remote);
+  WEFT_RETURN_IF_ERROR(CheckPieces(label_, pieces, region.size,
+                                   static_cast<int64_t>(local.size())));
+  WEFT_RETURN_IF_ERROR(death_);
+  if (local.empty()) return Posted(NewOp(tag), nullptr);
+  return PostGather(region, pieces, local, tag);
+}
+
+absl::Status UcxPeer::PostGather(const UcxRemoteRegion& region,
+                                 const StridedPieces& pieces,
+                                 absl::Span<std::byte> local, OpTag tag) {
+  const uint64_t id = ++last_id_;
+  WEFT_RETURN_IF_ERROR(SendRequest({.kind = Request::Kind::kGather,
+                                    .id = id,
+                                    .slot = region.slot,
+                                    .generation = region.generation,
+                                    .pieces = pieces}));
+  Op& op = NewOp(tag);
+  op.id = id;
+  op.local = local;
+  ops_by_id_[id] = &op;
+  return absl::OkStatus();
+}
+
+absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
+                              int64_t remote_offset_bytes,
+                              absl::Span<const std::byte> local, OpTag tag) {
+  Op& op = NewOp(tag);
+  op.id = ++last_id_;
+  ops_by_id_[op.id] = &op;
+  Request request{.kind = Request::Kind::kPut,
+                  .client = client_id_,
+                  .id = op.id,
+                  .slot = region.slot,
+                  .generation = region.generation};
+  ucp_request_param_t params = {};
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
+                        UCP_OP_ATTR_FIELD_USER_DATA;
+  params.flags = UCP_AM_SEND_FLAG_EAGER;
+  params.cb.send = [](void* sent, ucs_status_t status, void* user_data) {
+    const std::unique_ptr<PutMessage> message(
+        static_cast<PutMessage*>(user_data));
+    --message->op->ucx_requests;
+    message->op->peer->NoteTransfer(*message->op, status);
+    ucp_request_free(sent);
+  };
+  for (size_t begin = 0; begin < local.size(); begin += kPutMessageBytes) {
+    const auto part = local.subspan(begin, kPutMessageBytes);
+    request.pieces.offset_bytes =
+        remote_offset_bytes + static_cast<int64_t>(begin);
+    auto message = std::make_unique<PutMessage>();
+    message->op = &op;
+    message->header = Encode(request);
+    params.user_data = message.get();
+    const ucs_status_ptr_t sent = ucp_am_send_nbx(
+        endpoint_, kRequestId, message->header.data(), message->header.size(),
+        part.data(), part.size(), &params);
+    if (UCS_PTR_IS_ERR(sent)) {
+      // Parts before this one are under way, so it ends as a completion.
+      NoteLost(ucs_status_string(UCS_PTR_STATUS(sent)));
+      break;
+    }
+    ++op.answers_awaited;
+    if (sent != nullptr) {
+      ++op.ucx_requests;
+      message.release();
+    }
+  }
+  return absl::OkStatus();
+}
+
+ucs_status_t UcxPeer::OnData(void* arg, const void* header, size_t header_bytes,
+                             void* data, size_t data_bytes,
+                             const ucp_am_recv_param_t* param) {
+  auto& peer = *static_cast<UcxPeer*>(arg);
+  const absl::StatusOr<DataHeader> decoded =
+      DecodeDataHeader({static_cast<const char*>(header), header_bytes});
+  if (!decoded.ok()) return UCS_OK;
+  const auto found = peer.ops_by_id_.find(decoded->id);
+  if (found == peer.ops_by_id_.end()) return UCS_OK;  // given up before
+  Op& op = *found->second;
+  if (!CheckRange(peer.label_, decoded->packed_offset_bytes,
+                  static_cast<int64_t>(data_bytes),
+                  static_cast<int64_t>(op.local.size()))
+           .ok()) {
+    return UCS_OK;
+  }
+  std::byte* local = op.local.data() + decoded->packed_offset_bytes;
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
+    std::memcpy(local, data, data_bytes);
+    peer.NoteReceived(op, UCS_OK, data_bytes);
+    return UCS_OK;
+  }
+  ucp_request_param_t params = {};
+  params.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  params.cb.recv_am = &OnReceived;
+  params.user_data = &op;
+  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(
+      peer.worker_->get(), data, local, data_bytes, &params);
+  if (UCS_PTR_IS_PTR(request)) {
+    ++op.ucx_requests;
+  } else {
+    peer.NoteReceived(op, UCS_PTR_STATUS(request), data_bytes);
+  }
+  return UCS_INPROGRESS;
+}
+
+void UcxPeer::OnReceived(void* request, ucs_status_t status, size_t bytes,
+                         void* user_data) {
+  auto& op = *static_cast<Op*>(user_data);
+  --op.ucx_requests;
+  op.peer->NoteReceived(op, status, bytes);
+  ucp_request_free(request);
+}
+
+void UcxPeer::NoteReceived(Op& op, ucs_status_t status, size_t bytes) {
+  if (status == UCS_OK) {
+    op.received_bytes += bytes;
+  } else if (op.status.ok()) {
+    op.status = ToStatus(status, label_);
+  }
+  FinishIfDone(op);
+}
+
+int UcxPeer::Poll(std::vector<Completion>& completions) {
+  StartFlush();
+  for (int i = 0; i < kStepsPerPoll && worker_->Progress(); ++i) {
+  }
+  Settle();
+  const int appended = static_cast<int>(done_.size());
+  completions.insert(completions.end(), done_.begin(), done_.end());
+  done_.clear();
+  return appended;
+}
+
+absl::Status UcxPeer::Flush(base::Deadline deadline) {
+  const bool done = worker_->ProgressUntil(
+      [this] {
+        StartFlush();
+        return live_ops_ == 0 || !death_.ok();
+      },
+      deadline);
+  Settle();
+  if (!death_.ok()) return death_;
+  if (done) return absl::OkStatus();
+  return absl::DeadlineExceededError(absl::StrCat(
+      "deadline passed while flushing ", live_ops_, " transfers of ", label_));
+}
+
+absl::Status UcxPeer::Health() {
+  for (int i = 0; i < kStepsPerPoll && worker_->Progress(); ++i) {
+  }
+  Settle();
+  return death_;
+}
+
+}  // namespace weft::transport::ucx
