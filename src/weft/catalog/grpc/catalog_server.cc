@@ -1,0 +1,103 @@
+#include "weft/catalog/grpc/catalog_server.h"
+
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/grpc/catalog_service_internal.h"
+#include "weft/catalog/limits.h"
+
+namespace weft::catalog {
+namespace {
+
+// A host that vanished without closing its connection is noticed after about
+// the sum of the two.
+constexpr int kKeepaliveMs = 10'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
+
+// "HOST:PORT" as gRPC wants it.
+absl::StatusOr<std::string> CheckedAddress(const std::string& listen_address) {
+  const size_t colon = listen_address.rfind(':');
+  int port = -1;
+  if (colon == std::string::npos ||
+      !absl::SimpleAtoi(listen_address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "listen address \"", CleanReason(listen_address),
+        "\" is not of the form HOST:PORT with a port between 0 and 65535"));
+  }
+  return colon == 0 ? absl::StrCat("[::]", listen_address) : listen_address;
+}
+
+void SetConnectionOptions(grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
+  // Two catalogs on one port would each see a part of the workers.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                             kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // The clients ping as often: that is not an attack.
+  builder.AddChannelArgument(
+      GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kKeepaliveMs / 2);
+}
+
+}  // namespace
+
+struct CatalogServer::Impl {
+  explicit Impl(CatalogStore* store) : service(store) {}
+
+  CatalogService service;
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+  std::once_flag shut_down;
+};
+
+CatalogServer::CatalogServer(std::unique_ptr<Impl> impl)
+    : impl_(std::move(impl)) {}
+
+CatalogServer::~CatalogServer() { Shutdown(); }
+
+absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
+    const std::string& listen_address, CatalogStore* store) {
+  WEFT_ASSIGN_OR_RETURN(const std::string address,
+                        CheckedAddress(listen_address));
+  auto impl = std::make_unique<Impl>(store);
+  grpc::ServerBuilder builder;
+  SetConnectionOptions(builder);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(),
+                           &impl->port);
+  builder.RegisterService(&impl->service);
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr || impl->port == 0) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "cannot listen on ", listen_address,
+        " (is another program there, or is it no address of this host)"));
+  }
+  return std::unique_ptr<CatalogServer>(new CatalogServer(std::move(impl)));
+}
+
+int CatalogServer::port() const { return impl_->port; }
+
+void CatalogServer::Shutdown() {
+  std::call_once(impl_->shut_down, [this] {
+    impl_->service.StopStreams();
+    // Past at once: every call is cancelled now. The Attach streams that end
+    // so kill their workers, which ends the calls that wait in BeginUpdate.
+    impl_->server->Shutdown(std::chrono::system_clock::now());
+    impl_->server->Wait();
+  });
+}
+
+}  // namespace weft::catalog

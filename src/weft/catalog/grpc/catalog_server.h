@@ -1,0 +1,43 @@
+// Serves a CatalogStore over gRPC (docs/formats/catalog.md).
+#ifndef WEFT_CATALOG_GRPC_CATALOG_SERVER_H_
+#define WEFT_CATALOG_GRPC_CATALOG_SERVER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "weft/catalog/store.h"
+
+namespace weft::catalog {
+
+// Threads: all methods may be called from any thread.
+class CatalogServer {
+ public:
+  // Listens on "HOST:PORT"; an empty host is every address of this machine,
+  // port 0 a free one. `store` must outlive the server. kInvalidArgument for a
+  // malformed address, kAlreadyExists if the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<CatalogServer>> Start(
+      const std::string& listen_address, CatalogStore* store);
+
+  // Calls Shutdown.
+  ~CatalogServer();
+  CatalogServer(const CatalogServer&) = delete;
+  CatalogServer& operator=(const CatalogServer&) = delete;
+
+  // The port that it listens on.
+  int port() const;
+
+  // Ends every call and stream, then waits until their handlers have returned;
+  // the workers attached through this server are dead then. Does nothing the
+  // second time.
+  void Shutdown();
+
+ private:
+  struct Impl;
+  explicit CatalogServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_GRPC_CATALOG_SERVER_H_

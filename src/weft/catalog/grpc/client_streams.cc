@@ -1,0 +1,227 @@
+#include <grpc/support/time.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "weft/base/status.h"
+#include "weft/catalog/grpc/client_streams_internal.h"
+#include "weft/catalog/version_queue.h"
+
+namespace weft::catalog {
+namespace {
+
+constexpr std::chrono::seconds kAttachmentCallTime(5);
+
+// One server stream. Each response goes to `on_response`, the end to `on_end`,
+// both on gRPC's threads; on_end is called once, last. Destroying it cancels
+// the stream and waits for its end.
+template <typename Response>
+class StreamReader final : public grpc::ClientReadReactor<Response> {
+ public:
+  StreamReader(std::shared_ptr<Connection> connection, std::string doing,
+               std::function<void(const Response&)> on_response,
+               std::function<void(const absl::Status&)> on_end)
+      : connection_(std::move(connection)),
+        doing_(std::move(doing)),
+        on_response_(std::move(on_response)),
+        on_end_(std::move(on_end)) {}
+  ~StreamReader() override {
+    std::unique_lock lock(mutex_);
+    if (!started_) return;
+    context_.TryCancel();
+    changed_.wait(lock, [this] { return done_; });
+  }
+
+  template <typename Request>
+  void Start(void (v1::Catalog::Stub::async::*method)(
+                 grpc::ClientContext*, const Request*,
+                 grpc::ClientReadReactor<Response>*),
+             const Request* request) {
+    started_ = true;
+    (connection_->stub->async()->*method)(&context_, request, this);
+    this->StartRead(&response_);
+    this->StartCall();
+  }
+
+  // OK when a response has come; else why none will.
+  absl::Status AwaitFirst(base::Deadline deadline) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, deadline.Remaining(),
+                      [this] { return has_response_ || done_; });
+    if (has_response_) return absl::OkStatus();
+    if (done_) return end_;
+    return absl::DeadlineExceededError("deadline passed while " + doing_ +
+                                       " at catalog " + connection_->address);
+  }
+
+  // OK while the stream is open, else its end.
+  absl::Status state() {
+    const std::lock_guard lock(mutex_);
+    return end_;
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    on_response_(response_);
+    {
+      const std::lock_guard lock(mutex_);
+      has_response_ = true;
+      changed_.notify_all();
+    }
+    this->StartRead(&response_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    // A server does not end a stream well: one that says OK has gone too.
+    absl::Status end =
+        status.ok() ? NoCatalogAnswers(connection_->address)
+                    : FromWireStatus(status, doing_, connection_->address);
+    on_end_(end);
+    const std::lock_guard lock(mutex_);
+    end_ = std::move(end);
+    done_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  const std::shared_ptr<Connection> connection_;
+  const std::string doing_;
+  const std::function<void(const Response&)> on_response_;
+  const std::function<void(const absl::Status&)> on_end_;
+  grpc::ClientContext context_;
+  Response response_;
+  bool started_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool has_response_ = false;
+  bool done_ = false;
+  absl::Status end_;
+};
+
+class GrpcAttachment : public Attachment {
+ public:
+  GrpcAttachment(std::shared_ptr<Connection> connection,
+                 const std::string& worker_id)
+      : connection_(std::move(connection)),
+        reader_(
+            connection_, "attaching a worker", [](const auto&) {},
+            [](const auto&) {}) {
+    request_.set_worker_id(worker_id);
+  }
+
+  ~GrpcAttachment() override {
+    if (!attached_ || !reader_.state().ok()) return;
+    // So that the worker is dead when this returns, not soon after. If it
+    // fails, the end of the stream does the same.
+    v1::DetachRequest request;
+    request.set_worker_id(request_.worker_id());
+    v1::DetachResponse response;
+    connection_
+        ->Call(&v1::Catalog::Stub::Detach, request, response,
+               base::Deadline::After(kAttachmentCallTime), "detaching a worker")
+        .IgnoreError();
+  }
+
+  absl::Status Open(base::Deadline deadline) {
+    reader_.Start(&v1::Catalog::Stub::async::Attach, &request_);
+    const absl::Status status = reader_.AwaitFirst(deadline);
+    attached_ = status.ok();
+    return status;
+  }
+
+  absl::Status Health() override {
+    if (!reader_.state().ok()) return NoCatalogAnswers(connection_->address);
+    v1::GetHealthRequest request;
+    request.set_worker_id(request_.worker_id());
+    v1::GetHealthResponse response;
+    absl::Status status = connection_->Call(
+        &v1::Catalog::Stub::GetHealth, request, response,
+        base::Deadline::After(kAttachmentCallTime), "asking for a worker");
+    // The stream may have broken during the call, and a server that came back
+    // in between knows nothing of the worker.
+    if (!reader_.state().ok() || absl::IsDeadlineExceeded(status)) {
+      return NoCatalogAnswers(connection_->address);
+    }
+    return status;
+  }
+
+ private:
+  const std::shared_ptr<Connection> connection_;
+  v1::AttachRequest request_;
+  bool attached_ = false;
+  StreamReader<v1::AttachResponse> reader_;
+};
+
+class GrpcWatch : public VersionWatch {
+ public:
+  GrpcWatch(std::shared_ptr<Connection> connection, const std::string& model)
+      : reader_(
+            std::move(connection), "watching versions",
+            [this](const v1::WatchVersionsResponse& response) {
+              for (const wire::VersionRecord& record : response.records()) {
+                queue_.Push(FromWire(record));
+              }
+              queue_.Wake();
+            },
+            [this](const absl::Status& end) {
+              queue_.Close(end);
+              queue_.Wake();
+            }) {
+    request_.set_model(model);
+  }
+  ~GrpcWatch() override { queue_.SetWake(nullptr); }
+
+  absl::Status Open(base::Deadline deadline) {
+    reader_.Start(&v1::Catalog::Stub::async::WatchVersions, &request_);
+    return reader_.AwaitFirst(deadline);
+  }
+
+  absl::StatusOr<VersionRecord> Next(base::Deadline deadline) override {
+    return queue_.Next(deadline);
+  }
+  void Cancel() override { queue_.Cancel(); }
+  void SetWake(std::function<void()> wake) override {
+    queue_.SetWake(std::move(wake));
+  }
+
+ private:
+  VersionQueue queue_;
+  v1::WatchVersionsRequest request_;
+  // Last: its destructor waits for the callbacks, which use the queue.
+  StreamReader<v1::WatchVersionsResponse> reader_;
+};
+
+}  // namespace
+
+void Connection::SetDeadline(grpc::ClientContext& context,
+                             base::Deadline deadline) {
+  context.set_deadline(gpr_time_add(
+      gpr_now(GPR_CLOCK_MONOTONIC),
+      gpr_time_from_nanos(deadline.Remaining().count(), GPR_TIMESPAN)));
+}
+
+absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
+    std::shared_ptr<Connection> connection, const std::string& worker_id,
+    base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker"));
+  auto attachment =
+      std::make_unique<GrpcAttachment>(std::move(connection), worker_id);
+  WEFT_RETURN_IF_ERROR(attachment->Open(deadline));
+  return attachment;
+}
+
+absl::StatusOr<std::unique_ptr<VersionWatch>> OpenWatch(
+    std::shared_ptr<Connection> connection, const std::string& model,
+    base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("starting a version watch"));
+  auto watch = std::make_unique<GrpcWatch>(std::move(connection), model);
+  WEFT_RETURN_IF_ERROR(watch->Open(deadline));
+  return watch;
+}
+
+}  // namespace weft::catalog

@@ -1,0 +1,56 @@
+// The client's connection and its two streams.
+#ifndef WEFT_CATALOG_GRPC_CLIENT_STREAMS_INTERNAL_H_
+#define WEFT_CATALOG_GRPC_CLIENT_STREAMS_INTERNAL_H_
+
+#include <grpcpp/client_context.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "catalog.grpc.pb.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/store.h"
+
+namespace weft::catalog {
+
+// Immutable but for what gRPC does inside; shared by the client, its watches
+// and its attachments.
+struct Connection {
+  std::string address;
+  std::unique_ptr<v1::Catalog::Stub> stub;
+
+  // Runs a unary `method` of the stub until `deadline`. `doing` is for the
+  // error: "listing versions".
+  template <typename Request, typename Response>
+  absl::Status Call(grpc::Status (v1::Catalog::Stub::*method)(
+                        grpc::ClientContext*, const Request&, Response*),
+                    const Request& request, Response& response,
+                    base::Deadline deadline, std::string_view doing) {
+    if (const absl::Status status = deadline.Check(doing); !status.ok()) {
+      return status;
+    }
+    grpc::ClientContext context;
+    SetDeadline(context, deadline);
+    return FromWireStatus(((*stub).*method)(&context, request, &response),
+                          doing, address);
+  }
+
+  static void SetDeadline(grpc::ClientContext& context,
+                          base::Deadline deadline);
+};
+
+// Both wait until the server has taken the stream, or refused it.
+absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
+    std::shared_ptr<Connection> connection, const std::string& worker_id,
+    base::Deadline deadline);
+absl::StatusOr<std::unique_ptr<VersionWatch>> OpenWatch(
+    std::shared_ptr<Connection> connection, const std::string& model,
+    base::Deadline deadline);
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_GRPC_CLIENT_STREAMS_INTERNAL_H_

@@ -1,0 +1,277 @@
+#include "weft/catalog/grpc/grpc_client.h"
+
+#include <grpc/support/time.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/grpc/client_streams_internal.h"
+#include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/limits.h"
+
+namespace weft::catalog {
+namespace {
+
+using Stub = v1::Catalog::Stub;
+
+constexpr int kKeepaliveMs = 10'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
+// A status message of kMaxTextBytes takes three times as much on the way.
+constexpr int kMaxHeaderBytes = 64 << 10;
+constexpr int kReconnectFirstMs = 100;
+constexpr int kReconnectMaxMs = 2'000;
+// How much longer than the wait itself the answer of BeginUpdate may take.
+constexpr std::chrono::seconds kAnswerTime(10);
+
+// A protobuf string must be UTF-8, and an id that the catalog chose is ASCII:
+// any other one is unknown in this form too.
+std::string WireId(const std::string& id) {
+  return CleanReason(id.substr(0, kMaxTextBytes));
+}
+
+class GrpcClient : public CatalogStore {
+ public:
+  explicit GrpcClient(std::shared_ptr<Connection> connection)
+      : connection_(std::move(connection)) {}
+
+  absl::Status PutPlacement(const std::string& digest_hex,
+                            const std::string& bytes,
+                            base::Deadline deadline) override;
+  absl::StatusOr<std::string> GetPlacement(const std::string& digest_hex,
+                                           base::Deadline deadline) override;
+  absl::StatusOr<Registration> Register(const WorkerInfo& info,
+                                        const std::string& binding,
+                                        base::Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<Attachment>> Attach(
+      const std::string& worker_id, base::Deadline deadline) override;
+  absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
+                                             uint64_t step,
+                                             base::Deadline deadline) override;
+  absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
+                                      base::Deadline revoke_after) override;
+  absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       base::Deadline deadline) override;
+  absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
+                                     const VersionId& version,
+                                     base::Deadline deadline) override;
+  absl::Status ReleaseLease(const std::string& lease_id, bool committed,
+                            const std::string& fenced_reason,
+                            base::Deadline deadline) override;
+  absl::StatusOr<std::vector<VersionRecord>> ListVersions(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
+      const std::string& model, base::Deadline deadline) override;
+
+ private:
+  const std::shared_ptr<Connection> connection_;
+};
+
+absl::Status GrpcClient::PutPlacement(const std::string& digest_hex,
+                                      const std::string& bytes,
+                                      base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
+  WEFT_RETURN_IF_ERROR(CheckByteCount("placement", bytes, kMaxPlacementBytes));
+  v1::PutPlacementRequest request;
+  request.set_digest_hex(digest_hex);
+  request.set_placement(bytes);
+  v1::PutPlacementResponse response;
+  return connection_->Call(&Stub::PutPlacement, request, response, deadline,
+                           "putting a placement");
+}
+
+absl::StatusOr<std::string> GrpcClient::GetPlacement(
+    const std::string& digest_hex, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
+  v1::GetPlacementRequest request;
+  request.set_digest_hex(digest_hex);
+  v1::GetPlacementResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::GetPlacement, request, response,
+                                         deadline, "getting a placement"));
+  return std::move(*response.mutable_placement());
+}
+
+absl::StatusOr<Registration> GrpcClient::Register(const WorkerInfo& info,
+                                                  const std::string& binding,
+                                                  base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CheckWorkerInfo(info));
+  WEFT_RETURN_IF_ERROR(CheckByteCount("binding", binding, kMaxBindingBytes));
+  v1::RegisterRequest request;
+  ToWire(info, *request.mutable_info());
+  request.set_binding(binding);
+  v1::RegisterResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::Register, request, response,
+                                         deadline, "registering a worker"));
+  return Registration{response.worker_id(), response.generation()};
+}
+
+absl::StatusOr<std::unique_ptr<Attachment>> GrpcClient::Attach(
+    const std::string& worker_id, base::Deadline deadline) {
+  return OpenAttachment(connection_, WireId(worker_id), deadline);
+}
+
+absl::StatusOr<VersionRecord> GrpcClient::PublishShard(
+    const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  v1::PublishShardRequest request;
+  request.set_worker_id(WireId(worker_id));
+  request.set_step(step);
+  v1::PublishShardResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::PublishShard, request, response,
+                                         deadline, "publishing a shard"));
+  return FromWire(response.record());
+}
+
+absl::StatusOr<int64_t> GrpcClient::BeginUpdate(const std::string& worker_id,
+                                                base::Deadline revoke_after) {
+  v1::BeginUpdateRequest request;
+  request.set_worker_id(WireId(worker_id));
+  request.set_revoke_after_ns(revoke_after.Remaining().count());
+  v1::BeginUpdateResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(
+      &Stub::BeginUpdate, request, response,
+      base::Deadline::After(revoke_after.Remaining() + kAnswerTime),
+      "beginning an update"));
+  return response.revoked_leases();
+}
+
+absl::StatusOr<std::unique_ptr<VersionWatch>> GrpcClient::WatchVersions(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  return OpenWatch(connection_, model, deadline);
+}
+
+absl::StatusOr<SourceSet> GrpcClient::GetSources(const std::string& model,
+                                                 base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  v1::GetSourcesRequest request;
+  request.set_model(model);
+  v1::GetSourcesResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::GetSources, request, response,
+                                         deadline, "getting sources"));
+  SourceSet sources{.source_set = response.source_set(),
+                    .num_ranks = response.num_ranks(),
+                    .sources = {}};
+  for (const wire::SourceRecord& source : response.sources()) {
+    sources.sources.push_back(FromWire(source));
+  }
+  return sources;
+}
+
+absl::StatusOr<Lease> GrpcClient::AcquireLease(const std::string& worker_id,
+                                               const VersionId& version,
+                                               base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CheckName("run id", version.run_id));
+  v1::AcquireLeaseRequest request;
+  request.set_worker_id(WireId(worker_id));
+  ToWire(version, *request.mutable_version());
+  v1::AcquireLeaseResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::AcquireLease, request, response,
+                                         deadline, "acquiring a lease"));
+  return Lease{response.lease_id(), FromWire(response.version())};
+}
+
+absl::Status GrpcClient::ReleaseLease(const std::string& lease_id,
+                                      bool committed,
+                                      const std::string& fenced_reason,
+                                      base::Deadline deadline) {
+  v1::ReleaseLeaseRequest request;
+  request.set_lease_id(WireId(lease_id));
+  request.set_committed(committed);
+  request.set_fenced_reason(CleanReason(fenced_reason));
+  v1::ReleaseLeaseResponse response;
+  return connection_->Call(&Stub::ReleaseLease, request, response, deadline,
+                           "releasing a lease");
+}
+
+absl::StatusOr<std::vector<VersionRecord>> GrpcClient::ListVersions(
+    const std::string& model, base::Deadline deadline) {
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  v1::ListVersionsRequest request;
+  request.set_model(model);
+  v1::ListVersionsResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::ListVersions, request, response,
+                                         deadline, "listing versions"));
+  std::vector<VersionRecord> records;
+  for (const wire::VersionRecord& record : response.records()) {
+    records.push_back(FromWire(record));
+  }
+  return records;
+}
+
+absl::StatusOr<std::vector<WorkerRecord>> GrpcClient::ListWorkers(
+    const std::string& model, base::Deadline deadline) {
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  v1::ListWorkersRequest request;
+  request.set_model(model);
+  v1::ListWorkersResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::ListWorkers, request, response,
+                                         deadline, "listing workers"));
+  std::vector<WorkerRecord> records;
+  for (const wire::WorkerRecord& record : response.records()) {
+    records.push_back(FromWire(record));
+  }
+  return records;
+}
+
+grpc::ChannelArguments ConnectionOptions() {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  arguments.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectFirstMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMaxMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMaxMs);
+  // A worker's connection is its sign of life: never shared with another
+  // client of the same process.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // The catalog is on the cluster's own network, where a proxy is a mistake.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return arguments;
+}
+
+// OK once connected; kUnavailable at the first refusal.
+absl::Status AwaitConnected(grpc::Channel& channel, const std::string& address,
+                            base::Deadline deadline) {
+  grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+  while (state != GRPC_CHANNEL_READY) {
+    const gpr_timespec until = gpr_time_add(
+        gpr_now(GPR_CLOCK_MONOTONIC),
+        gpr_time_from_nanos(deadline.Remaining().count(), GPR_TIMESPAN));
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE ||
+        state == GRPC_CHANNEL_SHUTDOWN ||
+        !channel.WaitForStateChange(state, until)) {
+      return NoCatalogAnswers(address);
+    }
+    state = channel.GetState(/*try_to_connect=*/true);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
+    const std::string& address, const GrpcClientOptions& options) {
+  const std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
+      address, grpc::InsecureChannelCredentials(), ConnectionOptions());
+  WEFT_RETURN_IF_ERROR(AwaitConnected(
+      *channel, address, base::Deadline::After(options.connect_timeout)));
+  auto connection = std::make_shared<Connection>();
+  connection->address = address;
+  connection->stub = v1::Catalog::NewStub(channel);
+  return std::make_unique<GrpcClient>(std::move(connection));
+}
+
+}  // namespace weft::catalog

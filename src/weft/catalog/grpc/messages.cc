@@ -1,0 +1,157 @@
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/limits.h"
+
+namespace weft::catalog {
+namespace {
+
+// In grpc::Status::error_details: tells an answer of the catalog from a
+// failure that gRPC reports with the same code.
+constexpr char kCatalogAnswered[] = "weft.catalog.v1";
+
+}  // namespace
+
+void ToWire(const VersionId& version, wire::VersionId& message) {
+  message.set_run_id(version.run_id);
+  message.set_epoch(version.epoch);
+  message.set_step(version.step);
+}
+
+VersionId FromWire(const wire::VersionId& message) {
+  return {.run_id = message.run_id(),
+          .epoch = message.epoch(),
+          .step = message.step()};
+}
+
+void ToWire(const VersionRecord& record, wire::VersionRecord& message) {
+  message.set_model(record.model);
+  ToWire(record.version, *message.mutable_version());
+  message.set_state(static_cast<wire::VersionState>(record.state));
+  message.set_reason(record.reason);
+  message.set_ranks_published(record.ranks_published);
+  message.set_ranks_expected(record.ranks_expected);
+  message.set_leases(record.leases);
+  message.set_source_set(record.source_set);
+}
+
+VersionRecord FromWire(const wire::VersionRecord& message) {
+  // A state that this build does not know is none to read from.
+  const bool known_state = wire::VersionState_IsValid(message.state()) &&
+                           message.state() != wire::VERSION_STATE_UNSPECIFIED;
+  return {.model = message.model(),
+          .version = FromWire(message.version()),
+          .state = known_state ? static_cast<VersionState>(message.state())
+                               : VersionState::kGone,
+          .reason = message.reason(),
+          .ranks_published = message.ranks_published(),
+          .ranks_expected = message.ranks_expected(),
+          .leases = message.leases(),
+          .source_set = message.source_set()};
+}
+
+void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
+  message.set_model(info.model);
+  message.set_role(static_cast<wire::Role>(info.role));
+  message.set_layout_spec(info.layout_spec);
+  message.set_rank(info.rank);
+  message.set_num_ranks(info.num_ranks);
+  message.set_run_id(info.run_id);
+  message.set_epoch(info.epoch);
+  message.set_host_id(info.host_id);
+  message.set_process_id(info.process_id);
+  message.set_placement_digest_hex(info.placement_digest_hex);
+}
+
+WorkerInfo FromWire(const wire::WorkerInfo& message) {
+  // Role has one byte: a number beyond it must not wrap into a role.
+  const int role = message.role();
+  return {.model = message.model(),
+          .role = role == wire::ROLE_PUBLISHER || role == wire::ROLE_RECEIVER
+                      ? static_cast<Role>(role)
+                      : Role{0},
+          .layout_spec = message.layout_spec(),
+          .rank = message.rank(),
+          .num_ranks = message.num_ranks(),
+          .run_id = message.run_id(),
+          .epoch = message.epoch(),
+          .host_id = message.host_id(),
+          .process_id = message.process_id(),
+          .placement_digest_hex = message.placement_digest_hex()};
+}
+
+void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {
+  message.set_worker_id(record.worker_id);
+  message.set_generation(record.generation);
+  ToWire(record.info, *message.mutable_info());
+  message.set_alive(record.alive);
+  message.set_fenced_reason(record.fenced_reason);
+  if (!record.committed.run_id.empty()) {
+    ToWire(record.committed, *message.mutable_committed());
+  }
+}
+
+WorkerRecord FromWire(const wire::WorkerRecord& message) {
+  return {.worker_id = message.worker_id(),
+          .generation = message.generation(),
+          .info = FromWire(message.info()),
+          .alive = message.alive(),
+          .fenced_reason = message.fenced_reason(),
+          .committed = FromWire(message.committed())};
+}
+
+void ToWire(const SourceRecord& record, wire::SourceRecord& message) {
+  message.set_rank(record.rank);
+  message.set_generation(record.generation);
+  message.set_host_id(record.host_id);
+  message.set_placement_digest_hex(record.placement_digest_hex);
+  message.set_binding(record.binding);
+}
+
+SourceRecord FromWire(const wire::SourceRecord& message) {
+  return {.rank = message.rank(),
+          .generation = message.generation(),
+          .host_id = message.host_id(),
+          .placement_digest_hex = message.placement_digest_hex(),
+          .binding = message.binding()};
+}
+
+grpc::Status ToWireStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  // Status messages travel in a header, whose size gRPC limits.
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      std::string(status.message().substr(0, kMaxTextBytes)),
+                      kCatalogAnswered);
+}
+
+absl::Status NoCatalogAnswers(const std::string& address) {
+  return absl::UnavailableError(
+      absl::StrCat("no catalog answers at ", address,
+                   " (start one with: weft catalog --listen ", address, ")"));
+}
+
+absl::Status FromWireStatus(const grpc::Status& status, std::string_view doing,
+                            const std::string& address) {
+  if (status.ok()) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  if (status.error_details() == kCatalogAnswered) {
+    return absl::Status(code, status.error_message());
+  }
+  switch (code) {
+    case absl::StatusCode::kUnavailable:
+    // A server that ends cancels its calls.
+    case absl::StatusCode::kCancelled:
+      return NoCatalogAnswers(address);
+    case absl::StatusCode::kDeadlineExceeded:
+      return absl::DeadlineExceededError(absl::StrCat("deadline passed while ",
+                                                      std::string(doing),
+                                                      " at catalog ", address));
+    default:
+      return absl::Status(
+          code, absl::StrCat(std::string(doing), " at catalog ", address,
+                             " failed: ", status.error_message()));
+  }
+}
+
+}  // namespace weft::catalog

@@ -1,0 +1,48 @@
+// Structs of store.h <-> messages of catalog.proto, and absl::Status <->
+// grpc::Status.
+#ifndef WEFT_CATALOG_GRPC_MESSAGES_INTERNAL_H_
+#define WEFT_CATALOG_GRPC_MESSAGES_INTERNAL_H_
+
+#include <grpcpp/support/status.h>
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "catalog.pb.h"
+#include "weft/catalog/store.h"
+
+namespace weft::catalog {
+
+namespace wire = ::weft::catalog::v1;
+
+void ToWire(const VersionId& version, wire::VersionId& message);
+void ToWire(const VersionRecord& record, wire::VersionRecord& message);
+void ToWire(const WorkerInfo& info, wire::WorkerInfo& message);
+void ToWire(const WorkerRecord& record, wire::WorkerRecord& message);
+void ToWire(const SourceRecord& record, wire::SourceRecord& message);
+
+// An unknown role becomes one that CheckWorkerInfo refuses, an unknown state
+// becomes GONE.
+VersionId FromWire(const wire::VersionId& message);
+VersionRecord FromWire(const wire::VersionRecord& message);
+WorkerInfo FromWire(const wire::WorkerInfo& message);
+WorkerRecord FromWire(const wire::WorkerRecord& message);
+SourceRecord FromWire(const wire::SourceRecord& message);
+
+// The codes of both are the same numbers. The result is marked as the
+// catalog's own answer; the message is cut where HTTP/2 headers end.
+grpc::Status ToWireStatus(const absl::Status& status);
+
+// An answer of the catalog comes back as it was. What gRPC itself reports says
+// what was done (`doing`: "listing versions") and where: a broken connection
+// is kUnavailable.
+absl::Status FromWireStatus(const grpc::Status& status, std::string_view doing,
+                            const std::string& address);
+
+// kUnavailable, with how to start one.
+absl::Status NoCatalogAnswers(const std::string& address);
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_GRPC_MESSAGES_INTERNAL_H_

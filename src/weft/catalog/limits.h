@@ -1,0 +1,43 @@
+// What a store accepts. Every CatalogStore checks the same limits with the
+// same words, so that a client learns nothing new by changing stores.
+#ifndef WEFT_CATALOG_LIMITS_H_
+#define WEFT_CATALOG_LIMITS_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "weft/catalog/store.h"
+
+namespace weft::catalog {
+
+inline constexpr int64_t kMaxNameBytes = 128;
+inline constexpr int64_t kMaxTextBytes = 4096;
+inline constexpr int64_t kMaxRanks = int64_t{1} << 20;
+// A placement and a binding travel in one message of at most 256 MiB.
+inline constexpr int64_t kMaxMessageBytes = int64_t{256} << 20;
+inline constexpr int64_t kMaxPlacementBytes = kMaxMessageBytes - (1 << 16);
+inline constexpr int64_t kMaxBindingBytes = int64_t{64} << 20;
+
+// Printable ASCII of at most kMaxTextBytes; kInvalidArgument with what is
+// wrong.
+absl::Status CheckText(std::string_view what, std::string_view text);
+
+// `what` of at most `limit_bytes`, else kInvalidArgument.
+absl::Status CheckByteCount(std::string_view what, std::string_view bytes,
+                            int64_t limit_bytes);
+
+// 64 lower-case hexadecimal digits.
+absl::Status CheckDigestHex(std::string_view digest_hex);
+
+// Names, texts, rank in [0, num_ranks), digest: all faults at once.
+absl::Status CheckWorkerInfo(const WorkerInfo& info);
+
+// `reason` made fit to be stored and sent: cut to kMaxTextBytes, every byte
+// that is not printable ASCII replaced by '?'.
+std::string CleanReason(std::string_view reason);
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_LIMITS_H_

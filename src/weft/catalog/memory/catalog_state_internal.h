@@ -1,0 +1,180 @@
+// The rules of store.h as a state machine: no lock, no wait, no clock of its
+// own. Every change of a version is put on a list that the owner takes after
+// each call (TakeChanges). Not thread-safe.
+#ifndef WEFT_CATALOG_MEMORY_CATALOG_STATE_INTERNAL_H_
+#define WEFT_CATALOG_MEMORY_CATALOG_STATE_INTERNAL_H_
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/memory/memory_store.h"
+#include "weft/catalog/memory/placement_cache_internal.h"
+#include "weft/catalog/store.h"
+
+namespace weft::catalog {
+
+class CatalogState {
+ public:
+  using TimePoint = base::Deadline::Clock::time_point;
+  // A version of a model.
+  struct VersionKey {
+    std::string model;
+    VersionId version;
+  };
+
+  explicit CatalogState(const MemoryStoreOptions& options);
+
+  PlacementCache& placements() { return placements_; }
+
+  absl::StatusOr<Registration> Register(const WorkerInfo& info,
+                                        const std::string& binding,
+                                        TimePoint now);
+  absl::Status Attach(const std::string& worker_id);
+  absl::Status Health(const std::string& worker_id) const;
+  // The attachment has ended; nothing happens if the worker is dead already.
+  void Detach(const std::string& worker_id);
+
+  absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
+                                             uint64_t step);
+  // Makes the worker's newest version RETIRING, or GONE if it has no lease.
+  // The version to wait for, or nothing.
+  absl::StatusOr<std::optional<VersionKey>> Retire(
+      const std::string& worker_id);
+  // Whether the version is no longer to be had; false if the worker still has
+  // to wait. An error if the worker has died meanwhile.
+  absl::StatusOr<bool> IsRetired(const std::string& worker_id,
+                                 const VersionKey& key) const;
+  // Revokes what is left and makes the version GONE. The leases revoked.
+  int64_t RevokeAndWithdraw(const VersionKey& key);
+
+  absl::StatusOr<SourceSet> GetSources(const std::string& model) const;
+  absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
+                                     const VersionId& version, TimePoint now);
+  absl::Status ReleaseLease(const std::string& lease_id, bool committed,
+                            const std::string& fenced_reason);
+
+  std::vector<VersionRecord> ListVersions(const std::string& model) const;
+  std::vector<WorkerRecord> ListWorkers(const std::string& model) const;
+
+  // Ends leases and registrations whose time has come.
+  void Expire(TimePoint now);
+  // When Expire has something to do next.
+  std::optional<TimePoint> NextExpiry() const;
+
+  // Every change since the last call, in order.
+  std::vector<VersionRecord> TakeChanges() { return std::move(changes_); }
+
+ private:
+  enum class Life : uint8_t { kRegistered, kAttached, kDead };
+  struct Worker {
+    WorkerRecord record;
+    std::string binding;
+    Life life = Life::kRegistered;
+    TimePoint attach_by;
+    std::string death_reason;
+    std::set<std::string> lease_ids;
+  };
+  struct Version {
+    VersionRecord record;
+    std::set<int64_t> ranks;
+    std::set<std::string> lease_ids;
+  };
+  struct RankSlot {
+    std::string worker_id;  // registered or attached; empty: none
+    std::optional<uint64_t> last_step;
+  };
+  // The run and epoch that a model's publishers belong to.
+  struct Epoch {
+    std::string run_id;
+    uint64_t epoch = 0;
+    std::string layout_spec;
+    int64_t num_ranks = 1;
+    uint64_t source_set = 0;
+    std::map<int64_t, RankSlot> ranks;
+    // Steps up to here were published before another run took over.
+    std::optional<uint64_t> floor_step;
+    // The newest step that was withdrawn.
+    std::optional<uint64_t> gone_step;
+  };
+  // What is remembered of a run: its newest epoch, and the newest step there.
+  struct KnownRun {
+    std::string run_id;
+    uint64_t epoch = 0;
+    std::optional<uint64_t> newest_step;
+  };
+  struct Model {
+    std::optional<Epoch> current;
+    std::map<VersionId, Version> versions;
+    std::deque<VersionId> gone;       // the oldest first
+    std::deque<std::string> dead;     // worker ids, the oldest first
+    std::deque<KnownRun> known_runs;  // the last used at the end
+  };
+  struct LeaseState {
+    std::string worker_id;
+    VersionKey key;
+    TimePoint expiry;
+  };
+  struct RevokedLease {
+    std::string worker_id;
+    std::string reason;
+  };
+
+  // Lookups.
+  const Worker* FindWorker(const std::string& worker_id) const;
+  absl::StatusOr<Worker*> FindAttached(const std::string& worker_id, Role role);
+  Version* FindVersion(const VersionKey& key);
+  const Version* FindVersion(const VersionKey& key) const;
+
+  // Registration.
+  absl::Status CheckEpoch(const Model& model, const WorkerInfo& info) const;
+  absl::Status CheckMesh(const Model& model, const WorkerInfo& info) const;
+  void EnterEpoch(Model& model, const WorkerInfo& info);
+  void RememberRun(Model& model, const WorkerInfo& info);
+  void Kill(const std::string& worker_id, const std::string& reason);
+  void KillPublisher(Model& model, const Worker& worker,
+                     const std::string& reason);
+  void Bury(Model& model, const std::string& worker_id);
+  void DropRegistration(const std::string& worker_id);
+  void BumpSources(Model& model);
+
+  // Versions and leases.
+  absl::Status CheckStep(const Epoch& epoch, const RankSlot& slot, int64_t rank,
+                         uint64_t step) const;
+  void WithdrawShards(Model& model, int64_t rank, const std::string& reason);
+  // Revokes its leases. The version may be forgotten with this call.
+  int64_t Withdraw(Model& model, const VersionId& version,
+                   const std::string& reason);
+  // Ends a lease before its time; its id stays known with the reason.
+  void Revoke(const std::string& lease_id, const std::string& reason);
+  void EndLease(std::map<std::string, LeaseState>::iterator lease);
+  void Emit(const VersionRecord& record) { changes_.push_back(record); }
+
+  uint64_t NextNumber() { return next_number_++; }
+
+  const MemoryStoreOptions options_;
+  uint64_t next_number_;
+  PlacementCache placements_;
+  std::map<std::string, Worker> workers_;
+  std::map<std::string, Model> models_;
+  std::map<std::string, LeaseState> leases_;
+  std::set<std::pair<TimePoint, std::string>> lease_expiries_;
+  std::set<std::pair<TimePoint, std::string>> attach_expiries_;
+  std::map<std::string, RevokedLease> revoked_;  // by lease id
+  std::deque<std::string> revoked_order_;
+  std::vector<VersionRecord> changes_;
+};
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_MEMORY_CATALOG_STATE_INTERNAL_H_

@@ -1,0 +1,284 @@
+// Versions and leases.
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/limits.h"
+#include "weft/catalog/memory/catalog_state_internal.h"
+#include "weft/catalog/version_queue.h"
+
+namespace weft::catalog {
+namespace {
+
+// Revoked leases whose holders have not released them yet; older ones are
+// unknown then, which a receiver treats alike.
+constexpr std::size_t kRevokedLeasesKept = 4096;
+
+}  // namespace
+
+CatalogState::Version* CatalogState::FindVersion(const VersionKey& key) {
+  return const_cast<Version*>(std::as_const(*this).FindVersion(key));
+}
+
+const CatalogState::Version* CatalogState::FindVersion(
+    const VersionKey& key) const {
+  const auto model = models_.find(key.model);
+  if (model == models_.end()) return nullptr;
+  const auto version = model->second.versions.find(key.version);
+  return version == model->second.versions.end() ? nullptr : &version->second;
+}
+
+absl::Status CatalogState::CheckStep(const Epoch& epoch, const RankSlot& slot,
+                                     int64_t rank, uint64_t step) const {
+  const std::optional<uint64_t> last =
+      slot.last_step ? slot.last_step : epoch.floor_step;
+  if (!last || step > *last) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "step ", step, " of rank ", rank, " does not grow: step ", *last,
+      " was published in epoch ", epoch.epoch, " of run \"", epoch.run_id,
+      "\" before (a restarted trainer takes a larger epoch)"));
+}
+
+absl::StatusOr<VersionRecord> CatalogState::PublishShard(
+    const std::string& worker_id, uint64_t step) {
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
+                        FindAttached(worker_id, Role::kPublisher));
+  const WorkerInfo& info = worker->record.info;
+  Model& model = models_[info.model];
+  Epoch& epoch = *model.current;
+  RankSlot& slot = epoch.ranks[info.rank];
+  WEFT_RETURN_IF_ERROR(CheckStep(epoch, slot, info.rank, step));
+  WithdrawShards(
+      model, info.rank,
+      absl::StrCat("publisher rank ", info.rank, " has published step ", step));
+  slot.last_step = step;
+
+  const VersionId id{epoch.run_id, epoch.epoch, step};
+  const auto known = model.versions.find(id);
+  if (known == model.versions.end() && epoch.gone_step &&
+      step <= *epoch.gone_step) {
+    VersionRecord late;
+    late.model = info.model;
+    late.version = id;
+    late.state = VersionState::kGone;
+    late.reason = absl::StrCat("step ", *epoch.gone_step,
+                               " of the same epoch was withdrawn before");
+    late.ranks_expected = epoch.num_ranks;
+    late.source_set = epoch.source_set;
+    return late;
+  }
+  Version& version = model.versions[id];
+  VersionRecord& record = version.record;
+  if (record.state == VersionState::kGone) return record;
+  if (version.ranks.empty()) {
+    record.model = info.model;
+    record.version = id;
+    record.ranks_expected = epoch.num_ranks;
+    record.source_set = epoch.source_set;
+  }
+  version.ranks.insert(info.rank);
+  record.ranks_published = static_cast<int64_t>(version.ranks.size());
+  if (record.ranks_published == record.ranks_expected) {
+    record.state = VersionState::kReady;
+  }
+  Emit(record);
+  return record;
+}
+
+void CatalogState::WithdrawShards(Model& model, int64_t rank,
+                                  const std::string& reason) {
+  std::vector<VersionId> held;
+  for (const auto& [id, version] : model.versions) {
+    if (version.record.state != VersionState::kGone &&
+        version.ranks.contains(rank)) {
+      held.push_back(id);
+    }
+  }
+  for (const VersionId& id : held) Withdraw(model, id, reason);
+}
+
+int64_t CatalogState::Withdraw(Model& model, const VersionId& id,
+                               const std::string& reason) {
+  Version& version = model.versions.at(id);
+  VersionRecord& record = version.record;
+  record.state = VersionState::kGone;
+  record.reason = reason;
+  const std::set<std::string> leases = version.lease_ids;
+  for (const std::string& lease_id : leases) {
+    Revoke(lease_id,
+           absl::StrCat("version ", ToString(id), " is GONE: ", reason));
+  }
+  Emit(record);
+  if (model.current && model.current->run_id == id.run_id &&
+      model.current->epoch == id.epoch) {
+    model.current->gone_step =
+        std::max(model.current->gone_step.value_or(0), id.step);
+  }
+  model.gone.push_back(id);
+  if (model.gone.size() > kGoneVersionsKept) {
+    model.versions.erase(model.gone.front());
+    model.gone.pop_front();
+  }
+  return static_cast<int64_t>(leases.size());
+}
+
+absl::StatusOr<std::optional<CatalogState::VersionKey>> CatalogState::Retire(
+    const std::string& worker_id) {
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
+                        FindAttached(worker_id, Role::kPublisher));
+  const WorkerInfo& info = worker->record.info;
+  Model& model = models_[info.model];
+  const RankSlot& slot = model.current->ranks[info.rank];
+  if (!slot.last_step) return std::nullopt;
+  const VersionId id{info.run_id, info.epoch, *slot.last_step};
+  const auto found = model.versions.find(id);
+  if (found == model.versions.end()) return std::nullopt;
+  VersionRecord& record = found->second.record;
+  if (record.state == VersionState::kGone ||
+      !found->second.ranks.contains(info.rank)) {
+    return std::nullopt;
+  }
+  const std::string reason =
+      absl::StrCat("publisher rank ", info.rank, " updates its memory");
+  if (record.state != VersionState::kRetiring) {
+    record.state = VersionState::kRetiring;
+    record.reason = reason;
+    Emit(record);
+  }
+  if (record.leases > 0) return VersionKey{info.model, id};
+  Withdraw(model, id, record.reason);
+  return std::nullopt;
+}
+
+absl::StatusOr<bool> CatalogState::IsRetired(const std::string& worker_id,
+                                             const VersionKey& key) const {
+  const Worker* worker = FindWorker(worker_id);
+  if (worker == nullptr || worker->life != Life::kAttached) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker \"", worker_id, "\" ended while its update waited for leases",
+        worker == nullptr ? "" : absl::StrCat(": ", worker->death_reason)));
+  }
+  const Version* version = FindVersion(key);
+  return version == nullptr || version->record.state == VersionState::kGone;
+}
+
+int64_t CatalogState::RevokeAndWithdraw(const VersionKey& key) {
+  const Version* version = FindVersion(key);
+  if (version == nullptr || version->record.state == VersionState::kGone) {
+    return 0;
+  }
+  const std::string reason =
+      absl::StrCat(version->record.reason, ", ", version->record.leases,
+                   " leases revoked at its deadline");
+  return Withdraw(models_[key.model], key.version, reason);
+}
+
+absl::StatusOr<Lease> CatalogState::AcquireLease(const std::string& worker_id,
+                                                 const VersionId& id,
+                                                 TimePoint now) {
+  WEFT_ASSIGN_OR_RETURN(Worker * worker,
+                        FindAttached(worker_id, Role::kReceiver));
+  const VersionKey key{worker->record.info.model, id};
+  Version* version = FindVersion(key);
+  if (version == nullptr) {
+    return absl::NotFoundError(absl::StrCat("version ", ToString(id),
+                                            " of model \"", key.model,
+                                            "\" is not known"));
+  }
+  VersionRecord& record = version->record;
+  if (record.state != VersionState::kReady) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "version ", ToString(id), " of model \"", key.model, "\" is ",
+        std::string(ToString(record.state)), ", not READY",
+        record.reason.empty() ? "" : absl::StrCat(": ", record.reason)));
+  }
+  Lease lease;
+  lease.lease_id = absl::StrCat("l", NextNumber());
+  const TimePoint expiry = now + options_.lease_duration;
+  leases_.emplace(lease.lease_id, LeaseState{worker_id, key, expiry});
+  lease_expiries_.emplace(expiry, lease.lease_id);
+  worker->lease_ids.insert(lease.lease_id);
+  version->lease_ids.insert(lease.lease_id);
+  ++record.leases;
+  lease.version = record;
+  return lease;
+}
+
+void CatalogState::EndLease(std::map<std::string, LeaseState>::iterator lease) {
+  const std::string lease_id = lease->first;
+  const LeaseState state = std::move(lease->second);
+  leases_.erase(lease);
+  lease_expiries_.erase({state.expiry, lease_id});
+  const auto worker = workers_.find(state.worker_id);
+  if (worker != workers_.end()) worker->second.lease_ids.erase(lease_id);
+  Version* version = FindVersion(state.key);
+  version->lease_ids.erase(lease_id);
+  --version->record.leases;
+  if (version->record.state == VersionState::kRetiring &&
+      version->record.leases == 0) {
+    Withdraw(models_[state.key.model], state.key.version,
+             std::string(version->record.reason));
+  }
+}
+
+void CatalogState::Revoke(const std::string& lease_id,
+                          const std::string& reason) {
+  const auto lease = leases_.find(lease_id);
+  revoked_.emplace(lease_id, RevokedLease{lease->second.worker_id, reason});
+  EndLease(lease);
+  revoked_order_.push_back(lease_id);
+  if (revoked_order_.size() > kRevokedLeasesKept) {
+    revoked_.erase(revoked_order_.front());
+    revoked_order_.pop_front();
+  }
+}
+
+absl::Status CatalogState::ReleaseLease(const std::string& lease_id,
+                                        bool committed,
+                                        const std::string& fenced_reason) {
+  const std::string name = CleanReason(lease_id.substr(0, kMaxNameBytes));
+  if (committed && !fenced_reason.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "lease \"", name, "\" is released both as committed and as fenced (",
+        CleanReason(fenced_reason), ")"));
+  }
+  const auto lease = leases_.find(lease_id);
+  if (lease != leases_.end()) {
+    WorkerRecord& record = workers_.at(lease->second.worker_id).record;
+    if (committed) {
+      record.committed = lease->second.key.version;
+      record.fenced_reason.clear();
+    } else if (!fenced_reason.empty()) {
+      record.fenced_reason = CleanReason(fenced_reason);
+    }
+    EndLease(lease);
+    return absl::OkStatus();
+  }
+  const auto revoked = revoked_.find(lease_id);
+  if (revoked == revoked_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("lease \"", name, "\" is not known"));
+  }
+  const auto worker = workers_.find(revoked->second.worker_id);
+  if (worker != workers_.end() && !fenced_reason.empty()) {
+    worker->second.record.fenced_reason = CleanReason(fenced_reason);
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "lease \"", name, "\" was revoked: ", revoked->second.reason));
+}
+
+std::vector<VersionRecord> CatalogState::ListVersions(
+    const std::string& model_name) const {
+  std::vector<VersionRecord> records;
+  for (const auto& [name, model] : models_) {
+    if (!model_name.empty() && name != model_name) continue;
+    for (const auto& [id, version] : model.versions) {
+      records.push_back(version.record);
+    }
+  }
+  return records;
+}
+
+}  // namespace weft::catalog

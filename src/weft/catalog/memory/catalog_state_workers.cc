@@ -1,0 +1,363 @@
+// Registration, life and death of workers.
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/limits.h"
+#include "weft/catalog/memory/catalog_state_internal.h"
+
+namespace weft::catalog {
+namespace {
+
+constexpr std::size_t kKnownRuns = 64;
+
+uint64_t MicrosecondsNow() {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(
+          std::chrono::system_clock::now().time_since_epoch())
+          .count());
+}
+
+std::string NameEpoch(const std::string& run_id, uint64_t epoch) {
+  return absl::StrCat("epoch ", epoch, " of run \"", run_id, "\"");
+}
+
+absl::Status UnknownWorker(const std::string& worker_id) {
+  return absl::NotFoundError(absl::StrCat(
+      "worker \"", CleanReason(worker_id.substr(0, kMaxNameBytes)),
+      "\" is not known (a worker that does not attach in time is dropped)"));
+}
+
+}  // namespace
+
+CatalogState::CatalogState(const MemoryStoreOptions& options)
+    : options_(options),
+      next_number_(options.first_number != 0 ? options.first_number
+                                             : MicrosecondsNow()),
+      placements_(options.unused_placements_kept,
+                  options.unused_placement_bytes_kept) {}
+
+const CatalogState::Worker* CatalogState::FindWorker(
+    const std::string& worker_id) const {
+  const auto found = workers_.find(worker_id);
+  return found == workers_.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<CatalogState::Worker*> CatalogState::FindAttached(
+    const std::string& worker_id, Role role) {
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end()) return UnknownWorker(worker_id);
+  Worker& worker = found->second;
+  if (worker.record.info.role != role) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "worker \"", worker_id, "\" is registered as a ",
+        role == Role::kPublisher ? "receiver, not as a publisher"
+                                 : "publisher, not as a receiver"));
+  }
+  if (worker.life == Life::kDead) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker \"", worker_id, "\" is dead: ", worker.death_reason));
+  }
+  if (worker.life == Life::kRegistered) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker \"", worker_id, "\" is registered but not attached"));
+  }
+  return &worker;
+}
+
+absl::Status CatalogState::CheckEpoch(const Model& model,
+                                      const WorkerInfo& info) const {
+  const auto known = std::find_if(
+      model.known_runs.begin(), model.known_runs.end(),
+      [&](const KnownRun& run) { return run.run_id == info.run_id; });
+  if (known == model.known_runs.end() || info.epoch >= known->epoch) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("epoch ", info.epoch, " of run \"", info.run_id,
+                   "\" of model \"", info.model, "\" is older than epoch ",
+                   known->epoch, ", which has taken over"));
+}
+
+absl::Status CatalogState::CheckMesh(const Model& model,
+                                     const WorkerInfo& info) const {
+  if (!model.current || model.current->run_id != info.run_id ||
+      model.current->epoch != info.epoch) {
+    return absl::OkStatus();
+  }
+  const Epoch& current = *model.current;
+  const bool has_publisher = std::any_of(
+      current.ranks.begin(), current.ranks.end(),
+      [](const auto& slot) { return !slot.second.worker_id.empty(); });
+  if (!has_publisher) return absl::OkStatus();
+  const auto slot = current.ranks.find(info.rank);
+  if (slot != current.ranks.end() && !slot->second.worker_id.empty()) {
+    const Worker* holder = FindWorker(slot->second.worker_id);
+    return absl::AlreadyExistsError(absl::StrCat(
+        "rank ", info.rank, " of ", NameEpoch(info.run_id, info.epoch),
+        " of model \"", info.model, "\" has a live publisher: worker \"",
+        slot->second.worker_id, "\", process ", holder->record.info.process_id,
+        " on host \"", holder->record.info.host_id, "\""));
+  }
+  base::FaultList faults;
+  if (info.num_ranks != current.num_ranks) {
+    faults.Add(absl::StrCat("num_ranks ", info.num_ranks, " of rank ",
+                            info.rank, " differs from ", current.num_ranks,
+                            " of the live publishers"));
+  }
+  if (info.layout_spec != current.layout_spec) {
+    faults.Add(absl::StrCat("layout_spec \"", info.layout_spec, "\" of rank ",
+                            info.rank, " differs from \"", current.layout_spec,
+                            "\" of the live publishers"));
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
+void CatalogState::RememberRun(Model& model, const WorkerInfo& info) {
+  KnownRun run{.run_id = info.run_id, .epoch = info.epoch, .newest_step = {}};
+  const auto known = std::find_if(
+      model.known_runs.begin(), model.known_runs.end(),
+      [&](const KnownRun& old) { return old.run_id == info.run_id; });
+  if (known != model.known_runs.end()) {
+    if (known->epoch == info.epoch) run.newest_step = known->newest_step;
+    model.known_runs.erase(known);
+  }
+  model.known_runs.push_back(run);
+  if (model.known_runs.size() > kKnownRuns) model.known_runs.pop_front();
+}
+
+// Makes info's run and epoch the current one. The publishers of another one
+// are fenced.
+void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
+  if (model.current && (model.current->run_id != info.run_id ||
+                        model.current->epoch != info.epoch)) {
+    const std::string reason =
+        absl::StrCat(NameEpoch(info.run_id, info.epoch), " has taken over");
+    std::vector<std::string> fenced;
+    for (const auto& [rank, slot] : model.current->ranks) {
+      if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
+    }
+    for (const std::string& worker_id : fenced) Kill(worker_id, reason);
+    model.current.reset();
+  }
+  RememberRun(model, info);
+  if (!model.current) {
+    Epoch& entered = model.current.emplace();
+    entered.run_id = info.run_id;
+    entered.epoch = info.epoch;
+    entered.source_set = NextNumber();
+    entered.floor_step = model.known_runs.back().newest_step;
+  }
+  model.current->layout_spec = info.layout_spec;
+  model.current->num_ranks = info.num_ranks;
+}
+
+absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
+                                                    const std::string& binding,
+                                                    TimePoint now) {
+  const bool publishes = info.role == Role::kPublisher;
+  if (publishes) {
+    const auto known = models_.find(info.model);
+    if (known != models_.end()) {
+      WEFT_RETURN_IF_ERROR(CheckEpoch(known->second, info));
+      WEFT_RETURN_IF_ERROR(CheckMesh(known->second, info));
+    }
+    if (!placements_.AddUser(info.placement_digest_hex)) {
+      return absl::NotFoundError(absl::StrCat(
+          "placement ", info.placement_digest_hex, " of rank ", info.rank,
+          " of model \"", info.model, "\" has not been put"));
+    }
+  }
+  Model& model = models_[info.model];
+  if (publishes) EnterEpoch(model, info);
+
+  Worker worker;
+  worker.record.generation = NextNumber();
+  worker.record.worker_id = absl::StrCat("w", worker.record.generation);
+  worker.record.info = info;
+  worker.binding = binding;
+  worker.attach_by = now + options_.attach_within;
+  const Registration registration{worker.record.worker_id,
+                                  worker.record.generation};
+  attach_expiries_.emplace(worker.attach_by, registration.worker_id);
+  if (publishes) {
+    model.current->ranks[info.rank].worker_id = registration.worker_id;
+  }
+  workers_.emplace(registration.worker_id, std::move(worker));
+  return registration;
+}
+
+absl::Status CatalogState::Attach(const std::string& worker_id) {
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end()) return UnknownWorker(worker_id);
+  Worker& worker = found->second;
+  if (worker.life == Life::kDead) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker \"", worker_id,
+                     "\" cannot be attached: ", worker.death_reason));
+  }
+  if (worker.life == Life::kAttached) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("worker \"", worker_id, "\" is attached already"));
+  }
+  worker.life = Life::kAttached;
+  worker.record.alive = true;
+  attach_expiries_.erase({worker.attach_by, worker_id});
+  if (worker.record.info.role == Role::kPublisher) {
+    BumpSources(models_[worker.record.info.model]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CatalogState::Health(const std::string& worker_id) const {
+  const Worker* worker = FindWorker(worker_id);
+  if (worker == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker \"", worker_id, "\" is dead and no longer known"));
+  }
+  if (worker->life == Life::kAttached) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "worker \"", worker_id, "\" is fenced: ", worker->death_reason));
+}
+
+void CatalogState::Detach(const std::string& worker_id) {
+  const Worker* worker = FindWorker(worker_id);
+  if (worker == nullptr || worker->life != Life::kAttached) return;
+  const bool publishes = worker->record.info.role == Role::kPublisher;
+  Kill(worker_id, absl::StrCat(publishes ? "publisher" : "receiver", " rank ",
+                               worker->record.info.rank, " died"));
+}
+
+void CatalogState::DropRegistration(const std::string& worker_id) {
+  const auto found = workers_.find(worker_id);
+  const WorkerInfo& info = found->second.record.info;
+  if (info.role == Role::kPublisher) {
+    models_[info.model].current->ranks[info.rank].worker_id.clear();
+    placements_.RemoveUser(info.placement_digest_hex);
+  }
+  attach_expiries_.erase({found->second.attach_by, worker_id});
+  workers_.erase(found);
+}
+
+void CatalogState::Kill(const std::string& worker_id,
+                        const std::string& reason) {
+  Worker& worker = workers_.at(worker_id);
+  Model& model = models_[worker.record.info.model];
+  attach_expiries_.erase({worker.attach_by, worker_id});
+  worker.life = Life::kDead;
+  worker.record.alive = false;
+  worker.death_reason = reason;
+  worker.binding.clear();
+  const std::set<std::string> leases = std::move(worker.lease_ids);
+  worker.lease_ids.clear();
+  for (const std::string& lease_id : leases) Revoke(lease_id, reason);
+  if (worker.record.info.role == Role::kPublisher) {
+    KillPublisher(model, worker, reason);
+  }
+  Bury(model, worker_id);
+}
+
+void CatalogState::KillPublisher(Model& model, const Worker& worker,
+                                 const std::string& reason) {
+  const int64_t rank = worker.record.info.rank;
+  RankSlot& slot = model.current->ranks[rank];
+  slot.worker_id.clear();
+  if (slot.last_step) {
+    std::optional<uint64_t>& newest = model.known_runs.back().newest_step;
+    newest = std::max(newest.value_or(0), *slot.last_step);
+  }
+  placements_.RemoveUser(worker.record.info.placement_digest_hex);
+  WithdrawShards(model, rank, reason);
+  BumpSources(model);
+}
+
+void CatalogState::Bury(Model& model, const std::string& worker_id) {
+  model.dead.push_back(worker_id);
+  if (model.dead.size() > options_.dead_workers_kept) {
+    workers_.erase(model.dead.front());
+    model.dead.pop_front();
+  }
+}
+
+void CatalogState::BumpSources(Model& model) {
+  model.current->source_set = NextNumber();
+  for (auto& [id, version] : model.versions) {
+    if (version.record.state == VersionState::kGone) continue;
+    version.record.source_set = model.current->source_set;
+    Emit(version.record);
+  }
+}
+
+absl::StatusOr<SourceSet> CatalogState::GetSources(
+    const std::string& model_name) const {
+  const auto found = models_.find(model_name);
+  SourceSet sources;
+  if (found != models_.end() && found->second.current) {
+    const Epoch& current = *found->second.current;
+    sources.source_set = current.source_set;
+    sources.num_ranks = current.num_ranks;
+    for (const auto& [rank, slot] : current.ranks) {
+      const Worker* worker = FindWorker(slot.worker_id);
+      if (worker == nullptr || worker->life != Life::kAttached) continue;
+      sources.sources.push_back(
+          {.rank = rank,
+           .generation = worker->record.generation,
+           .host_id = worker->record.info.host_id,
+           .placement_digest_hex = worker->record.info.placement_digest_hex,
+           .binding = worker->binding});
+    }
+  }
+  if (sources.sources.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("model \"", model_name, "\" has no live publisher"));
+  }
+  return sources;
+}
+
+std::vector<WorkerRecord> CatalogState::ListWorkers(
+    const std::string& model_name) const {
+  std::vector<WorkerRecord> records;
+  for (const auto& [id, worker] : workers_) {
+    if (model_name.empty() || worker.record.info.model == model_name) {
+      records.push_back(worker.record);
+    }
+  }
+  std::sort(records.begin(), records.end(),
+            [](const WorkerRecord& a, const WorkerRecord& b) {
+              return std::tie(a.info.model, a.info.rank, a.generation) <
+                     std::tie(b.info.model, b.info.rank, b.generation);
+            });
+  return records;
+}
+
+void CatalogState::Expire(TimePoint now) {
+  while (!attach_expiries_.empty() && attach_expiries_.begin()->first <= now) {
+    const std::string worker_id = attach_expiries_.begin()->second;
+    DropRegistration(worker_id);
+  }
+  while (!lease_expiries_.empty() && lease_expiries_.begin()->first <= now) {
+    const std::string lease_id = lease_expiries_.begin()->second;
+    Revoke(lease_id,
+           absl::StrCat("it was not released within ",
+                        std::chrono::duration_cast<std::chrono::seconds>(
+                            options_.lease_duration)
+                            .count(),
+                        " s"));
+  }
+}
+
+std::optional<CatalogState::TimePoint> CatalogState::NextExpiry() const {
+  std::optional<TimePoint> next;
+  for (const auto* expiries : {&attach_expiries_, &lease_expiries_}) {
+    if (expiries->empty()) continue;
+    const TimePoint first = expiries->begin()->first;
+    next = next ? std::min(*next, first) : first;
+  }
+  return next;
+}
+
+}  // namespace weft::catalog

@@ -1,0 +1,401 @@
+#include "weft/catalog/memory/memory_store.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/limits.h"
+#include "weft/catalog/memory/catalog_state_internal.h"
+#include "weft/catalog/version_queue.h"
+#include "weft/manifest/placement.h"
+
+namespace weft::catalog {
+namespace {
+
+using Clock = base::Deadline::Clock;
+
+// The state, its lock and its watches. Shared by the store, its watches and
+// its attachments, which may outlive the store.
+class Core {
+ public:
+  explicit Core(const MemoryStoreOptions& options)
+      : options_(options), state_(options) {}
+
+  // Holds the lock; brings the state up to the time on entry. On exit it hands
+  // the changes to the watches, lets the lock go, and then wakes who waits.
+  class Transaction {
+   public:
+    explicit Transaction(Core& core)
+        : core_(core), now_(core.options_.now()), lock_(core.mutex_) {
+      core_.state_.Expire(now_);
+    }
+    ~Transaction() {
+      const auto to_wake = core_.HandOutChanges();
+      lock_.unlock();
+      core_.changed_.notify_all();
+      for (const auto& queue : to_wake) queue->Wake();
+    }
+    Transaction(const Transaction&) = delete;
+    Transaction& operator=(const Transaction&) = delete;
+
+    CatalogState& state() { return core_.state_; }
+    Clock::time_point now() const { return now_; }
+
+   private:
+    Core& core_;
+    const Clock::time_point now_;
+    std::unique_lock<std::mutex> lock_;
+  };
+
+  // False when `deadline` passed with the version still leased.
+  absl::StatusOr<bool> AwaitRetired(const std::string& worker_id,
+                                    const CatalogState::VersionKey& key,
+                                    base::Deadline deadline);
+
+  std::shared_ptr<VersionQueue> Subscribe(const std::string& model);
+  void Unsubscribe(const std::string& model,
+                   const std::shared_ptr<VersionQueue>& queue);
+
+  absl::Status Health(const std::string& worker_id);
+  void Detach(const std::string& worker_id);
+
+  // Ends what expires while nobody calls; returns after Close.
+  void RunExpiries();
+  void Close();
+
+ private:
+  using Queues = std::vector<std::shared_ptr<VersionQueue>>;
+  Queues HandOutChanges();
+
+  const MemoryStoreOptions options_;
+  std::mutex mutex_;
+  std::condition_variable changed_;  // a transaction has ended
+  std::condition_variable expiry_;   // something expires sooner, or closed
+  CatalogState state_;
+  std::map<std::string, Queues> watches_;  // by model
+  Clock::time_point expiries_sleep_until_ = Clock::time_point::max();
+  bool closed_ = false;
+};
+
+Core::Queues Core::HandOutChanges() {
+  std::set<std::string> models;
+  for (const VersionRecord& change : state_.TakeChanges()) {
+    const auto watches = watches_.find(change.model);
+    if (watches == watches_.end()) continue;
+    for (const auto& queue : watches->second) queue->Push(change);
+    models.insert(change.model);
+  }
+  Queues to_wake;
+  for (const std::string& model : models) {
+    const Queues& queues = watches_.at(model);
+    to_wake.insert(to_wake.end(), queues.begin(), queues.end());
+  }
+  const auto next = state_.NextExpiry();
+  if (next && *next < expiries_sleep_until_) expiry_.notify_all();
+  return to_wake;
+}
+
+absl::StatusOr<bool> Core::AwaitRetired(const std::string& worker_id,
+                                        const CatalogState::VersionKey& key,
+                                        base::Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  absl::StatusOr<bool> retired = false;
+  changed_.wait_for(lock, deadline.Remaining(), [&] {
+    retired = state_.IsRetired(worker_id, key);
+    return !retired.ok() || *retired;
+  });
+  return retired;
+}
+
+std::shared_ptr<VersionQueue> Core::Subscribe(const std::string& model) {
+  auto queue = std::make_shared<VersionQueue>();
+  { const Transaction expire(*this); }
+  const std::lock_guard lock(mutex_);
+  for (const VersionRecord& record : state_.ListVersions(model)) {
+    queue->Push(record);
+  }
+  watches_[model].push_back(queue);
+  return queue;
+}
+
+void Core::Unsubscribe(const std::string& model,
+                       const std::shared_ptr<VersionQueue>& queue) {
+  const std::lock_guard lock(mutex_);
+  const auto watches = watches_.find(model);
+  if (watches == watches_.end()) return;
+  std::erase(watches->second, queue);
+  if (watches->second.empty()) watches_.erase(watches);
+}
+
+absl::Status Core::Health(const std::string& worker_id) {
+  Transaction transaction(*this);
+  if (closed_) return absl::UnavailableError("the catalog store has ended");
+  return transaction.state().Health(worker_id);
+}
+
+void Core::Detach(const std::string& worker_id) {
+  Transaction transaction(*this);
+  transaction.state().Detach(worker_id);
+}
+
+void Core::RunExpiries() {
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      if (closed_) return;
+      const auto next = state_.NextExpiry();
+      if (!next) {
+        expiries_sleep_until_ = Clock::time_point::max();
+        expiry_.wait(lock);
+      } else if (const auto now = options_.now(); *next > now) {
+        expiries_sleep_until_ = *next;
+        expiry_.wait_for(lock, *next - now);
+      }
+    }
+    // Its entry ends what has expired, its exit tells the watches.
+    const Transaction transaction(*this);
+  }
+}
+
+void Core::Close() {
+  Queues to_close;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    expiry_.notify_all();
+    for (const auto& [model, queues] : watches_) {
+      to_close.insert(to_close.end(), queues.begin(), queues.end());
+    }
+  }
+  for (const auto& queue : to_close) {
+    queue->Close(absl::UnavailableError("the catalog store has ended"));
+    queue->Wake();
+  }
+}
+
+class MemoryWatch : public VersionWatch {
+ public:
+  MemoryWatch(std::shared_ptr<Core> core, std::string model)
+      : core_(std::move(core)),
+        model_(std::move(model)),
+        queue_(core_->Subscribe(model_)) {}
+  ~MemoryWatch() override {
+    core_->Unsubscribe(model_, queue_);
+    queue_->SetWake(nullptr);
+  }
+
+  absl::StatusOr<VersionRecord> Next(base::Deadline deadline) override {
+    return queue_->Next(deadline);
+  }
+  void Cancel() override { queue_->Cancel(); }
+  void SetWake(std::function<void()> wake) override {
+    queue_->SetWake(std::move(wake));
+  }
+
+ private:
+  const std::shared_ptr<Core> core_;
+  const std::string model_;
+  const std::shared_ptr<VersionQueue> queue_;
+};
+
+class MemoryAttachment : public Attachment {
+ public:
+  MemoryAttachment(std::shared_ptr<Core> core, std::string worker_id)
+      : core_(std::move(core)), worker_id_(std::move(worker_id)) {}
+  ~MemoryAttachment() override { core_->Detach(worker_id_); }
+
+  absl::Status Health() override { return core_->Health(worker_id_); }
+
+ private:
+  const std::shared_ptr<Core> core_;
+  const std::string worker_id_;
+};
+
+class MemoryStore : public CatalogStore {
+ public:
+  explicit MemoryStore(const MemoryStoreOptions& options)
+      : core_(std::make_shared<Core>(options)),
+        expiries_([core = core_] { core->RunExpiries(); }) {}
+  ~MemoryStore() override {
+    core_->Close();
+    expiries_.join();
+  }
+
+  absl::Status PutPlacement(const std::string& digest_hex,
+                            const std::string& bytes,
+                            base::Deadline deadline) override;
+  absl::StatusOr<std::string> GetPlacement(const std::string& digest_hex,
+                                           base::Deadline deadline) override;
+  absl::StatusOr<Registration> Register(const WorkerInfo& info,
+                                        const std::string& binding,
+                                        base::Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<Attachment>> Attach(
+      const std::string& worker_id, base::Deadline deadline) override;
+  absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
+                                             uint64_t step,
+                                             base::Deadline deadline) override;
+  absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
+                                      base::Deadline revoke_after) override;
+  absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       base::Deadline deadline) override;
+  absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
+                                     const VersionId& version,
+                                     base::Deadline deadline) override;
+  absl::Status ReleaseLease(const std::string& lease_id, bool committed,
+                            const std::string& fenced_reason,
+                            base::Deadline deadline) override;
+  absl::StatusOr<std::vector<VersionRecord>> ListVersions(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
+      const std::string& model, base::Deadline deadline) override;
+
+ private:
+  const std::shared_ptr<Core> core_;
+  std::thread expiries_;
+};
+
+absl::Status MemoryStore::PutPlacement(const std::string& digest_hex,
+                                       const std::string& bytes,
+                                       base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("putting a placement"));
+  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
+  WEFT_RETURN_IF_ERROR(CheckByteCount("placement", bytes, kMaxPlacementBytes));
+  const std::string actual = manifest::DigestOf(bytes).ToHex();
+  if (actual != digest_hex) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("placement of ", bytes.size(), " bytes was put as ",
+                     digest_hex, " but its digest is ", actual));
+  }
+  auto shared = std::make_shared<const std::string>(bytes);
+  Core::Transaction transaction(*core_);
+  transaction.state().placements().Put(digest_hex, std::move(shared));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> MemoryStore::GetPlacement(
+    const std::string& digest_hex, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("getting a placement"));
+  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
+  std::shared_ptr<const std::string> bytes;
+  {
+    Core::Transaction transaction(*core_);
+    bytes = transaction.state().placements().Get(digest_hex);
+  }
+  if (bytes == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("placement ", digest_hex, " is not known"));
+  }
+  return *bytes;
+}
+
+absl::StatusOr<Registration> MemoryStore::Register(const WorkerInfo& info,
+                                                   const std::string& binding,
+                                                   base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("registering a worker"));
+  WEFT_RETURN_IF_ERROR(CheckWorkerInfo(info));
+  WEFT_RETURN_IF_ERROR(CheckByteCount("binding", binding, kMaxBindingBytes));
+  Core::Transaction transaction(*core_);
+  return transaction.state().Register(info, binding, transaction.now());
+}
+
+absl::StatusOr<std::unique_ptr<Attachment>> MemoryStore::Attach(
+    const std::string& worker_id, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker"));
+  {
+    Core::Transaction transaction(*core_);
+    WEFT_RETURN_IF_ERROR(transaction.state().Attach(worker_id));
+  }
+  return std::make_unique<MemoryAttachment>(core_, worker_id);
+}
+
+absl::StatusOr<VersionRecord> MemoryStore::PublishShard(
+    const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("publishing a shard"));
+  Core::Transaction transaction(*core_);
+  return transaction.state().PublishShard(worker_id, step);
+}
+
+absl::StatusOr<int64_t> MemoryStore::BeginUpdate(const std::string& worker_id,
+                                                 base::Deadline revoke_after) {
+  std::optional<CatalogState::VersionKey> key;
+  {
+    Core::Transaction transaction(*core_);
+    WEFT_ASSIGN_OR_RETURN(key, transaction.state().Retire(worker_id));
+  }
+  if (!key) return 0;
+  WEFT_ASSIGN_OR_RETURN(const bool retired,
+                        core_->AwaitRetired(worker_id, *key, revoke_after));
+  if (retired) return 0;
+  Core::Transaction transaction(*core_);
+  return transaction.state().RevokeAndWithdraw(*key);
+}
+
+absl::StatusOr<std::unique_ptr<VersionWatch>> MemoryStore::WatchVersions(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("starting a version watch"));
+  WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  return std::make_unique<MemoryWatch>(core_, model);
+}
+
+absl::StatusOr<SourceSet> MemoryStore::GetSources(const std::string& model,
+                                                  base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("getting sources"));
+  WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  Core::Transaction transaction(*core_);
+  return transaction.state().GetSources(model);
+}
+
+absl::StatusOr<Lease> MemoryStore::AcquireLease(const std::string& worker_id,
+                                                const VersionId& version,
+                                                base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("acquiring a lease"));
+  WEFT_RETURN_IF_ERROR(CheckName("run id", version.run_id));
+  Core::Transaction transaction(*core_);
+  return transaction.state().AcquireLease(worker_id, version,
+                                          transaction.now());
+}
+
+absl::Status MemoryStore::ReleaseLease(const std::string& lease_id,
+                                       bool committed,
+                                       const std::string& fenced_reason,
+                                       base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("releasing a lease"));
+  Core::Transaction transaction(*core_);
+  return transaction.state().ReleaseLease(lease_id, committed, fenced_reason);
+}
+
+absl::StatusOr<std::vector<VersionRecord>> MemoryStore::ListVersions(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("listing versions"));
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  Core::Transaction transaction(*core_);
+  return transaction.state().ListVersions(model);
+}
+
+absl::StatusOr<std::vector<WorkerRecord>> MemoryStore::ListWorkers(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("listing workers"));
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  Core::Transaction transaction(*core_);
+  return transaction.state().ListWorkers(model);
+}
+
+}  // namespace
+
+std::unique_ptr<CatalogStore> MakeMemoryStore(MemoryStoreOptions options) {
+  return std::make_unique<MemoryStore>(options);
+}
+
+}  // namespace weft::catalog

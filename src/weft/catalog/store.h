@@ -1,0 +1,234 @@
+// The catalog: who publishes which version of which model, where it lies, and
+// who may read it. CatalogStore is the one interface: `catalog/memory` holds
+// the state, `catalog/grpc` serves a store over the network and has a client
+// that is itself a CatalogStore, so one conformance suite
+// (catalog/testing/conformance.h) holds for all.
+//
+// The catalog moves no weights and understands no placement: manifests are
+// opaque bytes to it, addressed by digest.
+//
+// Threads: every method may be called from any thread. Every method that can
+// wait takes a Deadline. Errors: kUnavailable (the catalog is not there),
+// kNotFound (model, worker or version unknown), kAlreadyExists,
+// kFailedPrecondition (older epoch, wrong state, withdrawn), kInvalidArgument,
+// kDeadlineExceeded.
+#ifndef WEFT_CATALOG_STORE_H_
+#define WEFT_CATALOG_STORE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+
+namespace weft::catalog {
+
+// run id : epoch : step. Within a run a larger epoch is a restart that takes
+// over; within an epoch steps grow.
+struct VersionId {
+  std::string run_id;
+  uint64_t epoch = 0;
+  uint64_t step = 0;
+  friend auto operator<=>(const VersionId&, const VersionId&) = default;
+};
+std::string ToString(const VersionId& version);  // "run:3:17"
+// "RUN:EPOCH:STEP"; kInvalidArgument with what is wrong.
+absl::StatusOr<VersionId> ParseVersionId(std::string_view text);
+
+// 1..128 characters of [A-Za-z0-9._/-], for models and run ids.
+absl::Status CheckName(std::string_view what, std::string_view name);
+
+enum class VersionState : uint8_t {
+  kStaging = 1,   // some ranks of the mesh have published it
+  kReady = 2,     // all have: may be leased
+  kRetiring = 3,  // a publisher begins to change the memory: no new leases
+  kGone = 4,      // no longer to be had
+};
+std::string_view ToString(VersionState state);
+
+enum class Role : uint8_t { kPublisher = 1, kReceiver = 2 };
+
+struct WorkerInfo {
+  std::string model;
+  Role role = Role::kPublisher;
+  std::string layout_spec;
+  int64_t rank = 0;
+  int64_t num_ranks = 1;
+  // Publishers only: which run and epoch they belong to.
+  std::string run_id;
+  uint64_t epoch = 0;
+  std::string host_id;
+  int64_t process_id = 0;
+  std::string placement_digest_hex;
+};
+
+struct WorkerRecord {
+  std::string worker_id;    // chosen by the store
+  uint64_t generation = 0;  // grows over all registrations of the store
+  WorkerInfo info;
+  bool alive = false;
+  std::string fenced_reason;  // receivers: why they must not serve, or empty
+  VersionId committed;        // receivers: last commit; run_id empty = none
+};
+
+struct Registration {
+  std::string worker_id;
+  uint64_t generation = 0;
+};
+
+// Keeps a worker alive. Destroying it (or the death of the process, seen by
+// the broken stream) marks the worker dead and withdraws what it published.
+class Attachment {
+ public:
+  virtual ~Attachment() = default;
+  // OK while the catalog holds the worker as alive; kFailedPrecondition when
+  // a newer epoch has taken over; kUnavailable when the catalog is gone.
+  virtual absl::Status Health() = 0;
+};
+
+struct VersionRecord {
+  std::string model;
+  VersionId version;
+  VersionState state = VersionState::kStaging;
+  std::string reason;  // why it is RETIRING or GONE: "publisher rank 2 died"
+  int64_t ranks_published = 0;
+  int64_t ranks_expected = 0;
+  int64_t leases = 0;
+  // Changes when the set of live sources or their generations change: a
+  // receiver that holds a plan for the same value need not ask for manifests.
+  uint64_t source_set = 0;
+};
+
+// One source rank of a version, with what a receiver needs to reach it.
+struct SourceRecord {
+  int64_t rank = 0;
+  uint64_t generation = 0;
+  std::string host_id;
+  std::string placement_digest_hex;
+  std::string binding;  // manifest::EncodeBinding
+};
+
+struct SourceSet {
+  uint64_t source_set = 0;
+  int64_t num_ranks = 0;
+  std::vector<SourceRecord> sources;  // by ascending rank
+};
+
+struct Lease {
+  std::string lease_id;
+  VersionRecord version;  // state at the time; source_set is what is leased
+};
+
+// Events of one model: first the versions that exist, then every change of a
+// record but the number of leases alone. A reader that falls behind gets only
+// the newest record of each version, in the order of those newest changes, so
+// that a watch never holds more than the model itself.
+class VersionWatch {
+ public:
+  virtual ~VersionWatch() = default;
+  // The next record. kDeadlineExceeded if none comes in time (the watch stays
+  // usable), kUnavailable when the catalog is gone, kCancelled after Cancel.
+  virtual absl::StatusOr<VersionRecord> Next(base::Deadline deadline) = 0;
+  // May be called from another thread; ends a Next that waits.
+  virtual void Cancel() = 0;
+  // For a server that cannot spare a thread for each watch: calls `wake` once
+  // at once, and from then on, from any thread, whenever Next may have
+  // something to return without waiting. `wake` may call Next and nothing else
+  // of the catalog. It is not called any more once SetWake(nullptr) or the
+  // destructor has returned.
+  virtual void SetWake(std::function<void()> wake) = 0;
+};
+
+class CatalogStore {
+ public:
+  virtual ~CatalogStore() = default;
+
+  // Placements are content-addressed: put once, by the digest of the bytes
+  // (checked by the store: kInvalidArgument if it differs).
+  virtual absl::Status PutPlacement(const std::string& digest_hex,
+                                    const std::string& bytes,
+                                    base::Deadline deadline) = 0;
+  virtual absl::StatusOr<std::string> GetPlacement(
+      const std::string& digest_hex, base::Deadline deadline) = 0;
+
+  // A publisher of a rank that has a live publisher of the same run and epoch
+  // is kAlreadyExists; of an older epoch of the run kFailedPrecondition; of a
+  // newer epoch, or another run, takes over: the older epoch's publishers are
+  // fenced and their versions GONE. layout_spec and num_ranks must agree with
+  // the live publishers of that epoch (kInvalidArgument). A publisher's
+  // placement must have been put (kNotFound). A publisher that has registered
+  // and may still attach counts as live here.
+  virtual absl::StatusOr<Registration> Register(const WorkerInfo& info,
+                                                const std::string& binding,
+                                                base::Deadline deadline) = 0;
+  // A worker counts as alive from Attach on; one that never attaches within
+  // 10 s of Register is dropped. A worker is attached once: kAlreadyExists, or
+  // kFailedPrecondition if it has died or was fenced.
+  virtual absl::StatusOr<std::unique_ptr<Attachment>> Attach(
+      const std::string& worker_id, base::Deadline deadline) = 0;
+
+  // This rank's memory holds `step` of its run and epoch from now on. The
+  // version becomes READY when every rank of the mesh has published it. Steps
+  // of a rank must grow within an epoch, even over a restart of the rank
+  // (kFailedPrecondition); any older version that this rank still has is
+  // withdrawn. A rank that comes late, when another one has withdrawn the
+  // version already, gets OK and a record that is GONE. The worker must be an
+  // attached publisher (kFailedPrecondition, kInvalidArgument).
+  virtual absl::StatusOr<VersionRecord> PublishShard(
+      const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
+
+  // The rank is about to change its memory: its newest version becomes
+  // RETIRING at once, then waits until no lease is left, at most until
+  // `revoke_after`; remaining leases are then revoked and the version GONE.
+  // Returns the number of leases that this call revoked. OK with 0 if nothing
+  // is published. kFailedPrecondition if the worker dies or is fenced
+  // meanwhile.
+  virtual absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
+                                              base::Deadline revoke_after) = 0;
+
+  virtual absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
+      const std::string& model, base::Deadline deadline) = 0;
+
+  // Live sources of the newest run and epoch of `model`, whatever its
+  // versions' states. kNotFound if the model has no publisher.
+  virtual absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                               base::Deadline deadline) = 0;
+
+  // The version must be READY, the worker an attached receiver.
+  virtual absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
+                                             const VersionId& version,
+                                             base::Deadline deadline) = 0;
+  // Ends a lease. `committed`: the receiver now serves that version; else
+  // `fenced_reason` says why it must not serve (empty: as before the lease).
+  // kFailedPrecondition if the lease had been revoked: then nothing is recorded
+  // as committed, but a fenced_reason is.
+  virtual absl::Status ReleaseLease(const std::string& lease_id, bool committed,
+                                    const std::string& fenced_reason,
+                                    base::Deadline deadline) = 0;
+
+  // Sorted by model, then version / rank. Empty model = all.
+  virtual absl::StatusOr<std::vector<VersionRecord>> ListVersions(
+      const std::string& model, base::Deadline deadline) = 0;
+  virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
+      const std::string& model, base::Deadline deadline) = 0;
+};
+
+// Waits by a watch until the version is READY: `exact`, or the newest one if
+// `exact` is nullptr (newer than `newer_than` if that is given).
+// kDeadlineExceeded says what state things were in: "model \"m\" has no READY
+// version after 5 s; newest is run:0:3 STAGING with 2 of 4 ranks".
+// kFailedPrecondition when `exact` is GONE.
+absl::StatusOr<VersionRecord> WaitForReady(CatalogStore& store,
+                                           const std::string& model,
+                                           const VersionId* exact,
+                                           const VersionId* newer_than,
+                                           base::Deadline deadline);
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_STORE_H_

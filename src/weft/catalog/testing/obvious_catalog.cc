@@ -1,0 +1,222 @@
+#include "weft/catalog/testing/obvious_catalog.h"
+
+#include <algorithm>
+
+namespace weft::catalog::testing {
+
+using ::absl::StatusCode;
+
+bool ObviousCatalog::IsCurrent(const Worker& worker) const {
+  return worker.info.role == Role::kPublisher &&
+         worker.info.run_id == run_id_ && worker.info.epoch == epoch_ &&
+         worker.life != Worker::kDead;
+}
+
+StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
+  if (info.role == Role::kPublisher) {
+    for (const Worker& worker : workers_) {
+      if (worker.info.role == Role::kPublisher &&
+          worker.info.run_id == info.run_id && worker.info.epoch > info.epoch) {
+        return StatusCode::kFailedPrecondition;
+      }
+    }
+    const bool enters = info.run_id != run_id_ || info.epoch != epoch_;
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      if (!IsCurrent(workers_[i])) continue;
+      if (enters) {
+        Die(i);
+      } else if (workers_[i].info.rank == info.rank) {
+        return StatusCode::kAlreadyExists;
+      }
+    }
+    for (const Worker& worker : workers_) {
+      if (!enters && IsCurrent(worker) &&
+          worker.info.num_ranks != info.num_ranks) {
+        return StatusCode::kInvalidArgument;
+      }
+    }
+    if (enters) entered_at_ = workers_.size();
+    run_id_ = info.run_id;
+    epoch_ = info.epoch;
+  }
+  workers_.emplace_back().info = info;
+  return StatusCode::kOk;
+}
+
+StatusCode ObviousCatalog::Attach(size_t worker) {
+  switch (workers_[worker].life) {
+    case Worker::kDead:
+      return StatusCode::kFailedPrecondition;
+    case Worker::kAttached:
+      return StatusCode::kAlreadyExists;
+    case Worker::kRegistered:
+      workers_[worker].life = Worker::kAttached;
+      return StatusCode::kOk;
+  }
+  return StatusCode::kInternal;
+}
+
+void ObviousCatalog::Die(size_t worker) {
+  if (workers_[worker].life == Worker::kDead) return;
+  workers_[worker].life = Worker::kDead;
+  for (Lease& lease : leases_) {
+    if (lease.worker == worker && lease.life == Lease::kHeld) {
+      lease.life = Lease::kRevoked;
+    }
+  }
+  if (workers_[worker].info.role == Role::kPublisher) {
+    WithdrawRank(workers_[worker]);
+  }
+}
+
+int64_t ObviousCatalog::RevokeLeases(size_t version) {
+  int64_t revoked = 0;
+  for (Lease& lease : leases_) {
+    if (lease.version == version && lease.life == Lease::kHeld) {
+      lease.life = Lease::kRevoked;
+      ++revoked;
+    }
+  }
+  return revoked;
+}
+
+void ObviousCatalog::Withdraw(size_t version) {
+  versions_[version].state = VersionState::kGone;
+  versions_[version].gone_at = gone_++;
+  RevokeLeases(version);
+}
+
+// All versions of its run and epoch that its rank holds.
+void ObviousCatalog::WithdrawRank(const Worker& worker) {
+  std::vector<size_t> held;
+  for (size_t i = 0; i < versions_.size(); ++i) {
+    if (versions_[i].state != VersionState::kGone &&
+        versions_[i].id.run_id == worker.info.run_id &&
+        versions_[i].id.epoch == worker.info.epoch &&
+        versions_[i].ranks.contains(worker.info.rank)) {
+      held.push_back(i);
+    }
+  }
+  for (const size_t version : held) Withdraw(version);
+}
+
+std::optional<StatusCode> ObviousCatalog::CheckAttached(size_t worker,
+                                                        Role role) const {
+  if (workers_[worker].info.role != role) return StatusCode::kInvalidArgument;
+  if (workers_[worker].life != Worker::kAttached) {
+    return StatusCode::kFailedPrecondition;
+  }
+  return std::nullopt;
+}
+
+StatusCode ObviousCatalog::Publish(size_t publisher, uint64_t step) {
+  if (const auto wrong = CheckAttached(publisher, Role::kPublisher)) {
+    return *wrong;
+  }
+  Worker& worker = workers_[publisher];
+  // What this rank has published since its epoch was entered counts; if it has
+  // not, what any rank published in a former time of that epoch.
+  std::optional<uint64_t> own;
+  std::optional<uint64_t> former;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    const WorkerInfo& info = workers_[i].info;
+    if (info.run_id != run_id_ || info.epoch != epoch_) continue;
+    for (const uint64_t published : workers_[i].steps) {
+      if (i < entered_at_) {
+        former = std::max(former.value_or(0), published);
+      } else if (info.rank == worker.info.rank) {
+        own = std::max(own.value_or(0), published);
+      }
+    }
+  }
+  const std::optional<uint64_t> last = own ? own : former;
+  if (last && step <= *last) return StatusCode::kFailedPrecondition;
+  WithdrawRank(worker);
+  worker.steps.push_back(step);
+
+  const VersionId id{run_id_, epoch_, step};
+  for (Version& version : versions_) {
+    if (version.id != id) continue;
+    if (version.state == VersionState::kGone) return StatusCode::kOk;
+    version.ranks.insert(worker.info.rank);
+    if (static_cast<int64_t>(version.ranks.size()) == version.num_ranks) {
+      version.state = VersionState::kReady;
+    }
+    return StatusCode::kOk;
+  }
+  const bool too_late = std::any_of(
+      versions_.begin(), versions_.end(), [&](const Version& version) {
+        return version.state == VersionState::kGone &&
+               version.id.run_id == run_id_ && version.id.epoch == epoch_ &&
+               version.id.step > step;
+      });
+  if (too_late) return StatusCode::kOk;
+  versions_.push_back({.id = id,
+                       .state = worker.info.num_ranks == 1
+                                    ? VersionState::kReady
+                                    : VersionState::kStaging,
+                       .ranks = {worker.info.rank},
+                       .num_ranks = worker.info.num_ranks});
+  return StatusCode::kOk;
+}
+
+StatusCode ObviousCatalog::Update(size_t publisher, int64_t& revoked) {
+  revoked = 0;
+  if (const auto wrong = CheckAttached(publisher, Role::kPublisher)) {
+    return *wrong;
+  }
+  for (size_t i = 0; i < versions_.size(); ++i) {
+    revoked += versions_[i].ranks.contains(workers_[publisher].info.rank) &&
+                       versions_[i].state != VersionState::kGone
+                   ? RevokeLeases(i)
+                   : 0;
+  }
+  WithdrawRank(workers_[publisher]);
+  return StatusCode::kOk;
+}
+
+StatusCode ObviousCatalog::Acquire(size_t worker, const VersionId& id) {
+  if (const auto wrong = CheckAttached(worker, Role::kReceiver)) return *wrong;
+  for (size_t i = 0; i < versions_.size(); ++i) {
+    if (versions_[i].id != id) continue;
+    if (versions_[i].state != VersionState::kReady) {
+      return StatusCode::kFailedPrecondition;
+    }
+    leases_.push_back({.worker = worker, .version = i});
+    return StatusCode::kOk;
+  }
+  return StatusCode::kNotFound;
+}
+
+StatusCode ObviousCatalog::Release(size_t lease_index, bool committed,
+                                   const std::string& fenced_reason) {
+  Lease& lease = leases_[lease_index];
+  if (lease.life == Lease::kReleased) return StatusCode::kNotFound;
+  Worker& worker = workers_[lease.worker];
+  if (!fenced_reason.empty()) worker.fenced_reason = fenced_reason;
+  if (lease.life == Lease::kRevoked) return StatusCode::kFailedPrecondition;
+  lease.life = Lease::kReleased;
+  if (committed) {
+    worker.committed = versions_[lease.version].id;
+    worker.fenced_reason.clear();
+  }
+  return StatusCode::kOk;
+}
+
+int64_t ObviousCatalog::LeasesOf(size_t version) const {
+  return std::count_if(leases_.begin(), leases_.end(), [&](const Lease& lease) {
+    return lease.version == version && lease.life == Lease::kHeld;
+  });
+}
+
+std::vector<int64_t> ObviousCatalog::SourceRanks() const {
+  std::set<int64_t> ranks;
+  for (const Worker& worker : workers_) {
+    if (IsCurrent(worker) && worker.life == Worker::kAttached) {
+      ranks.insert(worker.info.rank);
+    }
+  }
+  return {ranks.begin(), ranks.end()};
+}
+
+}  // namespace weft::catalog::testing
