@@ -1,0 +1,129 @@
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "weft/checkpoint/safetensors.h"
+
+namespace weft::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class CheckpointTest : public ::testing::Test {
+ protected:
+  CheckpointTest() {
+    std::string pattern = ::testing::TempDir() + "weft_checkpoint_XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~CheckpointTest() override { fs::remove_all(folder_); }
+
+  // A file of U8 tensors [1] whose only byte is the last letter of the name.
+  void PutFile(const std::string& file_name,
+               const std::vector<std::string>& names) const {
+    std::vector<TensorToWrite> tensors;
+    for (const std::string& name : names) {
+      tensors.push_back(
+          {{name, tensor::DType::kU8, {1}},
+           {reinterpret_cast<const std::byte*>(&name.back()), 1}});
+    }
+    ASSERT_TRUE(
+        WriteSafetensors((folder_ / file_name).string(), tensors, {}, false)
+            .ok());
+  }
+  void PutIndex(const std::string& text) const {
+    std::ofstream(folder_ / "model.safetensors.index.json") << text;
+  }
+  std::string OpenError() const {
+    const absl::Status status = Checkpoint::Open(folder_.string()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(CheckpointTest, OpensOneFile) {
+  PutFile("model.safetensors", {"b", "a"});
+  for (const fs::path& path : {folder_, folder_ / "model.safetensors"}) {
+    const absl::StatusOr<Checkpoint> checkpoint =
+        Checkpoint::Open(path.string());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    ASSERT_EQ(checkpoint->tensors().size(), 2u);
+    EXPECT_EQ(checkpoint->tensors()[0].name, "a");
+    EXPECT_EQ(checkpoint->tensors()[1].name, "b");
+    EXPECT_EQ(checkpoint->total_bytes(), 2);
+    EXPECT_EQ((*checkpoint->Data("b"))[0], std::byte{'b'});
+    EXPECT_EQ(checkpoint->Spec("a")->shape, (tensor::Shape{1}));
+    EXPECT_EQ(checkpoint->Data("c").status().code(),
+              absl::StatusCode::kNotFound);
+    EXPECT_EQ(checkpoint->Spec("c").status().code(),
+              absl::StatusCode::kNotFound);
+  }
+}
+
+TEST_F(CheckpointTest, OpensAnIndex) {
+  PutFile("x.safetensors", {"a", "c"});
+  PutFile("y.safetensors", {"b"});
+  PutIndex(R"({"metadata":{"total_size":3},"weight_map":{
+      "a":"x.safetensors","b":"y.safetensors","c":"x.safetensors"}})");
+  for (const fs::path& path :
+       {folder_, folder_ / "model.safetensors.index.json"}) {
+    const absl::StatusOr<Checkpoint> checkpoint =
+        Checkpoint::Open(path.string());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    ASSERT_EQ(checkpoint->tensors().size(), 3u);
+    EXPECT_EQ(checkpoint->total_bytes(), 3);
+    for (const char* name : {"a", "b", "c"}) {
+      EXPECT_EQ((*checkpoint->Data(name))[0], std::byte(name[0]));
+    }
+  }
+}
+
+TEST_F(CheckpointTest, ReportsEveryDisagreementAtOnce) {
+  PutFile("x.safetensors", {"a", "twice", "unlisted"});
+  PutFile("y.safetensors", {"b", "twice"});
+  PutIndex(R"({"weight_map":{
+      "a":"x.safetensors","b":"x.safetensors","twice":"y.safetensors",
+      "absent":"y.safetensors","lost":"z.safetensors"}})");
+  const std::string message = OpenError();
+  for (const char* part :
+       {"the index names z.safetensors: no file",
+        "\"absent\" is not in y.safetensors", "\"b\" is not in x.safetensors",
+        "\"b\" is in y.safetensors, but the index places it in x.safetensors",
+        "\"twice\" is in x.safetensors, but the index places it in "
+        "y.safetensors",
+        "\"unlisted\" of x.safetensors is not in the index"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+}
+
+TEST_F(CheckpointTest, RefusesABadIndex) {
+  PutIndex("{");
+  EXPECT_THAT(OpenError(), HasSubstr("bad JSON"));
+  PutIndex(R"({"metadata":{}})");
+  EXPECT_THAT(OpenError(), HasSubstr("no object \"weight_map\""));
+  PutIndex(R"({"weight_map":{"a":"f","a":"g"}})");
+  EXPECT_THAT(OpenError(), HasSubstr("key \"a\" occurs twice"));
+  PutIndex(R"({"weight_map":{"a":"../f","b":7,"c":""}})");
+  const std::string message = OpenError();
+  EXPECT_THAT(message, HasSubstr("\"a\" in \"../f\""));
+  EXPECT_THAT(message, HasSubstr("\"b\" in 7"));
+  EXPECT_THAT(message, HasSubstr("\"c\" in \"\""));
+}
+
+TEST_F(CheckpointTest, SaysWhatAFolderLacks) {
+  const absl::Status status = Checkpoint::Open(folder_.string()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("holds neither model.safetensors nor"));
+  EXPECT_EQ(Checkpoint::Open((folder_ / "no").string()).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace weft::checkpoint
