@@ -1,0 +1,98 @@
+// The integer expressions, ranges and name templates of recipe files. They are
+// parsed once, with every name resolved, and evaluated for each rank and layer.
+// The language: docs/formats/recipe.md. Private to this room.
+#ifndef WEFT_RECIPE_EXPRESSION_H_
+#define WEFT_RECIPE_EXPRESSION_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/tensor/box.h"
+
+namespace weft::recipe {
+
+// Values of the symbols in scope, by slot.
+using Environment = std::vector<int64_t>;
+
+// Names in scope while a file is parsed; the slot of a name is its position.
+class Scope {
+ public:
+  // Gives the new name the next slot. kInvalidArgument if it is no
+  // identifier, a word of the language, or in scope already.
+  absl::StatusOr<int> Declare(std::string_view name);
+  std::optional<int> SlotOf(std::string_view name) const;
+  // Drops the names from slot `size` on: the end of a loop.
+  void Truncate(int size) { names_.resize(size); }
+  int size() const { return static_cast<int>(names_.size()); }
+  const std::vector<std::string>& names() const { return names_; }
+
+ private:
+  std::vector<std::string> names_;
+};
+
+// Parsed text: a tree in an array, children before parents.
+struct ExpressionCode;
+
+// One integer. Conditions are integers too: 0 is false, comparisons and
+// logical operators give 0 or 1.
+class Expression {
+ public:
+  // `where` ("llama.yaml:12: rows") goes before every error message.
+  // kInvalidArgument on bad syntax or a name that is not in scope.
+  static absl::StatusOr<Expression> Parse(std::string_view text,
+                                          const Scope& scope,
+                                          std::string_view where);
+
+  // kInvalidArgument on overflow, a divisor below 1, or a `/` with remainder.
+  // Requires an environment that holds every slot of the scope.
+  absl::StatusOr<int64_t> Evaluate(const Environment& environment) const;
+
+ private:
+  std::shared_ptr<const ExpressionCode> code_;
+  int root_ = 0;
+};
+
+// A half-open interval: `a .. b`, even(n, k, r), chunk(n, k, r), block(i, n).
+class RangeExpression {
+ public:
+  static absl::StatusOr<RangeExpression> Parse(std::string_view text,
+                                               const Scope& scope,
+                                               std::string_view where);
+  // kInvalidArgument as above, and when begin < 0 or end < begin.
+  absl::StatusOr<tensor::Range> Evaluate(const Environment& environment) const;
+
+ private:
+  enum class Kind { kInterval, kEven, kChunk, kBlock };
+  absl::StatusOr<tensor::Range> Compute(int64_t a, int64_t b, int64_t c) const;
+
+  Kind kind_ = Kind::kInterval;
+  std::shared_ptr<const ExpressionCode> code_;
+  absl::InlinedVector<int, 3> roots_;
+};
+
+// Text with expressions in braces: "model.layers.{layer}.".
+class Template {
+ public:
+  static absl::StatusOr<Template> Parse(std::string_view text,
+                                        const Scope& scope,
+                                        std::string_view where);
+  absl::StatusOr<std::string> Evaluate(const Environment& environment) const;
+
+ private:
+  struct Piece {
+    std::string literal;
+    std::optional<Expression> expression;  // follows the literal
+  };
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace weft::recipe
+
+#endif  // WEFT_RECIPE_EXPRESSION_H_

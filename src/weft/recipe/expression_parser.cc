@@ -1,0 +1,254 @@
+#include "weft/recipe/expression_parser.h"
+
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "weft/base/status.h"
+
+namespace weft::recipe {
+namespace {
+
+// Far above what a person writes; keeps hostile text off the stack's end.
+constexpr int kMaxDepth = 64;
+constexpr std::size_t kMaxTextBytes = 4096;
+
+struct Function {
+  std::string_view name;
+  Operator op;
+  int num_args;
+};
+
+constexpr std::array<Function, 5> kFunctions{
+    {{"min", Operator::kMin, 2},
+     {"max", Operator::kMax, 2},
+     {"ceildiv", Operator::kCeilDiv, 2},
+     {"align", Operator::kAlign, 2},
+     {"if", Operator::kIf, 3}}};
+
+constexpr std::array<std::string_view, 6> kOtherWords{"and",  "or",    "not",
+                                                      "even", "chunk", "block"};
+
+bool IsWordByte(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_';
+}
+
+}  // namespace
+
+bool IsReservedWord(std::string_view word) {
+  for (const Function& function : kFunctions) {
+    if (function.name == word) return true;
+  }
+  for (const std::string_view other : kOtherWords) {
+    if (other == word) return true;
+  }
+  return false;
+}
+
+absl::Status ExpressionCode::Fail(std::string_view message) const {
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, ": ", std::string(message), " in \"", text, "\""));
+}
+
+ExpressionParser::ExpressionParser(std::string_view text, const Scope& scope,
+                                   std::string_view where)
+    : scope_(scope) {
+  code_.text = std::string(text);
+  code_.where = std::string(where);
+}
+
+void ExpressionParser::SkipSpaces() {
+  while (
+      position_ < code_.text.size() &&
+      absl::ascii_isspace(static_cast<unsigned char>(code_.text[position_]))) {
+    ++position_;
+  }
+}
+
+std::string_view ExpressionParser::PeekWord() {
+  SkipSpaces();
+  const std::string_view rest = Rest();
+  std::size_t length = 0;
+  while (length < rest.size() && IsWordByte(rest[length])) ++length;
+  return rest.substr(0, length);
+}
+
+bool ExpressionParser::Accept(std::string_view text) {
+  SkipSpaces();
+  if (IsWordByte(text.front())) {
+    if (PeekWord() != text) return false;
+  } else if (Rest().substr(0, text.size()) != text) {
+    return false;
+  }
+  position_ += text.size();
+  return true;
+}
+
+absl::Status ExpressionParser::Expect(std::string_view text) {
+  if (Accept(text)) return absl::OkStatus();
+  return code_.Fail(absl::StrCat("expected \"", std::string(text),
+                                 "\" at column ", position_ + 1));
+}
+
+absl::Status ExpressionParser::ExpectEnd() {
+  SkipSpaces();
+  if (position_ == code_.text.size()) return absl::OkStatus();
+  return code_.Fail(absl::StrCat("unexpected \"", std::string(Rest()),
+                                 "\" at column ", position_ + 1));
+}
+
+int ExpressionParser::AddNode(Operator op, absl::InlinedVector<int, 3> args,
+                              int64_t value) {
+  code_.nodes.push_back({op, value, std::move(args)});
+  return static_cast<int>(code_.nodes.size()) - 1;
+}
+
+absl::StatusOr<int> ExpressionParser::ParseExpression() {
+  if (code_.text.size() > kMaxTextBytes || depth_ >= kMaxDepth) {
+    return code_.Fail("expression is too long or too deep");
+  }
+  ++depth_;
+  WEFT_ASSIGN_OR_RETURN(int left, ParseAnd());
+  while (Accept("or")) {
+    WEFT_ASSIGN_OR_RETURN(const int right, ParseAnd());
+    left = AddNode(Operator::kOr, {left, right});
+  }
+  --depth_;
+  return left;
+}
+
+absl::StatusOr<int> ExpressionParser::ParseAnd() {
+  WEFT_ASSIGN_OR_RETURN(int left, ParseNot());
+  while (Accept("and")) {
+    WEFT_ASSIGN_OR_RETURN(const int right, ParseNot());
+    left = AddNode(Operator::kAnd, {left, right});
+  }
+  return left;
+}
+
+absl::StatusOr<int> ExpressionParser::ParseNot() {
+  int num_nots = 0;
+  while (Accept("not")) ++num_nots;
+  WEFT_ASSIGN_OR_RETURN(int node, ParseComparison());
+  for (; num_nots > 0; --num_nots) node = AddNode(Operator::kNot, {node});
+  return node;
+}
+
+absl::StatusOr<int> ExpressionParser::ParseComparison() {
+  // Two-byte operators first, since "<" begins "<=" too.
+  static constexpr std::array<std::pair<std::string_view, Operator>, 6> kOps{
+      {{"==", Operator::kEqual},
+       {"!=", Operator::kNotEqual},
+       {"<=", Operator::kLessEqual},
+       {">=", Operator::kGreaterEqual},
+       {"<", Operator::kLess},
+       {">", Operator::kGreater}}};
+  WEFT_ASSIGN_OR_RETURN(const int left, ParseSum());
+  for (const auto& [text, op] : kOps) {
+    if (!Accept(text)) continue;
+    WEFT_ASSIGN_OR_RETURN(const int right, ParseSum());
+    return AddNode(op, {left, right});
+  }
+  return left;
+}
+
+absl::StatusOr<int> ExpressionParser::ParseSum() {
+  WEFT_ASSIGN_OR_RETURN(int left, ParseProduct());
+  while (true) {
+    Operator op;
+    if (Accept("+")) {
+      op = Operator::kAdd;
+    } else if (Accept("-")) {
+      op = Operator::kSubtract;
+    } else {
+      return left;
+    }
+    WEFT_ASSIGN_OR_RETURN(const int right, ParseProduct());
+    left = AddNode(op, {left, right});
+  }
+}
+
+absl::StatusOr<int> ExpressionParser::ParseProduct() {
+  WEFT_ASSIGN_OR_RETURN(int left, ParseUnary());
+  while (true) {
+    Operator op;
+    if (Accept("*")) {
+      op = Operator::kMultiply;
+    } else if (Accept("//")) {
+      op = Operator::kFloorDivide;
+    } else if (Accept("/")) {
+      op = Operator::kExactDivide;
+    } else if (Accept("%")) {
+      op = Operator::kModulo;
+    } else {
+      return left;
+    }
+    WEFT_ASSIGN_OR_RETURN(const int right, ParseUnary());
+    left = AddNode(op, {left, right});
+  }
+}
+
+absl::StatusOr<int> ExpressionParser::ParseUnary() {
+  bool negate = false;
+  while (Accept("-")) negate = !negate;
+  WEFT_ASSIGN_OR_RETURN(const int node, ParsePrimary());
+  return negate ? AddNode(Operator::kNegate, {node}) : node;
+}
+
+absl::StatusOr<int> ExpressionParser::ParsePrimary() {
+  if (Accept("(")) {
+    WEFT_ASSIGN_OR_RETURN(const int node, ParseExpression());
+    WEFT_RETURN_IF_ERROR(Expect(")"));
+    return node;
+  }
+  const std::string word(PeekWord());
+  if (word.empty()) {
+    return code_.Fail(
+        absl::StrCat("expected a value at column ", position_ + 1));
+  }
+  if (absl::ascii_isdigit(static_cast<unsigned char>(word.front()))) {
+    return ParseInteger();
+  }
+  if (IsReservedWord(word)) return ParseCall(word);
+  const std::optional<int> slot = scope_.SlotOf(word);
+  if (!slot) {
+    return code_.Fail(absl::StrCat("unknown symbol \"", word, "\" (known are ",
+                                   absl::StrJoin(scope_.names(), ", "), ")"));
+  }
+  position_ += word.size();
+  return AddNode(Operator::kSymbol, {}, *slot);
+}
+
+absl::StatusOr<int> ExpressionParser::ParseInteger() {
+  const std::string word(PeekWord());
+  int64_t value = 0;
+  if (!absl::SimpleAtoi(word, &value)) {
+    return code_.Fail(absl::StrCat("\"", word, "\" is no 64-bit integer"));
+  }
+  position_ += word.size();
+  return AddNode(Operator::kConstant, {}, value);
+}
+
+absl::StatusOr<int> ExpressionParser::ParseCall(std::string_view name) {
+  for (const Function& function : kFunctions) {
+    if (function.name != name) continue;
+    position_ += name.size();
+    WEFT_RETURN_IF_ERROR(Expect("("));
+    absl::InlinedVector<int, 3> args;
+    for (int i = 0; i < function.num_args; ++i) {
+      if (i > 0) WEFT_RETURN_IF_ERROR(Expect(","));
+      WEFT_ASSIGN_OR_RETURN(const int arg, ParseExpression());
+      args.push_back(arg);
+    }
+    WEFT_RETURN_IF_ERROR(Expect(")"));
+    return AddNode(function.op, std::move(args));
+  }
+  return code_.Fail(absl::StrCat("\"", std::string(name),
+                                 "\" cannot stand where a value is expected"));
+}
+
+}  // namespace weft::recipe

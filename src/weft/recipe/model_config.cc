@@ -1,0 +1,122 @@
+#include "weft/recipe/model_config.h"
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+#include "weft/base/status.h"
+
+namespace weft::recipe {
+namespace {
+
+using Json = nlohmann::json;
+
+std::optional<tensor::DType> ParseTorchDType(std::string_view name) {
+  using tensor::DType;
+  static constexpr std::array<std::pair<std::string_view, DType>, 11> kNames{
+      {{"bfloat16", DType::kBF16},
+       {"float16", DType::kF16},
+       {"half", DType::kF16},
+       {"float32", DType::kF32},
+       {"float", DType::kF32},
+       {"float64", DType::kF64},
+       {"double", DType::kF64},
+       {"float8_e4m3fn", DType::kF8E4M3},
+       {"float8_e5m2", DType::kF8E5M2},
+       {"int8", DType::kI8},
+       {"uint8", DType::kU8}}};
+  constexpr std::string_view kPrefix = "torch.";
+  if (name.substr(0, kPrefix.size()) == kPrefix) {
+    name.remove_prefix(kPrefix.size());
+  }
+  for (const auto& [known, dtype] : kNames) {
+    if (known == name) return dtype;
+  }
+  return std::nullopt;
+}
+
+// `dtype` is the newer spelling of `torch_dtype`; it wins if both are there.
+absl::StatusOr<tensor::DType> DTypeOf(const Json& root) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const auto found = root.find(key);
+    if (found == root.end() || found->is_null()) continue;
+    if (!found->is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("config field ", key, " is not a string"));
+    }
+    const std::string& name = found->get_ref<const std::string&>();
+    if (const auto dtype = ParseTorchDType(name)) return *dtype;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "config field ", key, "=\"", name, "\" is no dtype that Weft knows"));
+  }
+  return tensor::DType::kBF16;
+}
+
+absl::StatusOr<std::string> ArchitectureOf(const Json& root) {
+  const auto found = root.find("architectures");
+  if (found == root.end() || !found->is_array() || found->empty() ||
+      !found->front().is_string()) {
+    return absl::InvalidArgumentError(
+        "config has no field architectures with a name in it");
+  }
+  return found->front().get<std::string>();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
+  const Json root = Json::parse(json_text.begin(), json_text.end(),
+                                /*cb=*/nullptr, /*allow_exceptions=*/false);
+  if (root.is_discarded()) {
+    return absl::InvalidArgumentError("config is not valid JSON");
+  }
+  if (!root.is_object()) {
+    return absl::InvalidArgumentError("config is not a JSON object");
+  }
+  ModelConfig config;
+  WEFT_ASSIGN_OR_RETURN(config.architecture, ArchitectureOf(root));
+  WEFT_ASSIGN_OR_RETURN(config.dtype, DTypeOf(root));
+  for (const auto& [key, value] : root.items()) {
+    if (value.is_boolean()) {
+      config.numbers[key] = value.get<bool>() ? 1 : 0;
+    } else if (value.is_number_unsigned()) {
+      // A value beyond int64 stays absent: no size can be that large.
+      const uint64_t number = value.get<uint64_t>();
+      if (number <= static_cast<uint64_t>(INT64_MAX)) {
+        config.numbers[key] = static_cast<int64_t>(number);
+      }
+    } else if (value.is_number_integer()) {
+      config.numbers[key] = value.get<int64_t>();
+    }
+  }
+  return config;
+}
+
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path file(path);
+  if (std::filesystem::is_directory(file, error)) file /= "config.json";
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) {
+    return absl::NotFoundError(
+        absl::StrCat("cannot open config \"", file.string(), "\""));
+  }
+  const std::string text{std::istreambuf_iterator<char>(stream),
+                         std::istreambuf_iterator<char>()};
+  if (stream.bad()) {
+    return absl::DataLossError(
+        absl::StrCat("cannot read config \"", file.string(), "\""));
+  }
+  absl::StatusOr<ModelConfig> config = ParseModelConfig(text);
+  if (!config.ok()) return base::Annotate(config.status(), file.string());
+  return config;
+}
+
+}  // namespace weft::recipe

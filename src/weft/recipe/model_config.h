@@ -1,0 +1,32 @@
+// ModelConfig: what Weft needs of a Hugging Face config.json.
+#ifndef WEFT_RECIPE_MODEL_CONFIG_H_
+#define WEFT_RECIPE_MODEL_CONFIG_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "weft/tensor/dtype.h"
+
+namespace weft::recipe {
+
+struct ModelConfig {
+  std::string architecture;  // "Qwen3ForCausalLM" (architectures[0])
+  // Every integer and boolean of the file (booleans as 0 / 1), flat, by key.
+  std::map<std::string, int64_t> numbers;
+  tensor::DType dtype = tensor::DType::kBF16;  // dtype or torch_dtype
+};
+
+// Parses config.json text. kInvalidArgument on bad JSON, no architecture, or
+// a dtype that Weft does not know. Absent or null fields stay absent: a recipe
+// names the field that it misses.
+absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text);
+
+// `path`: a config.json or a directory that holds one. kNotFound if absent.
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path);
+
+}  // namespace weft::recipe
+
+#endif  // WEFT_RECIPE_MODEL_CONFIG_H_

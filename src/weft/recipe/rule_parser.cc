@@ -1,0 +1,276 @@
+#include "weft/recipe/rule_parser.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+
+namespace weft::recipe {
+namespace {
+
+// No framework nests deeper; a YAML alias to itself would for ever.
+constexpr int kMaxGroupDepth = 16;
+
+absl::StatusOr<TpCut> ParseTpCut(const YamlValue& value) {
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value.Text());
+  if (text == "rows") return TpCut::kRows;
+  if (text == "columns") return TpCut::kColumns;
+  if (text == "none") return TpCut::kNone;
+  return value.Fail(
+      absl::StrCat("\"", text, "\" is unknown; known are rows, columns, none"));
+}
+
+}  // namespace
+
+absl::StatusOr<Expression> RuleParser::ParseExpression(
+    const YamlValue& value) const {
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value.Text());
+  return Expression::Parse(text, scope_, value.Where());
+}
+
+absl::StatusOr<Template> RuleParser::ParseTemplate(
+    const YamlValue& value) const {
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value.Text());
+  return Template::Parse(text, scope_, value.Where());
+}
+
+absl::StatusOr<Template> RuleParser::OptionalTemplate(
+    const YamlMap& map, std::string_view key) const {
+  const std::optional<YamlValue> value = map.Find(key);
+  if (!value) return Template();
+  return ParseTemplate(*value);
+}
+
+absl::StatusOr<std::optional<RangeExpression>> RuleParser::OptionalRange(
+    const YamlMap& map, std::string_view key) const {
+  const std::optional<YamlValue> value = map.Find(key);
+  if (!value) return std::nullopt;
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
+  WEFT_ASSIGN_OR_RETURN(RangeExpression range,
+                        RangeExpression::Parse(text, scope_, value->Where()));
+  return std::optional<RangeExpression>(std::move(range));
+}
+
+absl::StatusOr<std::vector<Requirement>> RuleParser::ParseRequirements(
+    const YamlValue& list) const {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> items, list.Items());
+  std::vector<Requirement> requirements;
+  for (const YamlValue& item : items) {
+    WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(item));
+    WEFT_RETURN_IF_ERROR(map.CheckKeys({"that", "else"}));
+    WEFT_ASSIGN_OR_RETURN(const YamlValue that, map.Get("that"));
+    WEFT_ASSIGN_OR_RETURN(const YamlValue otherwise, map.Get("else"));
+    Requirement requirement;
+    WEFT_ASSIGN_OR_RETURN(requirement.that, ParseExpression(that));
+    WEFT_ASSIGN_OR_RETURN(requirement.otherwise, ParseTemplate(otherwise));
+    requirements.push_back(std::move(requirement));
+  }
+  return requirements;
+}
+
+absl::StatusOr<std::vector<Let>> RuleParser::ParseLets(
+    const YamlValue& mapping) {
+  WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(mapping));
+  std::vector<Let> lets;
+  for (const YamlValue& entry : map.entries()) {
+    Let let;
+    WEFT_ASSIGN_OR_RETURN(let.value, ParseExpression(entry));
+    const absl::StatusOr<int> slot = scope_.Declare(entry.key);
+    if (!slot.ok()) return entry.Fail(std::string(slot.status().message()));
+    let.slot = *slot;
+    lets.push_back(std::move(let));
+  }
+  return lets;
+}
+
+absl::StatusOr<Guard> RuleParser::OpenGuard(const YamlMap& map) {
+  Guard guard;
+  // `when` decides about the whole loop, so it cannot use the loop variable.
+  if (const std::optional<YamlValue> when = map.Find("when")) {
+    WEFT_ASSIGN_OR_RETURN(guard.when, ParseExpression(*when));
+  }
+  const std::optional<YamlValue> loop = map.Find("for");
+  if (!loop) return guard;
+  WEFT_ASSIGN_OR_RETURN(const YamlMap variables, YamlMap::Read(*loop));
+  if (variables.entries().size() != 1) {
+    return loop->Fail("expected one variable and its range");
+  }
+  const YamlValue& variable = variables.entries().front();
+  WEFT_ASSIGN_OR_RETURN(const std::string text, variable.Text());
+  Loop result;
+  result.where = variable.Where();
+  WEFT_ASSIGN_OR_RETURN(result.range,
+                        RangeExpression::Parse(text, scope_, result.where));
+  const absl::StatusOr<int> slot = scope_.Declare(variable.key);
+  if (!slot.ok()) return variable.Fail(std::string(slot.status().message()));
+  result.slot = *slot;
+  guard.loop = std::move(result);
+  return guard;
+}
+
+absl::StatusOr<std::vector<LogicalRule>> RuleParser::ParseLogical(
+    const YamlValue& list, bool with_shapes) {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> items, list.Items());
+  std::vector<LogicalRule> rules;
+  for (const YamlValue& item : items) {
+    WEFT_ASSIGN_OR_RETURN(rules.emplace_back(),
+                          ParseLogicalRule(item, with_shapes));
+  }
+  return rules;
+}
+
+absl::StatusOr<LogicalRule> RuleParser::ParseLogicalRule(const YamlValue& value,
+                                                         bool with_shapes) {
+  if (depth_ >= kMaxGroupDepth) return value.Fail("groups are nested too deep");
+  WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(value));
+  ++depth_;
+  const absl::Cleanup restore = [this, size = scope_.size()] {
+    --depth_;
+    scope_.Truncate(size);
+  };
+  LogicalRule rule;
+  rule.where = value.Where();
+  WEFT_ASSIGN_OR_RETURN(rule.guard, OpenGuard(map));
+  const std::optional<YamlValue> children = map.Find("tensors");
+  if (!children) {
+    WEFT_RETURN_IF_ERROR(ParseLogicalTensor(map, with_shapes, rule));
+    return rule;
+  }
+  rule.is_group = true;
+  WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "prefix", "tensors"}));
+  WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
+  WEFT_ASSIGN_OR_RETURN(rule.children, ParseLogical(*children, with_shapes));
+  return rule;
+}
+
+absl::Status RuleParser::ParseLogicalTensor(const YamlMap& map,
+                                            bool with_shapes,
+                                            LogicalRule& rule) const {
+  WEFT_ASSIGN_OR_RETURN(const YamlValue name, map.Get("name"));
+  WEFT_ASSIGN_OR_RETURN(rule.name, ParseTemplate(name));
+  if (!with_shapes) return map.CheckKeys({"when", "for", "name"});
+  WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "name", "shape", "tp"}));
+  WEFT_ASSIGN_OR_RETURN(const YamlValue shape, map.Get("shape"));
+  WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> extents, shape.Items());
+  for (const YamlValue& extent : extents) {
+    WEFT_ASSIGN_OR_RETURN(rule.shape.emplace_back(), ParseExpression(extent));
+  }
+  if (const std::optional<YamlValue> tp = map.Find("tp")) {
+    WEFT_ASSIGN_OR_RETURN(rule.tp, ParseTpCut(*tp));
+  }
+  const std::size_t min_rank = rule.tp == TpCut::kColumns ? 2 : 1;
+  if (rule.shape.size() < min_rank) {
+    return shape.Fail(absl::StrCat("expected ", min_rank, " or more extents"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<StoredRule>> RuleParser::ParseStored(
+    const YamlValue& list) {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> items, list.Items());
+  std::vector<StoredRule> rules;
+  for (const YamlValue& item : items) {
+    WEFT_ASSIGN_OR_RETURN(rules.emplace_back(), ParseStoredRule(item));
+  }
+  return rules;
+}
+
+absl::StatusOr<StoredRule> RuleParser::ParseStoredRule(const YamlValue& value) {
+  if (depth_ >= kMaxGroupDepth) return value.Fail("groups are nested too deep");
+  WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(value));
+  ++depth_;
+  const absl::Cleanup restore = [this, size = scope_.size()] {
+    --depth_;
+    scope_.Truncate(size);
+  };
+  StoredRule rule;
+  rule.where = value.Where();
+  WEFT_ASSIGN_OR_RETURN(rule.guard, OpenGuard(map));
+  const std::optional<YamlValue> children = map.Find("tensors");
+  if (!children) {
+    WEFT_RETURN_IF_ERROR(ParseStoredTensor(map, rule));
+    return rule;
+  }
+  rule.is_group = true;
+  WEFT_RETURN_IF_ERROR(
+      map.CheckKeys({"when", "for", "prefix", "of_prefix", "tensors"}));
+  WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
+  WEFT_ASSIGN_OR_RETURN(rule.of_prefix, OptionalTemplate(map, "of_prefix"));
+  WEFT_ASSIGN_OR_RETURN(rule.children, ParseStored(*children));
+  return rule;
+}
+
+absl::Status RuleParser::ParseStoredTensor(const YamlMap& map,
+                                           StoredRule& rule) {
+  WEFT_ASSIGN_OR_RETURN(const YamlValue name, map.Get("name"));
+  WEFT_ASSIGN_OR_RETURN(rule.name, ParseTemplate(name));
+  if (const std::optional<YamlValue> concat = map.Find("concat")) {
+    WEFT_RETURN_IF_ERROR(
+        map.CheckKeys({"when", "for", "name", "concat", "cut"}));
+    WEFT_ASSIGN_OR_RETURN(rule.parts, ParseParts(*concat));
+    WEFT_ASSIGN_OR_RETURN(rule.cut, OptionalRange(map, "cut"));
+    return absl::OkStatus();
+  }
+  if (!map.Has("of")) {
+    return map.self().Fail("a stored tensor needs \"of\" or \"concat\"");
+  }
+  WEFT_RETURN_IF_ERROR(
+      map.CheckKeys({"when", "for", "name", "of", "rows", "columns"}));
+  PartRule part;
+  part.where = map.self().Where();
+  WEFT_RETURN_IF_ERROR(ParseSource(map, part));
+  rule.parts.push_back(std::move(part));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<PartRule>> RuleParser::ParseParts(
+    const YamlValue& list) {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> items, list.Items());
+  std::vector<PartRule> parts;
+  for (const YamlValue& item : items) {
+    WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(item));
+    WEFT_ASSIGN_OR_RETURN(parts.emplace_back(), ParsePart(map));
+  }
+  return parts;
+}
+
+absl::StatusOr<PartRule> RuleParser::ParsePart(const YamlMap& map) {
+  if (depth_ >= kMaxGroupDepth) {
+    return map.self().Fail("parts are nested too deep");
+  }
+  ++depth_;
+  const absl::Cleanup restore = [this, size = scope_.size()] {
+    --depth_;
+    scope_.Truncate(size);
+  };
+  PartRule part;
+  part.where = map.self().Where();
+  WEFT_ASSIGN_OR_RETURN(part.guard, OpenGuard(map));
+  if (const std::optional<YamlValue> concat = map.Find("concat")) {
+    part.is_group = true;
+    WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "concat"}));
+    WEFT_ASSIGN_OR_RETURN(part.children, ParseParts(*concat));
+  } else if (const std::optional<YamlValue> zeros = map.Find("zeros")) {
+    WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "zeros"}));
+    WEFT_ASSIGN_OR_RETURN(part.zero_rows, ParseExpression(*zeros));
+  } else if (map.Has("of")) {
+    WEFT_RETURN_IF_ERROR(
+        map.CheckKeys({"when", "for", "of", "rows", "columns"}));
+    WEFT_RETURN_IF_ERROR(ParseSource(map, part));
+  } else {
+    return map.self().Fail("a part needs \"of\", \"zeros\" or \"concat\"");
+  }
+  return part;
+}
+
+absl::Status RuleParser::ParseSource(const YamlMap& map, PartRule& part) const {
+  WEFT_ASSIGN_OR_RETURN(const YamlValue of, map.Get("of"));
+  WEFT_ASSIGN_OR_RETURN(part.of, ParseTemplate(of));
+  WEFT_ASSIGN_OR_RETURN(part.rows, OptionalRange(map, "rows"));
+  WEFT_ASSIGN_OR_RETURN(part.columns, OptionalRange(map, "columns"));
+  return absl::OkStatus();
+}
+
+}  // namespace weft::recipe

@@ -1,0 +1,58 @@
+// The lists of rules inside a recipe file: requirements, derived symbols,
+// checkpoint tensors, stored tensors. Private to this room.
+#ifndef WEFT_RECIPE_RULE_PARSER_H_
+#define WEFT_RECIPE_RULE_PARSER_H_
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/recipe/recipe_tables.h"
+#include "weft/recipe/yaml_reader.h"
+
+namespace weft::recipe {
+
+// Parses rules in `scope`, which must outlive the parser; loops push and pop
+// their variable there.
+class RuleParser {
+ public:
+  explicit RuleParser(Scope& scope) : scope_(scope) {}
+
+  absl::StatusOr<Expression> ParseExpression(const YamlValue& value) const;
+  absl::StatusOr<std::vector<Requirement>> ParseRequirements(
+      const YamlValue& list) const;
+  // A mapping of new symbols to expressions; each may use those before it.
+  absl::StatusOr<std::vector<Let>> ParseLets(const YamlValue& mapping);
+  // `with_shapes`: entries have `shape` and `tp`; else names only.
+  absl::StatusOr<std::vector<LogicalRule>> ParseLogical(const YamlValue& list,
+                                                        bool with_shapes);
+  absl::StatusOr<std::vector<StoredRule>> ParseStored(const YamlValue& list);
+
+ private:
+  absl::StatusOr<LogicalRule> ParseLogicalRule(const YamlValue& value,
+                                               bool with_shapes);
+  absl::Status ParseLogicalTensor(const YamlMap& map, bool with_shapes,
+                                  LogicalRule& rule) const;
+  absl::StatusOr<StoredRule> ParseStoredRule(const YamlValue& value);
+  absl::Status ParseStoredTensor(const YamlMap& map, StoredRule& rule);
+  absl::StatusOr<std::vector<PartRule>> ParseParts(const YamlValue& list);
+  absl::StatusOr<PartRule> ParsePart(const YamlMap& map);
+  absl::Status ParseSource(const YamlMap& map, PartRule& part) const;
+  // Reads `when` and `for`; the loop variable stays in scope until the caller
+  // truncates it.
+  absl::StatusOr<Guard> OpenGuard(const YamlMap& map);
+  absl::StatusOr<Template> ParseTemplate(const YamlValue& value) const;
+  absl::StatusOr<Template> OptionalTemplate(const YamlMap& map,
+                                            std::string_view key) const;
+  absl::StatusOr<std::optional<RangeExpression>> OptionalRange(
+      const YamlMap& map, std::string_view key) const;
+
+  Scope& scope_;
+  int depth_ = 0;
+};
+
+}  // namespace weft::recipe
+
+#endif  // WEFT_RECIPE_RULE_PARSER_H_

@@ -1,0 +1,67 @@
+// Tables to lists: what the rules of a recipe say for one config and one rank.
+// Private to this room.
+#ifndef WEFT_RECIPE_TABLE_EXPANDER_H_
+#define WEFT_RECIPE_TABLE_EXPANDER_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/base/status.h"
+#include "weft/recipe/model_config.h"
+#include "weft/recipe/recipe_tables.h"
+#include "weft/tensor/tensor_spec.h"
+
+namespace weft::recipe {
+
+struct LogicalTensor {
+  tensor::TensorSpec spec;
+  TpCut tp = TpCut::kNone;
+};
+
+// A part of a stored tensor, in the order of its concatenation along
+// dimension 0. Without `of`: zeros.
+struct StoredPart {
+  std::string of;
+  std::optional<tensor::Range> rows;     // of `of`; all if absent
+  std::optional<tensor::Range> columns;  // dimension 1 of `of`; all if absent
+  int64_t zero_rows = 0;
+  std::string_view where;  // in the recipe file; lives as long as the tables
+};
+
+struct StoredDescription {
+  std::string name;
+  std::vector<StoredPart> parts;
+  // The rows of the concatenation that this rank keeps; all if absent.
+  std::optional<tensor::Range> cut;
+  std::string_view where;
+};
+
+// Values of the config's symbols. kInvalidArgument that names every field that
+// is missing or out of range.
+absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
+                                       const ModelConfig& config);
+
+// Adds the sentence of each requirement that does not hold to `faults`. An
+// error is one of the recipe file.
+absl::Status CheckRequirements(const std::vector<Requirement>& requirements,
+                               const Environment& environment,
+                               base::FaultList& faults);
+
+absl::Status EvaluateLets(const std::vector<Let>& lets,
+                          Environment& environment);
+
+// kInvalidArgument also when a name comes twice.
+absl::StatusOr<std::vector<LogicalTensor>> ExpandLogical(
+    const std::vector<LogicalRule>& rules, const Environment& environment,
+    tensor::DType dtype);
+absl::StatusOr<std::vector<StoredDescription>> ExpandStored(
+    const std::vector<StoredRule>& rules, const Environment& environment);
+
+}  // namespace weft::recipe
+
+#endif  // WEFT_RECIPE_TABLE_EXPANDER_H_
