@@ -1,0 +1,45 @@
+// The plan for a person and for programs.
+#ifndef WEFT_PLAN_EXPLAIN_H_
+#define WEFT_PLAN_EXPLAIN_H_
+
+#include <string>
+#include <vector>
+
+#include "weft/plan/plan.h"
+
+namespace weft::plan {
+
+struct ExplainOptions {
+  // Bytes per second of the slowest link, for the bound; 0 = not known.
+  double link_bytes_per_second = 0;
+  int max_tensors = 20;  // rows of the per-tensor table; 0 = all
+};
+
+// Several lines: totals, bytes by peer, run lengths, direct or staged and why,
+// conversions with "lossy?", zero fills, the bound and the expected time.
+std::string ExplainPlan(const Plan& plan, const SourceIndex& sources,
+                        const manifest::Placement& target,
+                        const ExplainOptions& options);
+
+// The same as one JSON object; fields documented in docs/formats/plan.md.
+std::string ExplainPlanJson(const Plan& plan, const SourceIndex& sources,
+                            const manifest::Placement& target,
+                            const ExplainOptions& options);
+
+// Whole fleet: the plans of all target ranks of one engine mesh.
+struct FleetLoad {
+  struct Source {
+    int64_t rank = 0;
+    int64_t bytes = 0;
+  };
+  std::vector<Source> sources;  // every source rank, also those with 0 bytes
+  int64_t sent_bytes = 0;
+  int64_t unique_bytes = 0;  // distinct source elements needed, once each
+  double max_over_mean = 0;  // over sources that hold anything
+};
+FleetLoad MeasureFleetLoad(const std::vector<Plan>& plans,
+                           const SourceIndex& sources);
+
+}  // namespace weft::plan
+
+#endif  // WEFT_PLAN_EXPLAIN_H_

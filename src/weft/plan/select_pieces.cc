@@ -1,0 +1,193 @@
+#include "weft/plan/select_pieces.h"
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/plan/box_set.h"
+#include "weft/tensor/conversion.h"
+
+namespace weft::plan {
+namespace {
+
+using tensor::Box;
+
+// What a conversion costs in truth: none, exact, lossy, impossible.
+int Harm(const tensor::Conversion& conversion) {
+  if (conversion.identity()) return 0;
+  if (!tensor::CheckSupported(conversion).ok()) return 3;
+  return tensor::IsLossy(conversion) ? 2 : 1;
+}
+
+absl::Status MergeFaults(const base::FaultList& first,
+                         const base::FaultList& second,
+                         const base::FaultList& third, absl::StatusCode code) {
+  base::FaultList all;
+  for (const base::FaultList* list : {&first, &second, &third}) {
+    for (const std::string& fault : list->faults()) all.Add(fault);
+  }
+  return all.ToStatus(code);
+}
+
+}  // namespace
+
+PieceSelector::PieceSelector(const SourceTable& sources,
+                             const manifest::Placement& target)
+    : sources_(sources),
+      target_(target),
+      assigned_bytes_(sources.sources().size(), 0),
+      entries_(target.tensors.size(), nullptr),
+      entry_known_(target.tensors.size(), false),
+      shape_differs_(target.tensors.size(), false) {}
+
+absl::StatusOr<std::vector<Piece>> PieceSelector::Select() {
+  for (size_t stored = 0; stored < target_.stored.size(); ++stored) {
+    const size_t num_fragments = target_.stored[stored].fragments.size();
+    for (size_t fragment = 0; fragment < num_fragments; ++fragment) {
+      SelectFragment(static_cast<int32_t>(stored),
+                     static_cast<int32_t>(fragment));
+    }
+  }
+  absl::StatusCode code = absl::StatusCode::kFailedPrecondition;
+  if (!conversion_faults_.empty()) code = absl::StatusCode::kUnimplemented;
+  if (!shape_faults_.empty()) code = absl::StatusCode::kInvalidArgument;
+  WEFT_RETURN_IF_ERROR(
+      MergeFaults(shape_faults_, conversion_faults_, coverage_faults_, code));
+  return std::move(pieces_);
+}
+
+const TensorEntry* PieceSelector::EntryOf(int32_t tensor) {
+  if (entry_known_[tensor]) return entries_[tensor];
+  entry_known_[tensor] = true;
+  const tensor::TensorSpec& spec = target_.tensors[tensor];
+  const TensorEntry* entry = sources_.Find(spec.name);
+  if (entry != nullptr && entry->spec->shape != spec.shape) {
+    shape_faults_.Add(absl::StrCat("tensor \"", spec.name, "\" has shape ",
+                                   tensor::ShapeToString(entry->spec->shape),
+                                   " at source rank ", entry->spec_rank,
+                                   " but ", tensor::ShapeToString(spec.shape),
+                                   " at target rank ", target_.rank));
+    entry = nullptr;
+    shape_differs_[tensor] = true;
+  }
+  entries_[tensor] = entry;
+  return entry;
+}
+
+void PieceSelector::SelectFragment(int32_t dst_stored, int32_t dst_fragment) {
+  const layout::Fragment& fragment =
+      target_.stored[dst_stored].fragments[dst_fragment];
+  const Box& box = fragment.map.box();
+  if (box.empty()) return;
+  dst_stored_ = dst_stored;
+  dst_fragment_ = dst_fragment;
+  tensor_ = fragment.tensor;
+  const TensorEntry* entry = EntryOf(fragment.tensor);
+  if (entry == nullptr) {
+    if (!shape_differs_[tensor_]) AddHole(box);
+    return;
+  }
+  sources_.FindGroups(*entry, box, matches_);
+  const size_t first_piece = pieces_.size();
+  if (entry->disjoint) {
+    TakeFromDisjoint(box);
+  } else {
+    TakeFromOverlapping(box);
+  }
+  const auto less = [](const Piece& a, const Piece& b) {
+    return LessBox(a.box, b.box);
+  };
+  const auto begin = pieces_.begin() + static_cast<std::ptrdiff_t>(first_piece);
+  if (!std::is_sorted(begin, pieces_.end(), less)) {
+    std::sort(begin, pieces_.end(), less);
+  }
+}
+
+void PieceSelector::TakeFromDisjoint(const Box& box) {
+  int64_t missing = box.num_elements();
+  for (const BoxGroup*& group : matches_) {
+    Take(absl::MakeConstSpan(&group, 1), box);
+    missing -= pieces_.back().box.num_elements();
+  }
+  if (missing == 0) return;
+  std::vector<const Box*> held;
+  for (const BoxGroup* group : matches_) held.push_back(group->box);
+  for (const Box& hole : SubtractAll(box, held)) AddHole(hole);
+}
+
+void PieceSelector::TakeFromOverlapping(const Box& box) {
+  std::vector<Box> remaining = {box};
+  std::vector<const BoxGroup*> holders;
+  while (!remaining.empty()) {
+    const Box rest = std::move(remaining.back());
+    remaining.pop_back();
+    holders.clear();
+    for (const BoxGroup* group : matches_) {
+      if (Overlaps(*group->box, rest)) holders.push_back(group);
+    }
+    if (holders.empty()) {
+      AddHole(rest);
+      continue;
+    }
+    Take(holders, rest);
+    for (Box& piece : tensor::Subtract(rest, pieces_.back().box)) {
+      remaining.push_back(std::move(piece));
+    }
+  }
+}
+
+void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
+                         const Box& wanted) {
+  const tensor::DType dst_dtype = target_.stored[dst_stored_].dtype;
+  int64_t count = 0;
+  for (const BoxGroup* group : groups) count += group->count;
+  // Receivers with equal needs begin at different replicas.
+  const int64_t first_turn = count > 1 ? target_.rank % count : 0;
+  const Candidate* best = nullptr;
+  const Box* best_box = nullptr;
+  std::tuple<int, int32_t, int64_t, int64_t> best_key;
+  int64_t position = 0;
+  for (const BoxGroup* group : groups) {
+    for (const Candidate& each : sources_.CandidatesOf(*group)) {
+      const int64_t turn = (position++ - first_turn + count) % count;
+      const std::tuple<int, int32_t, int64_t, int64_t> key(
+          Harm({each.dtype, dst_dtype}), each.distance,
+          assigned_bytes_[each.source], turn);
+      if (best == nullptr || key < best_key) {
+        best = &each;
+        best_box = group->box;
+        best_key = key;
+      }
+    }
+  }
+  if (std::get<0>(best_key) == 3) CheckConversion(*best);
+  pieces_.push_back({*best, dst_stored_, dst_fragment_,
+                     tensor::Contains(wanted, *best_box)
+                         ? *best_box
+                         : tensor::Intersect(wanted, *best_box)});
+  assigned_bytes_[best->source] +=
+      pieces_.back().box.num_elements() * tensor::ItemBytes(best->dtype);
+}
+
+void PieceSelector::AddHole(const Box& box) {
+  coverage_faults_.Add(absl::StrCat("no source holds ", box.ToString(),
+                                    " of \"", target_.tensors[tensor_].name,
+                                    "\" needed by target rank ", target_.rank,
+                                    "; ", sources_.MissingRanksText()));
+}
+
+void PieceSelector::CheckConversion(const Candidate& from) {
+  const layout::StoredTensor& dst = target_.stored[dst_stored_];
+  if (!refused_conversions_.insert({dst_stored_, from.dtype}).second) return;
+  const absl::Status supported =
+      tensor::CheckSupported({from.dtype, dst.dtype});
+  conversion_faults_.Add(absl::StrCat(
+      std::string(supported.message()), ": \"", target_.tensors[tensor_].name,
+      "\" is stored in \"", sources_.StoredOf(from).name, "\" by source rank ",
+      sources_.sources()[from.source].placement->rank, " and in \"", dst.name,
+      "\" by target rank ", target_.rank));
+}
+
+}  // namespace weft::plan

@@ -1,0 +1,299 @@
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
+#include "weft/base/status.h"
+#include "weft/plan/box_set.h"
+#include "weft/plan/source_table.h"
+
+namespace weft::plan {
+
+using tensor::Box;
+
+// A candidate before it has a place in the table.
+struct SourceTable::Record {
+  int32_t entry = 0;
+  Candidate candidate;
+  const Box* box = nullptr;
+};
+
+namespace {
+
+std::string Quoted(std::string_view name) {
+  return absl::StrCat("\"", std::string(name), "\"");
+}
+
+std::string SpecText(const tensor::TensorSpec& spec) {
+  return absl::StrCat(std::string(tensor::DTypeName(spec.dtype)), " ",
+                      tensor::ShapeToString(spec.shape));
+}
+
+bool LiesWithin(const Box& box, const tensor::Shape& shape) {
+  if (box.rank() != static_cast<int>(shape.size())) return false;
+  for (int dim = 0; dim < box.rank(); ++dim) {
+    if (box.range(dim).end > shape[dim]) return false;
+  }
+  return true;
+}
+
+// Faults of the fragments of one stored tensor that would let a plan read
+// outside of it.
+void CheckStored(const manifest::Placement& placement,
+                 const layout::StoredTensor& stored, base::FaultList& faults) {
+  const absl::StatusOr<int64_t> num_elements = layout::NumElements(stored);
+  if (!num_elements.ok() ||
+      !base::CheckedMul(*num_elements, tensor::ItemBytes(stored.dtype))) {
+    faults.Add(absl::StrCat("stored tensor ", Quoted(stored.name),
+                            " of source rank ", placement.rank, " has shape ",
+                            tensor::ShapeToString(stored.shape),
+                            ", which is no size in 64 bits"));
+    return;
+  }
+  const auto where = [&] {
+    return absl::StrCat("stored tensor ", Quoted(stored.name),
+                        " of source rank ", placement.rank);
+  };
+  for (const layout::Fragment& fragment : stored.fragments) {
+    if (fragment.tensor < 0 ||
+        fragment.tensor >= static_cast<int64_t>(placement.tensors.size())) {
+      faults.Add(absl::StrCat(where(), " refers to logical tensor ",
+                              fragment.tensor, " of ",
+                              placement.tensors.size()));
+      continue;
+    }
+    const tensor::TensorSpec& spec = placement.tensors[fragment.tensor];
+    if (!LiesWithin(fragment.map.box(), spec.shape)) {
+      faults.Add(absl::StrCat(where(), " holds ", fragment.map.box().ToString(),
+                              " of ", Quoted(spec.name), ", whose shape is ",
+                              tensor::ShapeToString(spec.shape)));
+    }
+    if (fragment.map.end_offset_elements() > *num_elements) {
+      faults.Add(absl::StrCat(where(), " holds ", fragment.map.box().ToString(),
+                              " of ", Quoted(spec.name), " up to element ",
+                              fragment.map.end_offset_elements(), " of ",
+                              *num_elements));
+    }
+  }
+}
+
+}  // namespace
+
+void SourceTable::CheckMesh(base::FaultList& faults) const {
+  const manifest::Placement& first = *sources_[0].placement;
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const manifest::Placement& each = *sources_[i].placement;
+    if (each.rank < 0 || each.rank >= each.num_ranks) {
+      faults.Add(absl::StrCat("source rank ", each.rank,
+                              " is not below the number of ranks of its mesh, ",
+                              each.num_ranks));
+    }
+    if (i > 0 && each.rank == sources_[i - 1].placement->rank) {
+      faults.Add(absl::StrCat("source rank ", each.rank, " is given twice"));
+    }
+    if (each.layout_spec != first.layout_spec) {
+      faults.Add(absl::StrCat("source rank ", each.rank, " has layout ",
+                              Quoted(each.layout_spec), " but source rank ",
+                              first.rank, " has ", Quoted(first.layout_spec)));
+    }
+    if (each.num_ranks != first.num_ranks) {
+      faults.Add(absl::StrCat("source rank ", each.rank, " is of a mesh of ",
+                              each.num_ranks, " ranks but source rank ",
+                              first.rank, " of one of ", first.num_ranks));
+    }
+    for (const layout::StoredTensor& stored : each.stored) {
+      CheckStored(each, stored, faults);
+    }
+  }
+}
+
+// Gives every tensor name an entry; returns, per source, the entry of each of
+// its tensors.
+std::vector<std::vector<int32_t>> SourceTable::NameTensors(
+    base::FaultList& faults) {
+  std::vector<std::vector<int32_t>> entry_of_tensor;
+  for (const SourceInfo& source : sources_) {
+    std::vector<int32_t>& entries_of_source = entry_of_tensor.emplace_back();
+    for (const tensor::TensorSpec& spec : source.placement->tensors) {
+      const auto [it, is_new] = entry_of_name_.try_emplace(
+          spec.name, static_cast<int32_t>(entries_.size()));
+      if (is_new) {
+        TensorEntry& entry = entries_.emplace_back();
+        entry.spec = &spec;
+        entry.spec_rank = source.placement->rank;
+      }
+      const TensorEntry& entry = entries_[it->second];
+      if (spec.shape != entry.spec->shape || spec.dtype != entry.spec->dtype) {
+        faults.Add(absl::StrCat("tensor ", Quoted(spec.name), " is ",
+                                SpecText(*entry.spec), " at source rank ",
+                                entry.spec_rank, " but ", SpecText(spec),
+                                " at source rank ", source.placement->rank));
+      }
+      entries_of_source.push_back(it->second);
+    }
+  }
+  return entry_of_tensor;
+}
+
+std::vector<SourceTable::Record> SourceTable::ListFragments(
+    const std::vector<std::vector<int32_t>>& entry_of_tensor) const {
+  std::vector<Record> records;
+  for (size_t source = 0; source < sources_.size(); ++source) {
+    const manifest::Placement& placement = *sources_[source].placement;
+    for (size_t stored = 0; stored < placement.stored.size(); ++stored) {
+      const layout::StoredTensor& each = placement.stored[stored];
+      for (size_t i = 0; i < each.fragments.size(); ++i) {
+        const layout::Fragment& fragment = each.fragments[i];
+        if (fragment.map.box().empty()) continue;
+        const Candidate candidate{
+            static_cast<int32_t>(source), static_cast<int32_t>(stored),
+            static_cast<int32_t>(i), sources_[source].distance, each.dtype};
+        records.push_back({entry_of_tensor[source][fragment.tensor], candidate,
+                           &fragment.map.box()});
+      }
+    }
+  }
+  std::stable_sort(
+      records.begin(), records.end(),
+      [](const Record& a, const Record& b) { return a.entry < b.entry; });
+  return records;
+}
+
+void SourceTable::IndexFragments(std::vector<Record> records) {
+  candidates_.reserve(records.size());
+  for (size_t begin = 0, end = 0; begin < records.size(); begin = end) {
+    while (end < records.size() && records[end].entry == records[begin].entry) {
+      ++end;
+    }
+    SortEntry(entries_[records[begin].entry],
+              absl::MakeSpan(records).subspan(begin, end - begin));
+  }
+}
+
+// Appends the entry's groups and candidates; `records` are in the order of
+// (source, stored, fragment), which a stable sort keeps among replicas.
+void SourceTable::SortEntry(TensorEntry& entry, absl::Span<Record> records) {
+  std::vector<const Box*> boxes;
+  boxes.reserve(records.size());
+  for (const Record& record : records) boxes.push_back(record.box);
+  const int dim = MostCutDimension(boxes);
+  std::stable_sort(
+      records.begin(), records.end(), [dim](const Record& a, const Record& b) {
+        if (dim >= 0 && a.box->range(dim).begin != b.box->range(dim).begin) {
+          return a.box->range(dim).begin < b.box->range(dim).begin;
+        }
+        return LessBox(*a.box, *b.box);
+      });
+  entry.sort_dim = dim;
+  entry.first_group = static_cast<int32_t>(groups_.size());
+  boxes.clear();
+  int64_t reach = 0;
+  for (const Record& record : records) {
+    if (boxes.empty() || !(*boxes.back() == *record.box)) {
+      boxes.push_back(record.box);
+      if (dim >= 0) reach = std::max(reach, record.box->range(dim).end);
+      groups_.push_back(
+          {record.box, reach, static_cast<int32_t>(candidates_.size()), 0});
+    }
+    candidates_.push_back(record.candidate);
+    ++groups_.back().count;
+  }
+  entry.num_groups = static_cast<int32_t>(boxes.size());
+  entry.disjoint = !FindOverlap(boxes).has_value();
+}
+
+absl::StatusOr<std::shared_ptr<const SourceTable>> SourceTable::Build(
+    std::vector<SourceInfo> sources) {
+  if (sources.empty()) {
+    return absl::InvalidArgumentError(
+        "no source rank is given; at least one must publish");
+  }
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (sources[i].placement == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "source ", i, " of ", sources.size(), " has no placement"));
+    }
+  }
+  std::shared_ptr<SourceTable> table(new SourceTable());
+  std::stable_sort(sources.begin(), sources.end(),
+                   [](const SourceInfo& a, const SourceInfo& b) {
+                     return a.placement->rank < b.placement->rank;
+                   });
+  table->sources_ = std::move(sources);
+  base::FaultList faults;
+  table->CheckMesh(faults);
+  const std::vector<std::vector<int32_t>> entry_of_tensor =
+      table->NameTensors(faults);
+  WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
+  table->IndexFragments(table->ListFragments(entry_of_tensor));
+  std::vector<manifest::LayoutDigest> digests;
+  for (const SourceInfo& source : table->sources_) {
+    digests.push_back(source.digest);
+  }
+  table->digest_ = manifest::CombineDigests(digests);
+  return std::shared_ptr<const SourceTable>(std::move(table));
+}
+
+absl::StatusOr<std::shared_ptr<const SourceIndex>> SourceIndex::Make(
+    std::vector<SourceInfo> sources) {
+  return SourceTable::Build(std::move(sources));
+}
+
+const TensorEntry* SourceTable::Find(std::string_view tensor_name) const {
+  const auto it = entry_of_name_.find(tensor_name);
+  return it == entry_of_name_.end() ? nullptr : &entries_[it->second];
+}
+
+int32_t SourceTable::SourceOfRank(int64_t rank) const {
+  const auto it = std::lower_bound(sources_.begin(), sources_.end(), rank,
+                                   [](const SourceInfo& info, int64_t r) {
+                                     return info.placement->rank < r;
+                                   });
+  if (it == sources_.end() || it->placement->rank != rank) return -1;
+  return static_cast<int32_t>(it - sources_.begin());
+}
+
+void SourceTable::FindGroups(const TensorEntry& entry, const Box& box,
+                             std::vector<const BoxGroup*>& matches) const {
+  matches.clear();
+  const absl::Span<const BoxGroup> groups = GroupsOf(entry);
+  const int dim = entry.sort_dim;
+  const BoxGroup* group = groups.data();
+  const BoxGroup* const end = groups.data() + groups.size();
+  if (dim >= 0) {
+    group = std::partition_point(group, end, [&](const BoxGroup& each) {
+      return each.reach <= box.range(dim).begin;
+    });
+  }
+  for (; group != end; ++group) {
+    if (dim >= 0 && group->box->range(dim).begin >= box.range(dim).end) break;
+    if (Overlaps(*group->box, box)) matches.push_back(group);
+  }
+}
+
+std::string SourceTable::MissingRanksText() const {
+  constexpr size_t kListed = 8;
+  const int64_t num_ranks = sources_[0].placement->num_ranks;
+  const int64_t num_missing = num_ranks - static_cast<int64_t>(sources_.size());
+  if (num_missing == 0) {
+    return absl::StrCat("all ", num_ranks, " source ranks have published");
+  }
+  std::string listed;
+  int64_t rank = 0;
+  size_t count = 0;
+  for (size_t next = 0; rank < num_ranks && count < kListed; ++rank) {
+    if (next < sources_.size() && sources_[next].placement->rank == rank) {
+      ++next;
+      continue;
+    }
+    absl::StrAppend(&listed, listed.empty() ? "" : ",", rank);
+    ++count;
+  }
+  if (num_missing > static_cast<int64_t>(kListed)) {
+    absl::StrAppend(&listed, " and ", num_missing - kListed, " more");
+  }
+  return absl::StrCat("source ranks ", listed, " of ", num_ranks,
+                      " have not published");
+}
+
+}  // namespace weft::plan

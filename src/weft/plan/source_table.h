@@ -1,0 +1,108 @@
+// Inside of room `plan`: the one SourceIndex there is, with the look-up that
+// the planner needs.
+#ifndef WEFT_PLAN_SOURCE_TABLE_H_
+#define WEFT_PLAN_SOURCE_TABLE_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
+#include "weft/base/status.h"
+#include "weft/plan/plan.h"
+
+namespace weft::plan {
+
+// One fragment of one source.
+struct Candidate {
+  int32_t source = 0;  // index into SourceIndex::sources()
+  int32_t stored = 0;
+  int32_t fragment = 0;
+  int32_t distance = 0;
+  tensor::DType dtype = tensor::DType::kBF16;  // of the stored tensor
+};
+
+// Candidates that hold exactly the same box: replicas.
+struct BoxGroup {
+  const tensor::Box* box = nullptr;
+  int64_t reach = 0;  // largest end along sort_dim of this and earlier groups
+  int32_t first = 0;  // position of the first candidate
+  int32_t count = 0;
+};
+
+// Who holds what of one logical tensor. Groups are sorted by their begin along
+// `sort_dim`, the dimension with the most cuts (-1 for a scalar).
+struct TensorEntry {
+  const tensor::TensorSpec* spec = nullptr;
+  int64_t spec_rank = 0;  // the rank whose placement `spec` belongs to
+  int32_t first_group = 0;
+  int32_t num_groups = 0;
+  int sort_dim = -1;
+  bool disjoint = true;  // no two groups share an element
+};
+
+// Immutable after Build; thread-safe.
+class SourceTable final : public SourceIndex {
+ public:
+  // As SourceIndex::Make.
+  static absl::StatusOr<std::shared_ptr<const SourceTable>> Build(
+      std::vector<SourceInfo> sources);
+  // Every SourceIndex is a SourceTable: nothing else can derive from it.
+  static const SourceTable& Of(const SourceIndex& index) {
+    return static_cast<const SourceTable&>(index);
+  }
+
+  const std::vector<SourceInfo>& sources() const override { return sources_; }
+  const manifest::LayoutDigest& digest() const override { return digest_; }
+
+  // nullptr when no source names the tensor.
+  const TensorEntry* Find(std::string_view tensor_name) const;
+  // Index into sources(), or -1.
+  int32_t SourceOfRank(int64_t rank) const;
+
+  absl::Span<const BoxGroup> GroupsOf(const TensorEntry& entry) const {
+    return absl::MakeConstSpan(groups_).subspan(entry.first_group,
+                                                entry.num_groups);
+  }
+  absl::Span<const Candidate> CandidatesOf(const BoxGroup& group) const {
+    return absl::MakeConstSpan(candidates_).subspan(group.first, group.count);
+  }
+  // Replaces `matches` by the groups that share an element with `box`, in the
+  // entry's order. `box` must have the tensor's rank.
+  void FindGroups(const TensorEntry& entry, const tensor::Box& box,
+                  std::vector<const BoxGroup*>& matches) const;
+
+  const layout::StoredTensor& StoredOf(const Candidate& candidate) const {
+    return sources_[candidate.source].placement->stored[candidate.stored];
+  }
+  const layout::Fragment& FragmentOf(const Candidate& candidate) const {
+    return StoredOf(candidate).fragments[candidate.fragment];
+  }
+
+  // "source ranks 2,3 of 4 have not published", or that all have.
+  std::string MissingRanksText() const;
+
+ private:
+  struct Record;
+
+  SourceTable() = default;
+  void CheckMesh(base::FaultList& faults) const;
+  std::vector<std::vector<int32_t>> NameTensors(base::FaultList& faults);
+  std::vector<Record> ListFragments(
+      const std::vector<std::vector<int32_t>>& entry_of_tensor) const;
+  void IndexFragments(std::vector<Record> records);
+  void SortEntry(TensorEntry& entry, absl::Span<Record> records);
+
+  std::vector<SourceInfo> sources_;
+  manifest::LayoutDigest digest_;
+  absl::flat_hash_map<std::string_view, int32_t> entry_of_name_;
+  std::vector<TensorEntry> entries_;
+  std::vector<BoxGroup> groups_;
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace weft::plan
+
+#endif  // WEFT_PLAN_SOURCE_TABLE_H_
