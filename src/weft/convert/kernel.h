@@ -1,0 +1,75 @@
+// Kernels of one host: strided copy, cast, and the digest arithmetic. The
+// interface is a table of functions; `reference` is slow and obvious, `cpu`
+// uses Highway with run-time dispatch. Both pass convert/testing's suite.
+#ifndef WEFT_CONVERT_KERNEL_H_
+#define WEFT_CONVERT_KERNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
+#include "weft/tensor/conversion.h"
+
+namespace weft::convert {
+
+// A strided N-d copy in bytes, with an element conversion. Digits outermost
+// first; the innermost has `count` elements with byte strides that equal the
+// item sizes when contiguous.
+struct CopyMode {
+  int64_t extent = 1;
+  int64_t src_stride_bytes = 0;
+  int64_t dst_stride_bytes = 0;
+};
+
+struct StridedCopy {
+  const std::byte* src = nullptr;
+  std::byte* dst = nullptr;
+  absl::InlinedVector<CopyMode, 4> modes;  // outermost first; empty = 1 element
+  tensor::Conversion conversion;
+};
+
+// The additive digest of tiles: see convert/digest.h for the definition.
+struct DigestConstants;
+struct DigestValue;
+
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+  virtual std::string_view name() const = 0;
+
+  // Performs the copy. The ranges must not overlap. Any alignment. Casts
+  // round to nearest even; NaN stays NaN (quiet, sign and high payload bits
+  // kept); f32 beyond the bf16/f16 range becomes infinity, as torch's .to().
+  // The conversion must be supported (tensor::CheckSupported).
+  virtual void Copy(const StridedCopy& copy) const = 0;
+
+  // Adds to `value` the digest of `num_elements` contiguous elements of
+  // `item_bytes` at `data`, which lie in one row of one tile: row `row` and
+  // columns [col, col+num_elements) of the tile (convert/digest.h).
+  virtual void DigestRow(const DigestConstants& constants,
+                         const std::byte* data, int64_t num_elements,
+                         int item_bytes, int row, int col,
+                         DigestValue& value) const = 0;
+
+  // The same for whole rows of many tiles: `num_rows` rows of `num_cols`
+  // elements, row r at data + r*row_stride_bytes, that start at row `row` and
+  // column `col` of a tile and continue into the tiles to the right; all rows
+  // lie in one band of tiles (row + num_rows <= tensor::kTileRows). values[t]
+  // belongs to the t-th tile touched. This is the fast path: memory bandwidth.
+  virtual void DigestBand(const DigestConstants& constants,
+                          const std::byte* data, int64_t row_stride_bytes,
+                          int num_rows, int64_t num_cols, int item_bytes,
+                          int row, int col,
+                          absl::Span<DigestValue> values) const = 0;
+};
+
+// Element by element; the oracle.
+const Kernels& ReferenceKernels();
+// SIMD, best instruction set of this CPU.
+const Kernels& CpuKernels();
+
+}  // namespace weft::convert
+
+#endif  // WEFT_CONVERT_KERNEL_H_

@@ -1,0 +1,29 @@
+// What every set of kernels must do, whatever it runs on. Each function makes
+// gtest expectations; call it from a TEST for the kernels to be checked.
+#ifndef WEFT_CONVERT_TESTING_KERNEL_SUITE_H_
+#define WEFT_CONVERT_TESTING_KERNEL_SUITE_H_
+
+#include "weft/convert/kernel.h"
+
+namespace weft::convert::testing {
+
+// Copies without change and with casts: lengths, alignments, strides,
+// transpositions, rows long enough to be streamed; nothing else is written.
+void CheckContiguousCopies(const Kernels& kernels);
+void CheckRandomCopies(const Kernels& kernels);
+void CheckLargeCopies(const Kernels& kernels);
+
+// The values of the casts: every bf16 and f16, and the f32 at and beside
+// every rounding boundary, against a search for the nearest value.
+void CheckCastsOfHalves(const Kernels& kernels);
+void CheckCastsOfFloats(const Kernels& kernels);
+
+// The digest against its formula, and what it must notice.
+void CheckDigestRows(const Kernels& kernels);
+void CheckDigestBands(const Kernels& kernels);
+void CheckDigestAdds(const Kernels& kernels);
+void CheckDigestNotices(const Kernels& kernels);
+
+}  // namespace weft::convert::testing
+
+#endif  // WEFT_CONVERT_TESTING_KERNEL_SUITE_H_

@@ -1,0 +1,29 @@
+// Walking the tiles of a grid in its order. Internal to verify.
+#ifndef WEFT_VERIFY_TILE_WALK_H_
+#define WEFT_VERIFY_TILE_WALK_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/container/inlined_vector.h"
+#include "weft/tensor/tile_grid.h"
+
+namespace weft::verify {
+
+using TileCoordinates = absl::InlinedVector<int64_t, 4>;
+
+// Coordinates of the tile at row-major position `index` of `grid`; requires
+// 0 <= index < grid.num_tiles.
+inline TileCoordinates TileAt(const tensor::TileGrid& grid, int64_t index) {
+  TileCoordinates tile(grid.tiles.size(), 0);
+  for (size_t dim = tile.size(); dim-- > 0;) {
+    const int64_t extent = grid.tiles[dim].extent();
+    tile[dim] = grid.tiles[dim].begin + index % extent;
+    index /= extent;
+  }
+  return tile;
+}
+
+}  // namespace weft::verify
+
+#endif  // WEFT_VERIFY_TILE_WALK_H_
