@@ -1,0 +1,77 @@
+#include "weft/execute/executor.h"
+
+#include <cstring>
+#include <utility>
+
+#include "weft/execute/program_internal.h"
+#include "weft/tensor/dtype.h"
+
+namespace weft::execute {
+namespace {
+
+// Zeroes the box of a C-contiguous tensor of `shape`, one contiguous stretch
+// of the trailing dimensions after another.
+void ZeroBox(std::byte* base, const tensor::Shape& shape,
+             const tensor::Box& box, int64_t item_bytes) {
+  if (box.empty()) return;
+  const int rank = box.rank();
+  // Dimensions [outer, rank) are one stretch: all but the first are whole.
+  int outer = rank;
+  int64_t stretch_bytes = item_bytes;
+  int64_t pitch_bytes = item_bytes;  // of dimension outer - 1
+  while (outer > 0) {
+    const bool whole_inside = stretch_bytes == pitch_bytes;
+    if (!whole_inside) break;
+    --outer;
+    stretch_bytes *= box.extent(outer);
+    pitch_bytes *= shape[outer];
+  }
+  tensor::Shape at;
+  for (const tensor::Range& range : box.ranges()) at.push_back(range.begin);
+  while (true) {
+    int64_t offset = 0;
+    for (int d = 0; d < rank; ++d) offset = offset * shape[d] + at[d];
+    std::memset(base + offset * item_bytes, 0,
+                static_cast<size_t>(stretch_bytes));
+    int d = outer - 1;
+    while (d >= 0 && ++at[d] == box.range(d).end) {
+      at[d] = box.range(d).begin;
+      --d;
+    }
+    if (d < 0) return;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Program>> BindPull(
+    const plan::Plan& plan, const plan::SourceIndex& sources,
+    const manifest::Placement& target, const convert::Kernels& kernels,
+    std::vector<LocalStored> local, std::vector<RemoteRank> remotes,
+    const ExecuteOptions& options) {
+  return BoundProgram::Make(
+      {plan, sources, target, Direction::kPull, -1, local, remotes, options},
+      kernels);
+}
+
+absl::StatusOr<std::unique_ptr<Program>> BindPush(
+    const plan::Plan& plan, const plan::SourceIndex& sources,
+    const manifest::Placement& target, const convert::Kernels& kernels,
+    int64_t src_rank, std::vector<LocalStored> local, RemoteRank target_rank,
+    const ExecuteOptions& options) {
+  return BoundProgram::Make(
+      {plan, sources, target, Direction::kPush, src_rank, local,
+       absl::MakeConstSpan(&target_rank, 1), options},
+      kernels);
+}
+
+void ApplyZeroFills(const plan::Plan& plan, const manifest::Placement& target,
+                    absl::Span<const LocalStored> local) {
+  for (const plan::ZeroFill& fill : plan.zero_fills) {
+    const layout::StoredTensor& stored = target.stored[fill.dst_stored];
+    ZeroBox(local[fill.dst_stored].base, stored.shape, fill.box,
+            tensor::ItemBytes(stored.dtype));
+  }
+}
+
+}  // namespace weft::execute
