@@ -80,6 +80,9 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info) {
   if (publishes || !info.placement_digest_hex.empty()) {
     AddIfFault(CheckDigestHex(info.placement_digest_hex), faults);
   }
+  if (!info.model_card_digest_hex.empty()) {
+    AddIfFault(CheckDigestHex(info.model_card_digest_hex), faults);
+  }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 

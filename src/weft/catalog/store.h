@@ -65,6 +65,9 @@ struct WorkerInfo {
   std::string host_id;
   int64_t process_id = 0;
   std::string placement_digest_hex;
+  // Opaque bytes, put like a placement, that describe the model to receivers
+  // that know nothing of it; empty for none.
+  std::string model_card_digest_hex;
 };
 
 struct WorkerRecord {
@@ -116,6 +119,7 @@ struct SourceRecord {
 struct SourceSet {
   uint64_t source_set = 0;
   int64_t num_ranks = 0;
+  std::string model_card_digest_hex;  // of the lowest rank that gave one
   std::vector<SourceRecord> sources;  // by ascending rank
 };
 

@@ -97,6 +97,11 @@ class Program {
   // Moves the bytes. On an error the destination may be partly written. The
   // message names rank, peer, tensor and how far it came.
   // kDeadlineExceeded, kUnavailable (peer lost), or the transport's code.
+  // Operations in flight are waited for a short while; if some do not come
+  // back, the message ends with how many "may still write", and the peer must
+  // be destroyed before the destination is used. Until they come back, later
+  // Runs are refused (kUnavailable), and staging that they may write to is
+  // never freed.
   virtual absl::StatusOr<ExecuteReport> Run(base::Deadline deadline) = 0;
 
   // Scratch that holds the witnesses after Run (pull only): witness w of peer

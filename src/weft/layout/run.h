@@ -52,6 +52,7 @@ struct Run {
 // Regular structure stays compressed: a column cut is one run with two modes,
 // query groups are one run with three; never a run per row. Modes are merged
 // where both strides allow. Deterministic.
+// The order of the runs is fixed but means nothing.
 // kInvalidArgument on unequal ranks; kResourceExhausted when more than
 // `max_runs` would be needed.
 absl::StatusOr<std::vector<Run>> CommonRuns(const IndexMap& src,

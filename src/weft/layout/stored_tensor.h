@@ -41,6 +41,9 @@ absl::StatusOr<int64_t> NumElements(const StoredTensor& stored);
 // of its logical tensor. All faults in one kInvalidArgument status; each names
 // the stored tensor and the logical tensor and box, or the stored range.
 // Empty stored tensors (a dimension of 0) need no fragments.
+// Exact, and without a walk over elements where the strides divide each other;
+// interleaved fragments whose strides do not are proven up to 2^33 elements
+// (tiling_internal.h) and refused beyond.
 // For a source, holes are allowed (`allow_holes`): padding that nobody reads.
 absl::Status CheckTiling(const StoredTensor& stored,
                          const std::vector<tensor::TensorSpec>& tensors,

@@ -11,7 +11,7 @@
 //       the same logical elements;
 //   (c) the boxes of the moves into one fragment are disjoint and together as
 //       many elements as the fragment's box: they fill it;
-//   (d) the plan's zero fills are those that the target declares, each once;
+//   (d) the plan's zero fills are those that the target declares, each once.
 //
 // (a)-(d) and what is given make "every element written exactly once". Reads
 // end within the source's stored tensor because of (a), (b) and what

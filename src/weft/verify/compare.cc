@@ -5,6 +5,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
+#include "weft/base/status.h"
 #include "weft/tensor/tile_grid.h"
 #include "weft/verify/tile_walk.h"
 
@@ -38,16 +40,10 @@ absl::StatusOr<std::vector<TileMismatch>> CompareTables(
   const tensor::Box cover = tensor::TileCover(move, fragment);
   const tensor::TileGrid fragment_grid = tensor::TileGrid::Of(fragment);
   const tensor::TileGrid cover_grid = tensor::TileGrid::Of(cover);
-  if (absl::Status status =
-          CheckTableSize("published", expected.size(), fragment_grid, fragment);
-      !status.ok()) {
-    return status;
-  }
-  if (absl::Status status =
-          CheckTableSize("received", got.size(), cover_grid, cover);
-      !status.ok()) {
-    return status;
-  }
+  WEFT_RETURN_IF_ERROR(
+      CheckTableSize("published", expected.size(), fragment_grid, fragment));
+  WEFT_RETURN_IF_ERROR(
+      CheckTableSize("received", got.size(), cover_grid, cover));
   for (int64_t index = 0; index < cover_grid.num_tiles; ++index) {
     const TileCoordinates tile = TileAt(cover_grid, index);
     const convert::DigestValue& said =
@@ -83,8 +79,7 @@ void AddToTensorDigest(uint64_t seed, const tensor::Shape& shape,
     const TileCoordinates tile = TileAt(grid, index);
     uint64_t place = 0;  // among the tiles of the whole tensor, row-major
     for (size_t dim = 0; dim < shape.size(); ++dim) {
-      const int64_t tiles =
-          (shape[dim] + tile_shape[dim] - 1) / tile_shape[dim];
+      const int64_t tiles = base::CeilDiv(shape[dim], tile_shape[dim]);
       place = place * static_cast<uint64_t>(tiles) +
               static_cast<uint64_t>(tile[dim]);
     }

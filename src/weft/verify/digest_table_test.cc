@@ -210,13 +210,13 @@ TEST(ComputeTablesTest, ShardsAddUpToTheWhole) {
 TEST(ComputeTablesTest, DoesNotDependOnThreads) {
   std::mt19937_64 random(5);
   const DigestConstants constants = DigestConstants::FromSeed(5);
-  const std::vector<int64_t> big_shape = {700, 3000};
+  const std::vector<int64_t> big_shape = {1500, 3000};
   const std::vector<int64_t> deep_shape = {3, 100, 130};
   manifest::Placement placement;
   layout::StoredTensor& big = placement.stored.emplace_back();
   big.dtype = tensor::DType::kF32;
-  big.shape = {700, 3000};
-  for (const Range rows : {Range{0, 300}, Range{300, 300}, Range{300, 700}}) {
+  big.shape = {1500, 3000};
+  for (const Range rows : {Range{0, 300}, Range{300, 300}, Range{300, 1500}}) {
     big.fragments.push_back(
         {.map = IndexMap::RowMajor(MakeBox({rows, {0, 3000}}), big_shape,
                                    {rows.begin, 0})
@@ -234,16 +234,17 @@ TEST(ComputeTablesTest, DoesNotDependOnThreads) {
                   .value()});
 
   const std::vector<std::vector<std::byte>> memory = {
-      RandomBytes(random, 700 * 3000 * 4), RandomBytes(random, 8),
+      RandomBytes(random, 1500 * 3000 * 4), RandomBytes(random, 8),
       RandomBytes(random, 3 * 100 * 130 * 2)};
   const std::vector<const std::byte*> bases = {
       memory[0].data(), memory[1].data(), memory[2].data()};
   const TableLayout layout = LayOutTables(placement);
-  // 5 and 7 (300 is inside a tile) times 47 tiles, none, one, 3 times 2 by 3.
-  const std::vector<std::vector<int64_t>> first = {{0, 235, 235}, {564}, {565}};
+  // 5 and 20 rows of 47 tiles (300 is inside a tile); one; 3 times 2 by 3.
+  const std::vector<std::vector<int64_t>> first = {
+      {0, 235, 235}, {1175}, {1176}};
   EXPECT_EQ(layout.first_value, first);
-  EXPECT_EQ(layout.num_values, 565 + 18);
-  EXPECT_EQ(layout.size_bytes(), 583 * 16);
+  EXPECT_EQ(layout.num_values, 1176 + 18);
+  EXPECT_EQ(layout.size_bytes(), 1194 * 16);
 
   std::vector<DigestValue> expected;
   for (size_t i = 0; i < placement.stored.size(); ++i) {

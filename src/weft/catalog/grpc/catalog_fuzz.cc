@@ -73,8 +73,7 @@ void CallNumber(CatalogService& service, int method, const std::string& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   // Protobuf writes a line for each string that is no UTF-8.
-  static const auto* const old_handler =
-      google::protobuf::SetLogHandler(nullptr);
+  static auto* const old_handler = google::protobuf::SetLogHandler(nullptr);
   static_cast<void>(old_handler);
   // Ids are small and known, so that an input can name them: w2, l5.
   const auto store = weft::catalog::MakeMemoryStore({.first_number = 1});

@@ -191,6 +191,7 @@ grpc::Status CatalogService::GetSources(grpc::ServerContext* /*context*/,
   if (!sources.ok()) return ToWireStatus(sources.status());
   response->set_source_set(sources->source_set);
   response->set_num_ranks(sources->num_ranks);
+  response->set_model_card_digest_hex(sources->model_card_digest_hex);
   for (const SourceRecord& source : sources->sources) {
     ToWire(source, *response->add_sources());
   }

@@ -160,6 +160,7 @@ absl::StatusOr<SourceSet> GrpcClient::GetSources(const std::string& model,
                                          deadline, "getting sources"));
   SourceSet sources{.source_set = response.source_set(),
                     .num_ranks = response.num_ranks(),
+                    .model_card_digest_hex = response.model_card_digest_hex(),
                     .sources = {}};
   for (const wire::SourceRecord& source : response.sources()) {
     sources.sources.push_back(FromWire(source));

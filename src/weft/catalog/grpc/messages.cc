@@ -62,6 +62,7 @@ void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
   message.set_host_id(info.host_id);
   message.set_process_id(info.process_id);
   message.set_placement_digest_hex(info.placement_digest_hex);
+  message.set_model_card_digest_hex(info.model_card_digest_hex);
 }
 
 WorkerInfo FromWire(const wire::WorkerInfo& message) {
@@ -78,7 +79,8 @@ WorkerInfo FromWire(const wire::WorkerInfo& message) {
           .epoch = message.epoch(),
           .host_id = message.host_id(),
           .process_id = message.process_id(),
-          .placement_digest_hex = message.placement_digest_hex()};
+          .placement_digest_hex = message.placement_digest_hex(),
+          .model_card_digest_hex = message.model_card_digest_hex()};
 }
 
 void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {

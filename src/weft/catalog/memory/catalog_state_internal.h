@@ -145,6 +145,7 @@ class CatalogState {
   void KillPublisher(Model& model, const Worker& worker,
                      const std::string& reason);
   void Bury(Model& model, const std::string& worker_id);
+  void ReleaseBlobs(const WorkerInfo& info);
   void DropRegistration(const std::string& worker_id);
   void BumpSources(Model& model);
 

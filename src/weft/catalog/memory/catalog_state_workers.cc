@@ -146,11 +146,12 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
   }
   RememberRun(model, info);
   if (!model.current) {
-    Epoch& entered = model.current.emplace();
+    Epoch entered;
     entered.run_id = info.run_id;
     entered.epoch = info.epoch;
     entered.source_set = NextNumber();
     entered.floor_step = model.known_runs.back().newest_step;
+    model.current = std::move(entered);
   }
   model.current->layout_spec = info.layout_spec;
   model.current->num_ranks = info.num_ranks;
@@ -169,6 +170,13 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
     if (!placements_.AddUser(info.placement_digest_hex)) {
       return absl::NotFoundError(absl::StrCat(
           "placement ", info.placement_digest_hex, " of rank ", info.rank,
+          " of model \"", info.model, "\" has not been put"));
+    }
+    if (!info.model_card_digest_hex.empty() &&
+        !placements_.AddUser(info.model_card_digest_hex)) {
+      placements_.RemoveUser(info.placement_digest_hex);
+      return absl::NotFoundError(absl::StrCat(
+          "model card ", info.model_card_digest_hex, " of rank ", info.rank,
           " of model \"", info.model, "\" has not been put"));
     }
   }
@@ -232,12 +240,19 @@ void CatalogState::Detach(const std::string& worker_id) {
                                worker->record.info.rank, " died"));
 }
 
+void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
+  placements_.RemoveUser(info.placement_digest_hex);
+  if (!info.model_card_digest_hex.empty()) {
+    placements_.RemoveUser(info.model_card_digest_hex);
+  }
+}
+
 void CatalogState::DropRegistration(const std::string& worker_id) {
   const auto found = workers_.find(worker_id);
   const WorkerInfo& info = found->second.record.info;
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
-    placements_.RemoveUser(info.placement_digest_hex);
+    ReleaseBlobs(info);
   }
   attach_expiries_.erase({found->second.attach_by, worker_id});
   workers_.erase(found);
@@ -270,7 +285,7 @@ void CatalogState::KillPublisher(Model& model, const Worker& worker,
     std::optional<uint64_t>& newest = model.known_runs.back().newest_step;
     newest = std::max(newest.value_or(0), *slot.last_step);
   }
-  placements_.RemoveUser(worker.record.info.placement_digest_hex);
+  ReleaseBlobs(worker.record.info);
   WithdrawShards(model, rank, reason);
   BumpSources(model);
 }
@@ -303,6 +318,10 @@ absl::StatusOr<SourceSet> CatalogState::GetSources(
     for (const auto& [rank, slot] : current.ranks) {
       const Worker* worker = FindWorker(slot.worker_id);
       if (worker == nullptr || worker->life != Life::kAttached) continue;
+      if (sources.model_card_digest_hex.empty()) {
+        sources.model_card_digest_hex =
+            worker->record.info.model_card_digest_hex;
+      }
       sources.sources.push_back(
           {.rank = rank,
            .generation = worker->record.generation,

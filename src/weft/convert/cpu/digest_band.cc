@@ -2,7 +2,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "weft/convert/cpu/simd.h"
 #include "weft/convert/digest.h"

@@ -9,6 +9,9 @@
 //   check SEED OFFSET BYTES   is the pattern of SEED (from index 0) there?
 //                             prints "same" or the place of the first other
 //   free                      deregisters the region; prints "freed"
+//   read ADDRESS KEY          connects to another peer (hexadecimal), reads and
+//                             writes its region for ever; prints "reading" once
+//                             the first transfers have completed
 #include <cstdint>
 #include <iostream>
 #include <memory>
@@ -31,7 +34,41 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
-void Answer(absl::Span<std::byte> memory, std::unique_ptr<Region>& region) {
+// Keeps a window of Gets, Gathers and Puts in flight until it is killed.
+void ReadForEver(Transport& transport, const std::string& address,
+                 const std::string& key) {
+  auto peer = transport.Connect(address, "owner", base::Deadline::Infinite());
+  if (!peer.ok()) return;
+  auto remote = (*peer)->Import(key);
+  if (!remote.ok()) return;
+  const int64_t bytes = (*remote)->size_bytes();
+  std::vector<std::byte> got(static_cast<size_t>(bytes));
+  std::vector<std::byte> gathered(static_cast<size_t>(bytes / 2));
+  const std::vector<std::byte> put(64);
+  const StridedPieces pieces{.modes = {{bytes / 512, 512}}, .piece_bytes = 256};
+  std::vector<Completion> completions;
+  for (OpTag tag = 0; (*peer)->Health().ok();) {
+    while ((*peer)->in_flight() < 24) {
+      absl::Status status =
+          (*peer)->Get(**remote, 0, absl::MakeSpan(got), nullptr, ++tag);
+      status.Update(
+          (*peer)->Gather(**remote, pieces,
+                          absl::MakeSpan(gathered).first(
+                              static_cast<size_t>(pieces.packed_bytes())),
+                          nullptr, ++tag));
+      status.Update((*peer)->Put(**remote, 0, put, nullptr, ++tag));
+      if (!status.ok()) return;
+    }
+    const bool was_silent = completions.empty();
+    (*peer)->Poll(completions);
+    if (was_silent && !completions.empty()) {
+      std::cout << "reading" << std::endl;
+    }
+  }
+}
+
+void Answer(Transport& transport, absl::Span<std::byte> memory,
+            std::unique_ptr<Region>& region) {
   std::string line;
   while (std::getline(std::cin, line)) {
     std::istringstream words(line);
@@ -40,6 +77,12 @@ void Answer(absl::Span<std::byte> memory, std::unique_ptr<Region>& region) {
     if (command == "free") {
       region.reset();
       std::cout << "freed" << std::endl;
+    } else if (command == "read") {
+      std::string address;
+      std::string key;
+      words >> address >> key;
+      ReadForEver(transport, absl::HexStringToBytes(address),
+                  absl::HexStringToBytes(key));
     } else if (command == "check") {
       uint64_t seed = 0;
       size_t offset = 0;
@@ -78,7 +121,7 @@ int Run(const std::string& transport_name, const std::string& memory_kind,
   };
   std::cout << hex((*transport)->address()) << " " << hex((*region)->key())
             << std::endl;
-  Answer(memory, *region);
+  Answer(**transport, memory, *region);
   return 0;
 }
 

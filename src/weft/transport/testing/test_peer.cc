@@ -79,7 +79,11 @@ std::string TestPeer::Ask(const std::string& command) {
   return ReadLine();
 }
 
-void TestPeer::Signal(int signal) { kill(pid_, signal); }
+void TestPeer::Signal(int signal) {
+  kill(pid_, signal);
+  // Stopping takes a moment; the process may answer until then.
+  if (signal == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+}
 
 void TestPeer::Kill() {
   if (pid_ < 0) return;

@@ -29,31 +29,33 @@ UcxPeer::UcxPeer(std::shared_ptr<Context> context, std::string label,
       options_(options),
       client_id_(RandomId()) {}
 
-absl::StatusOr<std::unique_ptr<UcxPeer>> UcxPeer::Connect(
-    std::shared_ptr<Context> context, std::string_view ucx_address,
-    uint64_t instance, std::string label, const PeerOptions& options,
-    base::Deadline deadline) {
+absl::StatusOr<std::unique_ptr<UcxPeer>> UcxPeer::Make(
+    std::shared_ptr<Context> context, uint64_t instance, std::string label,
+    const PeerOptions& options) {
   std::unique_ptr<UcxPeer> peer(
       new UcxPeer(std::move(context), std::move(label), instance, options));
   WEFT_ASSIGN_OR_RETURN(peer->worker_, Worker::Make(peer->context_));
   WEFT_RETURN_IF_ERROR(
       peer->worker_->SetHandler(kReplyId, &OnReply, peer.get()));
   WEFT_RETURN_IF_ERROR(peer->worker_->SetHandler(kDataId, &OnData, peer.get()));
-  absl::StatusOr<ucp_ep_h> endpoint =
-      peer->worker_->Connect(ucx_address, &OnLost, peer.get());
-  if (!endpoint.ok()) return base::Annotate(endpoint.status(), peer->label_);
-  peer->endpoint_ = *endpoint;
-  const absl::StatusOr<Reply> reply =
-      peer->Ask({.kind = Request::Kind::kHello,
-                 .instance = instance,
-                 .reply_address = peer->worker_->address()},
-                deadline);
-  if (!reply.ok()) return reply.status();
-  WEFT_RETURN_IF_ERROR(base::Annotate(reply->status, peer->label_));
-  peer->lanes_ = DescribeLanes(peer->endpoint_);
-  peer->one_sided_ =
-      options.emulated_rma || FastestWire(peer->lanes_) == Wire::kRdma;
   return peer;
+}
+
+absl::Status UcxPeer::Connect(std::string_view ucx_address,
+                              base::Deadline deadline) {
+  absl::StatusOr<ucp_ep_h> endpoint =
+      worker_->Connect(ucx_address, &OnLost, this);
+  if (!endpoint.ok()) return base::Annotate(endpoint.status(), label_);
+  endpoint_ = *endpoint;
+  const absl::StatusOr<Reply> reply = Ask({.kind = Request::Kind::kHello,
+                                           .instance = instance_,
+                                           .reply_address = worker_->address()},
+                                          deadline);
+  if (!reply.ok()) return reply.status();
+  WEFT_RETURN_IF_ERROR(base::Annotate(reply->status, label_));
+  lanes_ = DescribeLanes(endpoint_);
+  one_sided_ = options_.emulated_rma || FastestWire(lanes_) == Wire::kRdma;
+  return absl::OkStatus();
 }
 
 UcxPeer::~UcxPeer() {
@@ -107,6 +109,7 @@ ucs_status_t UcxPeer::OnReply(void* arg, const void*, size_t, void* data,
     peer.NoteLost(std::string(reply.status().message()));
     return UCS_OK;
   }
+  peer.heard_ = true;
   if (reply->kind == Reply::Kind::kBye) {
     peer.NoteLost("it closed its transport");
   } else if (const auto found = peer.ops_by_id_.find(reply->id);

@@ -70,11 +70,15 @@ struct PeerOptions {
 
 class UcxPeer final : public Peer {
  public:
-  // `ucx_address` and `instance` come from the peer's address.
-  static absl::StatusOr<std::unique_ptr<UcxPeer>> Connect(
-      std::shared_ptr<Context> context, std::string_view ucx_address,
-      uint64_t instance, std::string label, const PeerOptions& options,
-      base::Deadline deadline);
+  // `instance` comes from the peer's address.
+  static absl::StatusOr<std::unique_ptr<UcxPeer>> Make(
+      std::shared_ptr<Context> context, uint64_t instance, std::string label,
+      const PeerOptions& options);
+  // Once, first of all. After kDeadlineExceeded keep the peer until
+  // heard_or_lost(): its owner may still answer, and a UCX that answers a
+  // worker which is gone crashes (seen with 1.22 over shared memory).
+  absl::Status Connect(std::string_view ucx_address, base::Deadline deadline);
+  bool heard_or_lost() const { return heard_ || !death_.ok(); }
   ~UcxPeer() override;
 
   const std::string& label() const override { return label_; }
@@ -166,6 +170,7 @@ class UcxPeer final : public Peer {
   const std::string label_;
   const uint64_t instance_;
   const PeerOptions options_;
+  bool heard_ = false;      // the owner has answered something
   bool one_sided_ = false;  // Get and Put by UCX, else by messages
   const uint64_t client_id_;
   std::string lanes_;

@@ -95,16 +95,30 @@ class UcxTransport final : public Transport {
     }
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<ucx::UcxPeer> peer,
-        ucx::UcxPeer::Connect(context_, ucx_address, instance, std::move(label),
-                              {.import_timeout = options_.import_timeout,
-                               .emulated_rma = options_.emulated_rma},
-                              deadline));
+        ucx::UcxPeer::Make(context_, instance, std::move(label),
+                           {.import_timeout = options_.import_timeout,
+                            .emulated_rma = options_.emulated_rma}));
+    const absl::Status connected = peer->Connect(ucx_address, deadline);
     absl::MutexLock lock(&mutex_);
+    DropAbandoned();
+    if (absl::IsDeadlineExceeded(connected)) {
+      abandoned_.push_back(std::move(peer));
+    }
+    WEFT_RETURN_IF_ERROR(connected);
     lanes_ = peer->lanes();
     return peer;
   }
 
  private:
+  void DropAbandoned() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::vector<std::unique_ptr<ucx::UcxPeer>> kept;
+    for (std::unique_ptr<ucx::UcxPeer>& peer : abandoned_) {
+      peer->Health().IgnoreError();  // hears what has arrived
+      if (!peer->heard_or_lost()) kept.push_back(std::move(peer));
+    }
+    abandoned_ = std::move(kept);
+  }
+
   const UcxOptions options_;
   const std::shared_ptr<ucx::Context> context_;
   const uint64_t instance_;
@@ -113,6 +127,8 @@ class UcxTransport final : public Transport {
   std::string address_;
   mutable absl::Mutex mutex_;
   std::string lanes_ ABSL_GUARDED_BY(mutex_);
+  // Peers that did not answer in time; see UcxPeer::Connect.
+  std::vector<std::unique_ptr<ucx::UcxPeer>> abandoned_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
