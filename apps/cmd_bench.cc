@@ -1,0 +1,65 @@
+// weft bench: figures with the bound of the same run beside each.
+#include <CLI/CLI.hpp>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "bench_case.h"
+#include "bench_job.h"
+#include "commands.h"
+#include "console.h"
+
+namespace weft::apps {
+namespace {
+
+using BenchFunction = absl::Status (*)(const bench::BenchOptions&);
+
+const std::map<std::string, BenchFunction>& Benches() {
+  static const auto* const benches = new std::map<std::string, BenchFunction>{
+      {"digest", bench::BenchDigest},   {"convert", bench::BenchConvert},
+      {"plan", bench::BenchPlan},       {"transport", bench::BenchTransport},
+      {"catalog", bench::BenchCatalog}, {"refit", bench::BenchRefit}};
+  return *benches;
+}
+
+}  // namespace
+
+void AddBench(CLI::App& app, int* exit_code) {
+  auto options = std::make_shared<bench::BenchOptions>();
+  auto what = std::make_shared<std::string>();
+  CLI::App* command = app.add_subcommand(
+      "bench", "Measure, with the physical bound beside each figure");
+  command->footer("example: weft bench refit --json");
+  std::vector<std::string> names;
+  for (const auto& [name, function] : Benches()) names.push_back(name);
+  command->add_option("what", *what, "what to measure")
+      ->required()
+      ->check(CLI::IsMember(names));
+  command->add_option("--runs", options->runs, "counted runs of each case")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  command->add_option("--threads", options->threads, "threads that move bytes")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--bytes", options->bytes, "bytes of the large cases")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1} << 20, int64_t{1} << 36));
+  command->add_flag("--json", options->json, "one JSON object a line");
+  auto source = std::make_shared<bench::BenchSourceArgs>();
+  CLI::App* source_command =
+      app.add_subcommand("bench-source", "One source process of a benchmark");
+  source_command->group("");  // not listed: only `bench` starts it
+  source_command->add_option("--catalog", source->catalog)->required();
+  source_command->add_option("--job", source->job)->required();
+  source_command->add_option("--bytes", source->bytes)->required();
+  source_command->add_option("--rank", source->rank)->required();
+  source_command->add_option("--transport", source->transport);
+  source_command->callback(
+      [source, exit_code] { *exit_code = bench::RunBenchSource(*source); });
+  command->callback([options, what, exit_code] {
+    const absl::Status status = Benches().at(*what)(*options);
+    *exit_code = status.ok() ? 0 : Fail("bench", status, false);
+  });
+}
+
+}  // namespace weft::apps

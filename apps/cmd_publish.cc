@@ -1,0 +1,178 @@
+// weft publish: stands in for one trainer rank. Seeds engines from a
+// checkpoint, or serves a running job's rank in tests and the demo.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "commands.h"
+#include "console.h"
+#include "endpoints.h"
+#include "load_model.h"
+#include "model_card.h"
+#include "plain_cut.h"
+#include "report_json.h"
+#include "stand_in_step.h"
+#include "weft/base/status.h"
+#include "weft/session/publisher.h"
+
+namespace weft::apps {
+namespace {
+
+struct PublishArgs {
+  std::string catalog = kDefaultCatalog;
+  std::string model;
+  std::string checkpoint;
+  std::string layout;
+  std::string recipes;
+  std::string version = "run:0:0";
+  std::string transport = "auto";
+  std::string control = "none";
+  int64_t rank = 0;
+  int threads = 1;
+  double timeout_seconds = 60;
+  bool json = false;
+
+  base::Deadline deadline() const {
+    return base::Deadline::After(
+        std::chrono::nanoseconds(static_cast<int64_t>(timeout_seconds * 1e9)));
+  }
+};
+
+void Say(const PublishArgs& args, const session::PublishReport& report) {
+  if (args.json) {
+    PrintLine(ToJson(report, args.rank).dump());
+    return;
+  }
+  PrintLine(absl::StrCat("rank ", args.rank, " published ",
+                         catalog::ToString(report.version.version), " (",
+                         std::string(catalog::ToString(report.version.state)),
+                         ", ", report.version.ranks_published, "/",
+                         report.version.ranks_expected, " ranks), ",
+                         HumanBytes(report.digest_bytes), " digested in ",
+                         HumanSeconds(report.digest_seconds)));
+}
+
+// Lines on standard input: "step" changes every weight by the stand-in
+// optimiser and publishes the next version, whose bytes are those of
+// `weft shard --step N` after N such lines; "quit", or the end of input, ends.
+absl::Status FollowControl(const PublishArgs& args,
+                           const manifest::Placement& placement,
+                           session::RankMemory& memory, uint64_t first_step,
+                           session::Publisher& publisher) {
+  int64_t steps_done = 0;
+  std::string line;
+  while (std::getline(std::cin, line) && line != "quit") {
+    if (line != "step") {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown control line \"", line, "\"; known are step, quit"));
+    }
+    WEFT_RETURN_IF_ERROR(publisher.BeginUpdate(args.deadline()).status());
+    WEFT_RETURN_IF_ERROR(
+        ApplyStandInStep(placement, memory, steps_done, steps_done + 1));
+    ++steps_done;
+    WEFT_ASSIGN_OR_RETURN(
+        const session::PublishReport report,
+        publisher.Publish(first_step + static_cast<uint64_t>(steps_done),
+                          args.deadline()));
+    Say(args, report);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Publish(const PublishArgs& args) {
+  WEFT_ASSIGN_OR_RETURN(const catalog::VersionId version,
+                        catalog::ParseVersionId(args.version));
+  WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
+                        recipe::ParseLayoutSpec(args.layout));
+  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
+                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      recipe::RankLayout layout,
+      model.recipe->Layout(model.config, spec, args.rank, model.logical));
+  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(auto transports, MakeTransports(args.transport));
+
+  session::PublisherOptions options;
+  options.model = args.model;
+  options.run_id = version.run_id;
+  options.epoch = version.epoch;
+  options.placement = ToPlacement(std::move(layout));
+  options.model_card = EncodeModelCard({model.config_json, model.logical});
+  WEFT_ASSIGN_OR_RETURN(
+      session::OwnedRankMemory owned,
+      session::AllocateFor(options.placement, memory::MemoryKind::kShared));
+  WEFT_RETURN_IF_ERROR(
+      CutInto(model, options.placement, /*step=*/0, owned.memory));
+  options.memory = owned.memory;
+  options.catalog = store;
+  options.transports = transports;
+  options.num_threads = args.threads;
+  const manifest::Placement placement = options.placement;
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<session::Publisher> publisher,
+      session::Publisher::Create(std::move(options), args.deadline()));
+  WEFT_ASSIGN_OR_RETURN(const session::PublishReport report,
+                        publisher->Publish(version.step, args.deadline()));
+  Say(args, report);
+  if (args.control == "stdin") {
+    return FollowControl(args, placement, owned.memory, version.step,
+                         *publisher);
+  }
+  if (!args.json) PrintLine("serving; stop with ctrl-c");
+  WaitForStopSignal();
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddPublish(CLI::App& app, int* exit_code) {
+  auto args = std::make_shared<PublishArgs>();
+  CLI::App* command = app.add_subcommand(
+      "publish", "Publish one trainer rank's shard of a checkpoint");
+  command->footer(
+      "example: weft publish --catalog 127.0.0.1:6470 --model smollm2 "
+      "--checkpoint build/smollm2 --layout megatron:tp=1,pp=2 --rank 0");
+  command->add_option("--catalog", args->catalog, "HOST:PORT of the catalog")
+      ->capture_default_str();
+  command->add_option("--model", args->model, "name to publish under")
+      ->required();
+  command
+      ->add_option("--checkpoint", args->checkpoint,
+                   "directory with config.json and safetensors")
+      ->required();
+  command
+      ->add_option("--layout", args->layout,
+                   "what this rank holds: hf, fsdp:..., megatron:...")
+      ->required();
+  command->add_option("--rank", args->rank, "rank within the layout")
+      ->required();
+  command->add_option("--version", args->version, "RUN:EPOCH:STEP")
+      ->capture_default_str();
+  command->add_option("--transport", args->transport, "auto, shm or ucx")
+      ->capture_default_str();
+  command->add_option("--recipes", args->recipes,
+                      "file or folder of further recipes");
+  command->add_option("--threads", args->threads, "threads for digests")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--timeout", args->timeout_seconds,
+                   "seconds that any wait may take")
+      ->capture_default_str();
+  command
+      ->add_option("--control", args->control,
+                   "stdin: read the lines step and quit")
+      ->check(CLI::IsMember({"none", "stdin"}));
+  command->add_flag("--json", args->json, "print JSON lines");
+  command->callback([args, exit_code] {
+    const absl::Status status = Publish(*args);
+    *exit_code = status.ok() ? 0 : Fail("publish", status, args->json);
+  });
+}
+
+}  // namespace weft::apps

@@ -1,0 +1,292 @@
+// weft pull: stands in for one engine rank. Exports a running job's weights in
+// an engine's layout, or receives version after version in tests and the demo.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstring>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "commands.h"
+#include "console.h"
+#include "endpoints.h"
+#include "model_card.h"
+#include "report_json.h"
+#include "weft/base/status.h"
+#include "weft/checkpoint/safetensors.h"
+#include "weft/session/receiver.h"
+#include "weft/transport/testing/fault_transport.h"
+
+namespace weft::apps {
+namespace {
+
+struct PullArgs {
+  std::string catalog = kDefaultCatalog;
+  std::string model;
+  std::string layout;
+  std::string recipes;
+  std::string out;
+  std::string version;
+  std::string transport = "auto";
+  std::string control = "none";
+  std::string inject;
+  int64_t rank = 0;
+  int threads = 1;
+  int64_t staging_bytes = int64_t{64} << 20;
+  int window = 32;
+  double timeout_seconds = 60;
+  bool overwrite = false;
+  bool explain = false;
+  bool json = false;
+
+  base::Deadline deadline() const {
+    return base::Deadline::After(
+        std::chrono::nanoseconds(static_cast<int64_t>(timeout_seconds * 1e9)));
+  }
+};
+
+// A receiver with its memory, and the fault switch of a test or demo.
+struct Engine {
+  session::OwnedRankMemory owned;
+  manifest::Placement placement;
+  std::vector<std::shared_ptr<transport::Transport>> transports;
+  std::shared_ptr<transport::FaultScript> faults;
+  std::unique_ptr<session::Receiver> receiver;
+};
+
+absl::StatusOr<manifest::Placement> TargetPlacement(
+    const PullArgs& args, catalog::CatalogStore& store) {
+  WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
+                        recipe::ParseLayoutSpec(args.layout));
+  // The model's shape comes from its publishers: wait until they are there.
+  WEFT_RETURN_IF_ERROR(catalog::WaitForReady(store, args.model, nullptr,
+                                             nullptr, args.deadline())
+                           .status());
+  WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet sources,
+                        store.GetSources(args.model, args.deadline()));
+  if (sources.model_card_digest_hex.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the publishers of \"", args.model,
+        "\" gave no model card; publish with weft publish, or build the "
+        "receiver in a program"));
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      const std::string bytes,
+      store.GetPlacement(sources.model_card_digest_hex, args.deadline()));
+  WEFT_ASSIGN_OR_RETURN(const ModelCard card, DecodeModelCard(bytes));
+  WEFT_ASSIGN_OR_RETURN(const recipe::ModelConfig config,
+                        recipe::ParseModelConfig(card.config_json));
+  WEFT_ASSIGN_OR_RETURN(const recipe::RecipeBook book,
+                        recipe::RecipeBook::Load(args.recipes));
+  WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* recipe,
+                        book.Find(config.architecture));
+  WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
+                        recipe->Layout(config, spec, args.rank, card.tensors));
+  return ToPlacement(std::move(layout));
+}
+
+void Poison(Engine& engine) {
+  std::memset(engine.owned.buffer->data(), 0xA5,
+              static_cast<size_t>(engine.owned.buffer->size_bytes()));
+}
+
+absl::Status Build(const PullArgs& args, Engine& engine) {
+  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
+  WEFT_ASSIGN_OR_RETURN(engine.transports, MakeTransports(args.transport));
+  if (!args.inject.empty()) {
+    engine.faults = std::make_shared<transport::FaultScript>();
+    for (auto& transport : engine.transports) {
+      transport = transport::WrapWithFaults(transport, engine.faults);
+    }
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      engine.owned,
+      session::AllocateFor(engine.placement, memory::MemoryKind::kShared));
+  // Whatever a refit leaves unwritten is then seen.
+  Poison(engine);
+  session::ReceiverOptions options;
+  options.model = args.model;
+  options.placement = engine.placement;
+  options.memory = engine.owned.memory;
+  options.catalog = store;
+  options.transports = engine.transports;
+  options.limits.staging_bytes = args.staging_bytes;
+  options.execute.num_threads = args.threads;
+  options.execute.window = args.window;
+  WEFT_ASSIGN_OR_RETURN(
+      engine.receiver,
+      session::Receiver::Create(std::move(options), args.deadline()));
+  return absl::OkStatus();
+}
+
+absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
+                         Engine& engine) {
+  catalog::VersionId version;
+  const bool exact = !version_text.empty() && version_text != "latest";
+  if (exact) {
+    WEFT_ASSIGN_OR_RETURN(version, catalog::ParseVersionId(version_text));
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      const session::RefitReport report,
+      engine.receiver->Refit(exact ? &version : nullptr, /*newer=*/false,
+                             args.deadline()));
+  const plan::Plan& plan = *engine.receiver->plan();
+  if (args.json) {
+    PrintLine(ToJson(report, plan, args.rank).dump());
+  } else {
+    PrintLine(FormatReport(report, plan));
+    if (args.explain) PrintLine(engine.receiver->Explain({}, false));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Save(const PullArgs& args, const std::string& path, bool overwrite,
+                  Engine& engine) {
+  if (engine.receiver->fenced()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("nothing is written: this receiver is fenced, ",
+                     engine.receiver->fenced_reason()));
+  }
+  std::vector<checkpoint::TensorToWrite> tensors;
+  for (size_t i = 0; i < engine.placement.stored.size(); ++i) {
+    const layout::StoredTensor& stored = engine.placement.stored[i];
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes, session::StoredBytes(stored));
+    tensors.push_back(
+        {{stored.name, stored.dtype, stored.shape},
+         absl::MakeConstSpan(session::StoredBase(engine.owned.memory, i),
+                             static_cast<size_t>(bytes))});
+  }
+  WEFT_RETURN_IF_ERROR(checkpoint::WriteSafetensors(
+      path, tensors,
+      {{"format", "pt"},
+       {"weft_layout", engine.placement.layout_spec},
+       {"weft_version", catalog::ToString(*engine.receiver->committed())}},
+      overwrite));
+  if (args.json) {
+    PrintLine(nlohmann::json({{"event", "saved"}, {"file", path}}).dump());
+  } else {
+    PrintLine(absl::StrCat("wrote ", path));
+  }
+  return absl::OkStatus();
+}
+
+// Lines on standard input: "refit [VERSION]", "poison", "save FILE",
+// "flip" (one byte of the next transfer, needs --inject), "quit". A failed
+// line is reported and the loop goes on: the receiver is then fenced.
+absl::Status FollowControl(const PullArgs& args, Engine& engine) {
+  std::string line;
+  while (std::getline(std::cin, line) && line != "quit") {
+    const size_t space = line.find(' ');
+    const std::string word = line.substr(0, space);
+    const std::string rest =
+        space == std::string::npos ? "" : line.substr(space + 1);
+    absl::Status status;
+    if (word == "refit") {
+      status = RefitAndSay(args, rest, engine);
+    } else if (word == "poison") {
+      Poison(engine);
+    } else if (word == "save") {
+      status = Save(args, rest, /*overwrite=*/true, engine);
+    } else if (word == "flip" && engine.faults != nullptr) {
+      engine.faults->FlipByteOfNextTransfer();
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown control line \"", line, "\""));
+    }
+    if (!status.ok()) {
+      PrintLine(
+          nlohmann::json(
+              {{"event", "failed"},
+               {"rank", args.rank},
+               {"code", std::string(absl::StatusCodeToString(status.code()))},
+               {"error", std::string(status.message())},
+               {"fenced", engine.receiver->fenced()},
+               {"fenced_reason", engine.receiver->fenced_reason()}})
+              .dump());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Pull(const PullArgs& args) {
+  if (args.out.empty() && args.control == "none") {
+    return absl::InvalidArgumentError(
+        "name the file to write with --out FILE.safetensors");
+  }
+  if (!args.out.empty() && !args.overwrite) {
+    // Refuse now and not after the transfer.
+    WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
+  }
+  Engine engine;
+  WEFT_RETURN_IF_ERROR(Build(args, engine));
+  if (args.control == "stdin") return FollowControl(args, engine);
+  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
+  return Save(args, args.out, args.overwrite, engine);
+}
+
+}  // namespace
+
+void AddPull(CLI::App& app, int* exit_code) {
+  auto args = std::make_shared<PullArgs>();
+  CLI::App* command = app.add_subcommand(
+      "pull", "Receive one engine rank's weights and write them to a file");
+  command->footer(
+      "example: weft pull --catalog 127.0.0.1:6470 --model smollm2 "
+      "--layout vllm:tp=3 --rank 0 --out rank0.safetensors");
+  command->add_option("--catalog", args->catalog, "HOST:PORT of the catalog")
+      ->capture_default_str();
+  command->add_option("--model", args->model, "name that it is published under")
+      ->required();
+  command
+      ->add_option("--layout", args->layout,
+                   "what this rank holds: vllm:tp=..,pp=.., hf, ...")
+      ->required();
+  command->add_option("--rank", args->rank, "rank within the layout")
+      ->required();
+  command->add_option("--out", args->out, "safetensors file to write");
+  command->add_option("--version", args->version,
+                      "RUN:EPOCH:STEP; the newest if not given");
+  command->add_option("--transport", args->transport, "auto, shm or ucx")
+      ->capture_default_str();
+  command->add_option("--recipes", args->recipes,
+                      "file or folder of further recipes");
+  command->add_option("--threads", args->threads, "threads that move and check")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  command
+      ->add_option("--staging-bytes", args->staging_bytes,
+                   "memory that posted access may use for staging")
+      ->capture_default_str();
+  command
+      ->add_option("--window", args->window,
+                   "posted operations in flight per peer")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
+  command
+      ->add_option("--timeout", args->timeout_seconds,
+                   "seconds that any wait may take")
+      ->capture_default_str();
+  command->add_flag("--overwrite", args->overwrite,
+                    "replace --out if it exists");
+  command->add_flag("--explain", args->explain, "print the whole plan");
+  command
+      ->add_option("--control", args->control,
+                   "stdin: read the lines refit, poison, save, quit")
+      ->check(CLI::IsMember({"none", "stdin"}));
+  command
+      ->add_option("--inject", args->inject,
+                   "faults: wrap the transport for tests (line flip)")
+      ->check(CLI::IsMember({"", "faults"}))
+      ->group("Testing");
+  command->add_flag("--json", args->json, "print JSON lines");
+  command->callback([args, exit_code] {
+    const absl::Status status = Pull(*args);
+    *exit_code = status.ok() ? 0 : Fail("pull", status, args->json);
+  });
+}
+
+}  // namespace weft::apps

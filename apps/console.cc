@@ -1,0 +1,95 @@
+#include "console.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace weft::apps {
+namespace {
+
+// 999.95 and not 1000.0 is where the next unit begins, so that rounding never
+// prints "1000.0 MB".
+std::string Scaled(double value, const std::vector<std::string>& units) {
+  size_t unit = 0;
+  while (value >= 999.95 && unit + 1 < units.size()) {
+    value /= 1000;
+    ++unit;
+  }
+  if (unit == 0) return fmt::format("{:.0f} {}", value, units[0]);
+  return fmt::format("{:.{}f} {}", value, value < 10 ? 2 : 1, units[unit]);
+}
+
+bool LooksNumeric(const std::string& cell) {
+  return !cell.empty() &&
+         (std::isdigit(static_cast<unsigned char>(cell[0])) != 0 ||
+          cell[0] == '-');
+}
+
+}  // namespace
+
+std::string HumanBytes(int64_t bytes) {
+  return Scaled(static_cast<double>(bytes), {"B", "kB", "MB", "GB", "TB"});
+}
+
+std::string HumanRate(double bytes_per_second) {
+  return Scaled(bytes_per_second, {"B/s", "kB/s", "MB/s", "GB/s", "TB/s"});
+}
+
+std::string HumanSeconds(double seconds) {
+  if (seconds >= 1) return fmt::format("{:.2f} s", seconds);
+  if (seconds >= 1e-3) return fmt::format("{:.1f} ms", seconds * 1e3);
+  return fmt::format("{:.0f} us", seconds * 1e6);
+}
+
+std::string FormatTable(const std::vector<std::string>& header,
+                        const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const std::string& cell : header) widths.push_back(cell.size());
+  std::vector<bool> numeric(header.size(), true);
+  for (const auto& row : rows) {
+    for (size_t c = 0; c < row.size() && c < widths.size(); ++c) {
+      widths[c] = std::max(widths[c], row[c].size());
+      if (!row[c].empty() && !LooksNumeric(row[c])) numeric[c] = false;
+    }
+  }
+  std::string text;
+  const auto append = [&](const std::vector<std::string>& row) {
+    std::string line;
+    for (size_t c = 0; c < widths.size(); ++c) {
+      const std::string cell = c < row.size() ? row[c] : "";
+      line += numeric[c] ? fmt::format("{:>{}}", cell, widths[c])
+                         : fmt::format("{:<{}}", cell, widths[c]);
+      line += "  ";
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  };
+  append(header);
+  for (const auto& row : rows) append(row);
+  return text;
+}
+
+int Fail(std::string_view command, const absl::Status& status, bool json) {
+  const std::string message(status.message());
+  std::fprintf(stderr, "weft %s: %s\n", std::string(command).c_str(),
+               message.c_str());
+  if (json) {
+    const nlohmann::json line = {
+        {"error", message},
+        {"code", std::string(absl::StatusCodeToString(status.code()))}};
+    PrintLine(line.dump());
+  }
+  return 1;
+}
+
+void PrintLine(std::string_view line) {
+  std::fwrite(line.data(), 1, line.size(), stdout);
+  std::fputc('\n', stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace weft::apps

@@ -1,0 +1,74 @@
+#include "endpoints.h"
+
+#include <csignal>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/grpc/grpc_client.h"
+#include "weft/transport/shm/shm_transport.h"
+#include "weft/transport/ucx/ucx_transport.h"
+
+namespace weft::apps {
+
+absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
+    const std::string& address) {
+  WEFT_ASSIGN_OR_RETURN(std::unique_ptr<catalog::CatalogStore> client,
+                        catalog::MakeGrpcClient(address));
+  return std::shared_ptr<catalog::CatalogStore>(std::move(client));
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
+MakeTransports(const std::string& choice) {
+  if (choice != "auto" && choice != "shm" && choice != "ucx") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "unknown transport \"", choice, "\"; known are auto, shm, ucx"));
+  }
+  std::vector<std::shared_ptr<transport::Transport>> transports;
+  if (choice != "ucx") {
+    WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> shm,
+                          transport::MakeShmTransport());
+    transports.push_back(std::move(shm));
+  }
+  if (choice != "shm") {
+    WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> ucx,
+                          transport::MakeUcxTransport({}));
+    transports.push_back(std::move(ucx));
+  }
+  return transports;
+}
+
+manifest::Placement ToPlacement(recipe::RankLayout layout) {
+  manifest::Placement placement;
+  placement.layout_spec = std::move(layout.layout_spec);
+  placement.rank = layout.rank;
+  placement.num_ranks = layout.num_ranks;
+  placement.tensors = std::move(layout.tensors);
+  placement.stored = std::move(layout.stored);
+  return placement;
+}
+
+namespace {
+
+sigset_t StopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  return signals;
+}
+
+}  // namespace
+
+void BlockStopSignals() {
+  const sigset_t signals = StopSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+void WaitForStopSignal() {
+  const sigset_t signals = StopSignals();
+  int received = 0;
+  sigwait(&signals, &received);
+}
+
+}  // namespace weft::apps

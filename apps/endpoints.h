@@ -1,0 +1,36 @@
+// What `publish`, `pull`, `plan` and the demo build a session from: the
+// catalog connection, transports by name, a placement from a recipe.
+#ifndef WEFT_APPS_ENDPOINTS_H_
+#define WEFT_APPS_ENDPOINTS_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "weft/catalog/store.h"
+#include "weft/manifest/placement.h"
+#include "weft/recipe/recipe.h"
+#include "weft/transport/transport.h"
+
+namespace weft::apps {
+
+inline constexpr char kDefaultCatalog[] = "127.0.0.1:6470";
+
+absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
+    const std::string& address);
+
+// "auto" = shm then ucx; "shm"; "ucx". kInvalidArgument for another word.
+absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
+MakeTransports(const std::string& choice);
+
+manifest::Placement ToPlacement(recipe::RankLayout layout);
+
+// Blocks SIGINT and SIGTERM in this and all later threads; call first in main.
+void BlockStopSignals();
+// Waits for one of them.
+void WaitForStopSignal();
+
+}  // namespace weft::apps
+
+#endif  // WEFT_APPS_ENDPOINTS_H_

@@ -1,0 +1,39 @@
+// weft: one program for every part of a refit.
+#include <CLI/CLI.hpp>
+#include <exception>
+
+#include "commands.h"
+#include "console.h"
+#include "endpoints.h"
+#include "version.h"
+
+int main(int argc, char** argv) {
+  // Before any thread starts, so that all of them inherit the mask.
+  weft::apps::BlockStopSignals();
+  CLI::App app("Weft carries trained weights into live inference engines.",
+               "weft");
+  app.set_version_flag("--version", weft::apps::VersionText());
+  app.require_subcommand(1);
+  app.footer("first: weft demo          any command: weft COMMAND --help");
+  int exit_code = 0;
+  weft::apps::AddDemo(app, &exit_code);
+  weft::apps::AddCatalog(app, &exit_code);
+  weft::apps::AddPublish(app, &exit_code);
+  weft::apps::AddPull(app, &exit_code);
+  weft::apps::AddPlan(app, &exit_code);
+  weft::apps::AddShard(app, &exit_code);
+  weft::apps::AddVerify(app, &exit_code);
+  weft::apps::AddSynth(app, &exit_code);
+  weft::apps::AddBench(app, &exit_code);
+  weft::apps::AddVersions(app, &exit_code);
+  weft::apps::AddWorkers(app, &exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // CLI11 gives each kind of usage error a number of its own; ours is 2.
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::exception& error) {
+    return weft::apps::Fail("weft", absl::InternalError(error.what()));
+  }
+  return exit_code;
+}

@@ -1,0 +1,189 @@
+#include "plain_cut.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "fragment_rows.h"
+#include "scalar_cast.h"
+#include "stand_in_step.h"
+#include "weft/base/checked.h"
+#include "weft/base/status.h"
+#include "weft/tensor/conversion.h"
+
+namespace weft::apps {
+namespace {
+
+// Writes the contiguous items `src` of one row to where the row lies in
+// `dst`.
+void ScatterRow(const FragmentRow& row, const tensor::Conversion& conversion,
+                const std::byte* src, std::byte* dst) {
+  const std::size_t src_bytes =
+      static_cast<std::size_t>(tensor::ItemBytes(conversion.from));
+  const std::size_t dst_bytes =
+      static_cast<std::size_t>(tensor::ItemBytes(conversion.to));
+  const std::size_t count = static_cast<std::size_t>(row.num_elements);
+  std::byte* at = dst + static_cast<std::size_t>(row.stored_begin) * dst_bytes;
+  if (conversion.identity() && row.stored_stride == 1) {
+    std::memcpy(at, src, count * src_bytes);
+    return;
+  }
+  const std::size_t stride_bytes =
+      static_cast<std::size_t>(row.stored_stride) * dst_bytes;
+  for (std::size_t k = 0; k < count; ++k) {
+    if (conversion.identity()) {
+      std::memcpy(at + k * stride_bytes, src + k * src_bytes, src_bytes);
+      continue;
+    }
+    uint32_t bits = 0;  // casts are among floats of 2 and 4 bytes
+    std::memcpy(&bits, src + k * src_bytes, src_bytes);
+    bits = CastBits(conversion, bits);
+    std::memcpy(at + k * stride_bytes, &bits, dst_bytes);
+  }
+}
+
+// A recipe is data that a user can write: a wrong one must not become a wild
+// memory access.
+absl::Status CheckFragment(const layout::StoredTensor& stored,
+                           int64_t stored_elements,
+                           const layout::Fragment& fragment,
+                           const std::vector<tensor::TensorSpec>& tensors) {
+  if (fragment.tensor < 0 ||
+      static_cast<std::size_t>(fragment.tensor) >= tensors.size()) {
+    return absl::InternalError(absl::StrCat(
+        "stored tensor \"", stored.name, "\" refers to logical tensor ",
+        fragment.tensor, " of ", tensors.size()));
+  }
+  const tensor::TensorSpec& logical =
+      tensors[static_cast<std::size_t>(fragment.tensor)];
+  WEFT_ASSIGN_OR_RETURN(const tensor::Box whole,
+                        tensor::Box::OfShape(logical.shape));
+  const tensor::Box& box = fragment.map.box();
+  if (box.rank() != whole.rank() || !tensor::Contains(whole, box)) {
+    return absl::InternalError(absl::StrCat(
+        "box ", box.ToString(), " of stored tensor \"", stored.name,
+        "\" exceeds the shape ", tensor::ShapeToString(logical.shape), " of \"",
+        logical.name, "\""));
+  }
+  if (fragment.map.end_offset_elements() > stored_elements) {
+    return absl::InternalError(
+        absl::StrCat("fragment of \"", logical.name, "\" ends at element ",
+                     fragment.map.end_offset_elements(), " of stored tensor \"",
+                     stored.name, "\", which has ", stored_elements));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CutFragment(const layout::Fragment& fragment,
+                         const tensor::TensorSpec& logical,
+                         tensor::DType stored_dtype,
+                         const checkpoint::Checkpoint& checkpoint, int64_t step,
+                         absl::Span<std::byte> out) {
+  const tensor::Conversion conversion{logical.dtype, stored_dtype};
+  absl::Status supported = tensor::CheckSupported(conversion);
+  if (!supported.ok()) return base::Annotate(supported, logical.name);
+  WEFT_ASSIGN_OR_RETURN(const tensor::TensorSpec in_checkpoint,
+                        checkpoint.Spec(logical.name));
+  if (!(in_checkpoint == logical)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", logical.name, "\" is ",
+                     std::string(tensor::DTypeName(in_checkpoint.dtype)),
+                     tensor::ShapeToString(in_checkpoint.shape),
+                     " in the checkpoint, but the layout was made for ",
+                     std::string(tensor::DTypeName(logical.dtype)),
+                     tensor::ShapeToString(logical.shape)));
+  }
+  WEFT_ASSIGN_OR_RETURN(const absl::Span<const std::byte> data,
+                        checkpoint.Data(logical.name));
+  const std::size_t item_bytes =
+      static_cast<std::size_t>(tensor::ItemBytes(logical.dtype));
+  std::vector<std::byte> items;
+  ForEachRow(fragment.map, logical.shape, [&](const FragmentRow& row) {
+    const absl::Span<const std::byte> source =
+        data.subspan(static_cast<std::size_t>(row.logical_begin) * item_bytes,
+                     static_cast<std::size_t>(row.num_elements) * item_bytes);
+    items.assign(source.begin(), source.end());
+    StepItems(logical.dtype, row.logical_begin, /*from_step=*/0, step,
+              absl::MakeSpan(items));
+    ScatterRow(row, conversion, items.data(), out.data());
+  });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> BytesOf(const layout::StoredTensor& stored) {
+  WEFT_ASSIGN_OR_RETURN(const int64_t elements, layout::NumElements(stored));
+  const std::optional<int64_t> bytes =
+      base::CheckedMul(elements, tensor::ItemBytes(stored.dtype));
+  if (!bytes.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stored tensor \"", stored.name, "\" of shape ",
+                     tensor::ShapeToString(stored.shape),
+                     " has more bytes than 64 bits can count"));
+  }
+  return *bytes;
+}
+
+std::string ElementName(const tensor::TensorSpec& logical,
+                        int64_t logical_index) {
+  tensor::Shape x = logical.shape;
+  for (std::size_t dim = x.size(); dim-- > 0;) {
+    x[dim] = logical_index % logical.shape[dim];
+    logical_index /= logical.shape[dim];
+  }
+  return absl::StrCat(logical.name, tensor::ShapeToString(x));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<std::byte>> CutStored(
+    const layout::StoredTensor& stored,
+    const std::vector<tensor::TensorSpec>& tensors,
+    const checkpoint::Checkpoint& checkpoint, int64_t step) {
+  WEFT_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(stored));
+  std::vector<std::byte> out(static_cast<std::size_t>(bytes));
+  WEFT_RETURN_IF_ERROR(
+      CutStoredInto(stored, tensors, checkpoint, step, absl::MakeSpan(out)));
+  return out;
+}
+
+absl::Status CutStoredInto(const layout::StoredTensor& stored,
+                           const std::vector<tensor::TensorSpec>& tensors,
+                           const checkpoint::Checkpoint& checkpoint,
+                           int64_t step, absl::Span<std::byte> out) {
+  WEFT_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(stored));
+  if (static_cast<std::size_t>(bytes) != out.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stored tensor \"", stored.name, "\" has ", bytes,
+                     " bytes, but was given room for ", out.size()));
+  }
+  const int64_t elements = bytes / tensor::ItemBytes(stored.dtype);
+  std::fill(out.begin(), out.end(), std::byte{0});
+  for (const layout::Fragment& fragment : stored.fragments) {
+    WEFT_RETURN_IF_ERROR(CheckFragment(stored, elements, fragment, tensors));
+    WEFT_RETURN_IF_ERROR(CutFragment(
+        fragment, tensors[static_cast<std::size_t>(fragment.tensor)],
+        stored.dtype, checkpoint, step, out));
+  }
+  return absl::OkStatus();
+}
+
+std::string OriginOf(const layout::StoredTensor& stored,
+                     const std::vector<tensor::TensorSpec>& tensors,
+                     int64_t stored_index) {
+  std::string origin = "padding";
+  for (const layout::Fragment& fragment : stored.fragments) {
+    const tensor::TensorSpec& logical =
+        tensors[static_cast<std::size_t>(fragment.tensor)];
+    ForEachRow(fragment.map, logical.shape, [&](const FragmentRow& row) {
+      for (int64_t k = 0; k < row.num_elements; ++k) {
+        if (row.stored_begin + k * row.stored_stride == stored_index) {
+          origin = ElementName(logical, row.logical_begin + k);
+        }
+      }
+    });
+  }
+  return origin;
+}
+
+}  // namespace weft::apps

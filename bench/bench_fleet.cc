@@ -1,0 +1,94 @@
+#include "bench_fleet.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "endpoints.h"
+#include "weft/base/status.h"
+
+namespace weft::bench {
+namespace {
+
+base::Deadline Patience() {
+  return base::Deadline::After(std::chrono::seconds(120));
+}
+
+absl::StatusOr<double> AwaitPublished(apps::ChildProcess& source) {
+  WEFT_ASSIGN_OR_RETURN(const std::string line, source.ReadLine(Patience()));
+  if (line.rfind("published ", 0) != 0) {
+    return absl::InternalError(
+        absl::StrCat(source.label(), " printed \"", line, "\""));
+  }
+  return std::strtod(line.c_str() + 10, nullptr);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BenchFleet>> BenchFleet::Start(
+    const std::string& job, int64_t bytes, const std::string& transport) {
+  std::unique_ptr<BenchFleet> fleet(new BenchFleet);
+  fleet->name_ = job;
+  WEFT_ASSIGN_OR_RETURN(fleet->job_, MakeBenchJob(job, bytes));
+  WEFT_ASSIGN_OR_RETURN(fleet->catalog_,
+                        apps::ChildProcess::Start(
+                            "catalog", {apps::SelfPath(), "catalog", "--listen",
+                                        "127.0.0.1:0", "--json"}));
+  WEFT_ASSIGN_OR_RETURN(const std::string line,
+                        fleet->catalog_->ReadLine(Patience()));
+  fleet->address_ = nlohmann::json::parse(line, nullptr, false)
+                        .value("address", std::string());
+  for (size_t rank = 0; rank < fleet->job_.sources.size(); ++rank) {
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<apps::ChildProcess> source,
+        apps::ChildProcess::Start(
+            absl::StrCat("source rank ", rank),
+            {apps::SelfPath(), "bench-source", "--catalog", fleet->address_,
+             "--job", job, "--bytes", absl::StrCat(bytes), "--rank",
+             absl::StrCat(rank), "--transport", transport}));
+    fleet->sources_.push_back(std::move(source));
+  }
+  for (const auto& source : fleet->sources_) {
+    WEFT_RETURN_IF_ERROR(AwaitPublished(*source).status());
+  }
+  return fleet;
+}
+
+absl::StatusOr<double> BenchFleet::Step() {
+  for (const auto& source : sources_) {
+    WEFT_RETURN_IF_ERROR(source->WriteLine("step"));
+  }
+  double slowest = 0;
+  for (const auto& source : sources_) {
+    WEFT_ASSIGN_OR_RETURN(const double seconds, AwaitPublished(*source));
+    slowest = std::max(slowest, seconds);
+  }
+  return slowest;
+}
+
+absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
+    const BenchFleet& fleet, const std::string& transport, int threads,
+    execute::PostedWay way, bool verify) {
+  auto made = std::make_unique<BenchReceiver>();
+  WEFT_ASSIGN_OR_RETURN(
+      made->owned,
+      session::AllocateFor(fleet.job().target, memory::MemoryKind::kShared));
+  session::ReceiverOptions options;
+  options.model = fleet.name();
+  options.placement = fleet.job().target;
+  options.memory = made->owned.memory;
+  WEFT_ASSIGN_OR_RETURN(options.catalog, apps::ConnectCatalog(fleet.address()));
+  WEFT_ASSIGN_OR_RETURN(options.transports, apps::MakeTransports(transport));
+  options.execute.num_threads = threads;
+  options.execute.posted_way = way;
+  options.verify = verify;
+  options.measure_bound = false;
+  WEFT_ASSIGN_OR_RETURN(made->receiver, session::Receiver::Create(
+                                            std::move(options), Patience()));
+  return made;
+}
+
+}  // namespace weft::bench

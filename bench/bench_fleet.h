@@ -1,0 +1,48 @@
+// A catalog and the source ranks of a job, each a process of its own.
+#ifndef WEFT_BENCH_BENCH_FLEET_H_
+#define WEFT_BENCH_BENCH_FLEET_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "bench_job.h"
+#include "child_process.h"
+#include "weft/session/receiver.h"
+
+namespace weft::bench {
+
+class BenchFleet {
+ public:
+  static absl::StatusOr<std::unique_ptr<BenchFleet>> Start(
+      const std::string& job, int64_t bytes, const std::string& transport);
+
+  // Changes every source and publishes the next version; seconds of control
+  // that the slowest publisher reported.
+  absl::StatusOr<double> Step();
+  const BenchJob& job() const { return job_; }
+  const std::string& address() const { return address_; }
+  const std::string& name() const { return name_; }
+
+ private:
+  BenchFleet() = default;
+  std::string name_;
+  BenchJob job_;
+  std::string address_;
+  std::unique_ptr<apps::ChildProcess> catalog_;
+  std::vector<std::unique_ptr<apps::ChildProcess>> sources_;
+};
+
+// A receiver of the fleet's target in this process, with its memory.
+struct BenchReceiver {
+  session::OwnedRankMemory owned;
+  std::unique_ptr<session::Receiver> receiver;
+};
+absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
+    const BenchFleet& fleet, const std::string& transport, int threads,
+    execute::PostedWay way, bool verify);
+
+}  // namespace weft::bench
+
+#endif  // WEFT_BENCH_BENCH_FLEET_H_

@@ -1,0 +1,90 @@
+#include "bench_raw.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "endpoints.h"
+#include "weft/base/status.h"
+#include "weft/manifest/binding.h"
+
+namespace weft::bench {
+namespace {
+
+constexpr int64_t kPieceBytes = int64_t{1} << 20;
+constexpr int64_t kMostBytes = int64_t{512} << 20;
+constexpr int64_t kWindow = 8;
+
+base::Deadline Patience() {
+  return base::Deadline::After(std::chrono::seconds(120));
+}
+
+const std::string* Find(const std::vector<manifest::TransportAddress>& list) {
+  for (const auto& each : list) {
+    if (each.transport == "ucx") return &each.address;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RawUcxReader>> RawUcxReader::Open(
+    const BenchFleet& fleet) {
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        apps::ConnectCatalog(fleet.address()));
+  WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet set,
+                        store->GetSources(fleet.name(), Patience()));
+  WEFT_ASSIGN_OR_RETURN(const manifest::Binding binding,
+                        manifest::DecodeBinding(set.sources.at(0).binding));
+  const auto largest = std::max_element(
+      binding.buffers.begin(), binding.buffers.end(),
+      [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
+  const std::string* address = Find(binding.addresses);
+  const std::string* key = Find(largest->keys);
+  if (address == nullptr || key == nullptr) {
+    return absl::NotFoundError("source rank 0 does not offer ucx");
+  }
+  std::unique_ptr<RawUcxReader> reader(new RawUcxReader);
+  WEFT_ASSIGN_OR_RETURN(reader->transports_, apps::MakeTransports("ucx"));
+  transport::Transport& ucx = *reader->transports_.front();
+  WEFT_ASSIGN_OR_RETURN(reader->peer_,
+                        ucx.Connect(*address, "source rank 0", Patience()));
+  WEFT_ASSIGN_OR_RETURN(reader->remote_, reader->peer_->Import(*key));
+  WEFT_ASSIGN_OR_RETURN(
+      reader->local_, memory::Buffer::Allocate(
+                          memory::MemoryKind::kHost,
+                          std::min(kMostBytes, reader->remote_->size_bytes())));
+  WEFT_ASSIGN_OR_RETURN(
+      reader->local_region_,
+      ucx.Register(reader->local_->span(), reader->local_.get()));
+  return reader;
+}
+
+absl::StatusOr<double> RawUcxReader::ReadRate() {
+  const int64_t bytes = local_->size_bytes();
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<transport::Completion> completions;
+  int64_t posted_bytes = 0;
+  int64_t outstanding = 0;
+  while (posted_bytes < bytes || outstanding > 0) {
+    while (posted_bytes < bytes && outstanding < kWindow) {
+      const int64_t piece = std::min(kPieceBytes, bytes - posted_bytes);
+      WEFT_RETURN_IF_ERROR(
+          peer_->Get(*remote_, posted_bytes,
+                     local_->span().subspan(static_cast<size_t>(posted_bytes),
+                                            static_cast<size_t>(piece)),
+                     local_region_.get(), static_cast<uint64_t>(posted_bytes)));
+      posted_bytes += piece;
+      ++outstanding;
+    }
+    completions.clear();
+    outstanding -= peer_->Poll(completions);
+    for (const auto& each : completions) WEFT_RETURN_IF_ERROR(each.status);
+  }
+  return static_cast<double>(bytes) /
+         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+             .count() /
+         1e9;
+}
+
+}  // namespace weft::bench

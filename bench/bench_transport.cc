@@ -1,0 +1,70 @@
+// Workloads: transport/ucx-get-1MiB   our Get, window 8, two processes
+//            bound: ucx_perftest ucp_get of the same size and UCX settings
+//            (Debian's ucx-utils), if it is installed.
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "bench_case.h"
+#include "bench_fleet.h"
+#include "bench_raw.h"
+#include "weft/base/status.h"
+
+namespace weft::bench {
+namespace {
+
+// GB/s that ucx_perftest prints for one-sided reads of 1 MiB on this host.
+// The last line of its output ends: ... average overall MB/s, ...
+absl::StatusOr<double> PerftestRate() {
+  // The server ends by itself after one client; the port is our own.
+  const int port = 20000 + static_cast<int>(getpid() % 20000);
+  const std::string server =
+      absl::StrCat("ucx_perftest -p ", port, " >/dev/null 2>&1 & sleep 0.5; ");
+  const std::string client = absl::StrCat(
+      "ucx_perftest 127.0.0.1 -p ", port,
+      " -t ucp_get -s 1048576 -n 2000 -w 50 -O 8 -f 2>/dev/null; wait");
+  FILE* pipe = popen((server + client).c_str(), "r");
+  if (pipe == nullptr) return absl::InternalError("cannot start ucx_perftest");
+  std::string last;
+  std::array<char, 512> line;
+  while (std::fgets(line.data(), line.size(), pipe) != nullptr) {
+    if (line[0] >= '0' && line[0] <= '9') last = line.data();
+  }
+  pclose(pipe);
+  // Columns of -f: iterations, typical, average, overall latency,
+  // average and overall bandwidth (MB/s of 2^20), average, overall rate.
+  double column[8] = {};
+  if (std::sscanf(last.c_str(), "%lf %lf %lf %lf %lf %lf %lf %lf", &column[0],
+                  &column[1], &column[2], &column[3], &column[4], &column[5],
+                  &column[6], &column[7]) < 6) {
+    return absl::NotFoundError(
+        "ucx_perftest printed no result; install ucx-utils");
+  }
+  return column[5] * 1048576 / 1e9;
+}
+
+}  // namespace
+
+absl::Status BenchTransport(const BenchOptions& options) {
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<BenchFleet> fleet,
+      BenchFleet::Start("contiguous", int64_t{512} << 20, "ucx"));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawUcxReader> raw,
+                        RawUcxReader::Open(*fleet));
+  const char* tls = std::getenv("UCX_TLS");
+  WEFT_ASSIGN_OR_RETURN(
+      const CaseResult result,
+      RunPaired(
+          absl::StrCat("transport/ucx", tls ? absl::StrCat("[", tls, "]") : "",
+                       "-get-1MiB"),
+          "GB/s", options.runs, [&] { return raw->ReadRate(); }, PerftestRate));
+  Print(result, options);
+  return absl::OkStatus();
+}
+
+}  // namespace weft::bench

@@ -1,0 +1,185 @@
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/session/arrival_check_internal.h"
+#include "weft/verify/compare.h"
+
+namespace weft::session {
+namespace {
+
+using convert::DigestValue;
+
+// Adds the values of one grid into those of a grid that contains it.
+void AddGrid(const tensor::TileGrid& from, absl::Span<const DigestValue> values,
+             const tensor::TileGrid& to, absl::Span<DigestValue> sums) {
+  const size_t rank = from.tiles.size();
+  absl::InlinedVector<int64_t, 4> tile;
+  for (const tensor::Range& range : from.tiles) tile.push_back(range.begin);
+  for (int64_t i = 0; i < from.num_tiles; ++i) {
+    sums[static_cast<size_t>(to.IndexOf(tile))] +=
+        values[static_cast<size_t>(i)];
+    for (size_t dim = rank; dim-- > 0;) {
+      if (++tile[dim] < from.tiles[dim].end) break;
+      tile[dim] = from.tiles[dim].begin;
+    }
+  }
+}
+
+// So that two tensors of one shape that change places change the sum.
+uint64_t NameHash(const std::string& name) {
+  const manifest::LayoutDigest digest = manifest::DigestOf(name);
+  uint64_t hash = 0;
+  for (int i = 0; i < 8; ++i) hash = hash << 8 | digest.bytes[i];
+  return hash;
+}
+
+}  // namespace
+
+ArrivalCheck::ArrivalCheck(const plan::Plan& plan,
+                           const plan::SourceIndex& sources,
+                           const manifest::Placement& target,
+                           const RankMemory& memory)
+    : plan_(plan), sources_(sources), target_(target) {
+  for (size_t p = 0; p < plan.peers.size(); ++p) {
+    const plan::PeerPlan& peer = plan.peers[p];
+    const manifest::Placement& source = SourceOf(peer);
+    const verify::TableLayout tables = verify::LayOutTables(source);
+    TableRange range{tables.num_values, 0};
+    const size_t first_item = items_.size();
+    for (size_t m = 0; m < peer.moves.size(); ++m) {
+      const plan::Move& move = peer.moves[m];
+      const tensor::Box& fragment_box =
+          source.stored[move.src_stored].fragments[move.src_fragment].map.box();
+      Item item;
+      item.peer = p;
+      item.move = m;
+      item.dst_base = StoredBase(memory, static_cast<size_t>(move.dst_stored));
+      item.item_bytes =
+          static_cast<int>(tensor::ItemBytes(move.conversion.from));
+      item.maps = layout::Restrict(
+          target.stored[move.dst_stored].fragments[move.dst_fragment].map,
+          move.box);
+      item.fragment_box = fragment_box;
+      item.move_grid = tensor::TileGrid::Of(move.box);
+      item.cover_box = tensor::TileCover(move.box, fragment_box);
+      item.cover_grid = tensor::TileGrid::Of(item.cover_box);
+      item.name_hash = NameHash(target.tensors[move.tensor].name);
+      item.table_begin = tables.first_value[move.src_stored][move.src_fragment];
+      item.bytes = move.box.num_elements() * item.item_bytes;
+      range.begin = std::min(range.begin, item.table_begin);
+      range.end =
+          std::max(range.end, item.table_begin +
+                                  tensor::TileGrid::Of(fragment_box).num_tiles);
+      items_.push_back(std::move(item));
+    }
+    range.begin = std::min(range.begin, range.end);
+    for (size_t i = first_item; i < items_.size(); ++i) {
+      items_[i].table_begin -= range.begin;
+    }
+    for (size_t w = 0; w < peer.witnesses.size(); ++w) {
+      items_[first_item + static_cast<size_t>(peer.witnesses[w].move)]
+          .witnesses.push_back(w);
+    }
+    ranges_.push_back(range);
+  }
+}
+
+const manifest::Placement& ArrivalCheck::SourceOf(
+    const plan::PeerPlan& peer) const {
+  const auto& sources = sources_.sources();
+  return *std::find_if(sources.begin(), sources.end(),
+                       [&](const plan::SourceInfo& each) {
+                         return each.placement->rank == peer.src_rank;
+                       })
+              ->placement;
+}
+
+ArrivalCheck::ItemDigest ArrivalCheck::DigestItem(
+    const Item& item, const convert::Kernels& kernels,
+    const convert::DigestConstants& constants,
+    const execute::Program& program) const {
+  const plan::PeerPlan& peer = plan_.peers[item.peer];
+  const plan::Move& move = peer.moves[item.move];
+  ItemDigest digest;
+  std::vector<DigestValue>& values = digest.values;
+  values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
+  if (move.conversion.identity()) {
+    for (const layout::IndexMap& map : item.maps) {
+      verify::AccumulateTiles(kernels, constants, map, item.dst_base,
+                              item.item_bytes, item.cover_grid,
+                              absl::MakeSpan(values));
+    }
+  } else {
+    AddGrid(item.move_grid, program.ConvertedDigests(item.peer, item.move),
+            item.cover_grid, absl::MakeSpan(values));
+  }
+  // Before the witnesses: what this receiver holds, and nothing else.
+  verify::AddToTensorDigest(constants.seed ^ item.name_hash,
+                            target_.tensors[move.tensor].shape, item.cover_box,
+                            values, digest.received);
+  for (const size_t w : item.witnesses) {
+    const plan::Witness& witness = peer.witnesses[w];
+    const tensor::Shape shape = witness.box.shape();
+    const absl::InlinedVector<int64_t, 4> origin(shape.size(), 0);
+    const layout::IndexMap map =
+        *layout::IndexMap::RowMajor(witness.box, shape, origin);
+    verify::AccumulateTiles(
+        kernels, constants, map,
+        program.scratch().data() + witness.scratch_offset_bytes,
+        item.item_bytes, item.cover_grid, absl::MakeSpan(values));
+  }
+  return digest;
+}
+
+absl::StatusOr<ArrivalResult> ArrivalCheck::Run(
+    const convert::Kernels& kernels, const convert::DigestConstants& constants,
+    const execute::Program& program,
+    absl::Span<const std::vector<DigestValue>> tables, int num_threads) const {
+  std::mutex mutex;
+  base::FaultList faults;
+  ArrivalResult result;
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    while (true) {
+      const size_t i = next.fetch_add(1);
+      if (i >= items_.size()) return;
+      const Item& item = items_[i];
+      const plan::Move& move = plan_.peers[item.peer].moves[item.move];
+      const ItemDigest digest =
+          DigestItem(item, kernels, constants, program);
+      const int64_t fragment_tiles =
+          tensor::TileGrid::Of(item.fragment_box).num_tiles;
+      const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
+          verify::CompareTables(
+              item.fragment_box, move.box,
+              absl::MakeConstSpan(tables[item.peer])
+                  .subspan(static_cast<size_t>(item.table_begin),
+                           static_cast<size_t>(fragment_tiles)),
+              digest.values);
+      const std::lock_guard<std::mutex> lock(mutex);
+      result.tiles_checked += item.cover_grid.num_tiles;
+      result.bytes_digested += item.bytes;
+      result.digest += digest.received;
+      if (!mismatches.ok()) {
+        faults.Add(std::string(mismatches.status().message()));
+      } else if (!mismatches->empty()) {
+        faults.Add(verify::DescribeMismatches(
+            target_.tensors[move.tensor].name, plan_.peers[item.peer].src_rank,
+            item.cover_grid.num_tiles, *mismatches));
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int t = 1; t < num_threads; ++t) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+  WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss));
+  return result;
+}
+
+}  // namespace weft::session

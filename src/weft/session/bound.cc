@@ -1,0 +1,78 @@
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/session/bound_internal.h"
+
+namespace weft::session {
+namespace {
+
+// Beyond a core's share of the last-level cache.
+constexpr int64_t kCopyBytesPerThread = int64_t{64} << 20;
+
+absl::StatusOr<double> MeasureMemcpy(int num_threads) {
+  const int64_t bytes = kCopyBytesPerThread * num_threads;
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<memory::Buffer> src,
+      memory::Buffer::Allocate(memory::MemoryKind::kShared, bytes));
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<memory::Buffer> dst,
+      memory::Buffer::Allocate(memory::MemoryKind::kShared, bytes));
+  std::memset(src->data(), 1, static_cast<size_t>(bytes));
+  std::memset(dst->data(), 2, static_cast<size_t>(bytes));
+  double best = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> threads;
+    for (int t = 0; t < num_threads; ++t) {
+      threads.emplace_back([&, t] {
+        const int64_t at = t * kCopyBytesPerThread;
+        std::memcpy(dst->data() + at, src->data() + at,
+                    static_cast<size_t>(kCopyBytesPerThread));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    best = std::max(best, static_cast<double>(bytes) /
+                              std::chrono::duration<double>(
+                                  std::chrono::steady_clock::now() - start)
+                                  .count());
+  }
+  return best;
+}
+
+}  // namespace
+
+absl::StatusOr<Bound> MeasureBound(
+    absl::Span<const std::unique_ptr<SourceLink>> links, int num_threads,
+    base::Deadline deadline) {
+  Bound bound;
+  const bool any_mapped =
+      std::any_of(links.begin(), links.end(),
+                  [](const auto& link) { return link->mapped(); });
+  if (any_mapped) {
+    WEFT_ASSIGN_OR_RETURN(bound.bytes_per_second, MeasureMemcpy(num_threads));
+    bound.name = absl::StrCat("memcpy, ", num_threads,
+                              num_threads == 1 ? " thread" : " threads");
+  }
+  double best_posted = 0;
+  for (const auto& link : links) {
+    if (link->mapped()) continue;
+    WEFT_ASSIGN_OR_RETURN(const double rate, link->MeasureReadRate(deadline));
+    if (rate > best_posted) {
+      best_posted = rate;
+      if (!any_mapped || rate < bound.bytes_per_second) {
+        bound.name = absl::StrCat(link->transport_name(), " reads of 1 MiB");
+      }
+    }
+  }
+  if (best_posted > 0 &&
+      (!any_mapped || best_posted < bound.bytes_per_second)) {
+    bound.bytes_per_second = best_posted;
+  }
+  return bound;
+}
+
+}  // namespace weft::session

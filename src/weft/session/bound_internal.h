@@ -1,0 +1,31 @@
+// The physical bound that is printed beside a refit.
+#ifndef WEFT_SESSION_BOUND_INTERNAL_H_
+#define WEFT_SESSION_BOUND_INTERNAL_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "weft/base/deadline.h"
+#include "weft/session/source_link_internal.h"
+
+namespace weft::session {
+
+struct Bound {
+  double bytes_per_second = 0;  // 0 = not known
+  std::string name;
+};
+
+// Mapped links: memcpy between two buffers larger than the caches, with as
+// many threads as the refit uses, best of three. Posted links: 1 MiB reads of
+// the peer, summed over peers only if they are different links, which on one
+// host they are not: the best single link. Both kinds present: the slower one.
+absl::StatusOr<Bound> MeasureBound(
+    absl::Span<const std::unique_ptr<SourceLink>> links, int num_threads,
+    base::Deadline deadline);
+
+}  // namespace weft::session
+
+#endif  // WEFT_SESSION_BOUND_INTERNAL_H_

@@ -1,0 +1,90 @@
+#include "weft/session/memory_area.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
+#include "weft/base/status.h"
+#include "weft/tensor/dtype.h"
+
+namespace weft::session {
+namespace {
+
+// A cache line: no two stored tensors share one, and every SIMD width is met.
+constexpr int64_t kStoredAlignmentBytes = 64;
+
+}  // namespace
+
+absl::StatusOr<int64_t> StoredBytes(const layout::StoredTensor& stored) {
+  WEFT_ASSIGN_OR_RETURN(const int64_t elements, layout::NumElements(stored));
+  const std::optional<int64_t> bytes =
+      base::CheckedMul(elements, tensor::ItemBytes(stored.dtype));
+  if (!bytes.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bytes of \"", stored.name, "\" with shape ",
+                     tensor::ShapeToString(stored.shape), " overflow 64 bits"));
+  }
+  return *bytes;
+}
+
+absl::StatusOr<OwnedRankMemory> AllocateFor(
+    const manifest::Placement& placement, memory::MemoryKind kind) {
+  OwnedRankMemory owned;
+  int64_t end_bytes = 0;
+  for (const layout::StoredTensor& stored : placement.stored) {
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored));
+    owned.memory.stored.push_back({0, end_bytes});
+    const std::optional<int64_t> end = base::CheckedAdd(
+        end_bytes, base::AlignUp(bytes, kStoredAlignmentBytes));
+    if (!end.has_value()) {
+      return absl::InvalidArgumentError(
+          "bytes of all stored tensors overflow 64 bits");
+    }
+    end_bytes = *end;
+  }
+  // A rank may hold nothing at all (empty shards): still one area.
+  WEFT_ASSIGN_OR_RETURN(owned.buffer,
+                        memory::Buffer::Allocate(
+                            kind, std::max(end_bytes, kStoredAlignmentBytes)));
+  owned.memory.areas.push_back({owned.buffer->span(), owned.buffer.get()});
+  return owned;
+}
+
+absl::Status CheckRankMemory(const manifest::Placement& placement,
+                             const RankMemory& memory) {
+  base::FaultList faults;
+  if (memory.stored.size() != placement.stored.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory is given for ", memory.stored.size(),
+                     " stored tensors of ", placement.stored.size()));
+  }
+  for (size_t i = 0; i < placement.stored.size(); ++i) {
+    const layout::StoredTensor& stored = placement.stored[i];
+    const manifest::StoredLocation& where = memory.stored[i];
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored));
+    if (where.buffer < 0 ||
+        static_cast<size_t>(where.buffer) >= memory.areas.size()) {
+      faults.Add(absl::StrCat("\"", stored.name, "\" lies in area ",
+                              where.buffer, " of ", memory.areas.size()));
+      continue;
+    }
+    const auto area_bytes =
+        static_cast<int64_t>(memory.areas[where.buffer].bytes.size());
+    if (where.offset_bytes < 0 || where.offset_bytes > area_bytes ||
+        bytes > area_bytes - where.offset_bytes) {
+      faults.Add(absl::StrCat("\"", stored.name, "\" needs ", bytes,
+                              " bytes at offset ", where.offset_bytes,
+                              " of an area of ", area_bytes, " bytes"));
+    }
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
+std::byte* StoredBase(const RankMemory& memory, size_t index) {
+  const manifest::StoredLocation& where = memory.stored[index];
+  return memory.areas[where.buffer].bytes.data() + where.offset_bytes;
+}
+
+}  // namespace weft::session

@@ -1,0 +1,55 @@
+// The memory that a rank brings into a session: areas that Weft or the
+// framework allocated, and where each stored tensor lies in them.
+#ifndef WEFT_SESSION_MEMORY_AREA_H_
+#define WEFT_SESSION_MEMORY_AREA_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "weft/manifest/binding.h"
+#include "weft/manifest/placement.h"
+#include "weft/memory/buffer.h"
+
+namespace weft::session {
+
+// `bytes` must stay valid while the session lives. `buffer` is the
+// memory::Buffer that holds it, or nullptr for memory of a framework.
+struct MemoryArea {
+  absl::Span<std::byte> bytes;
+  const memory::Buffer* buffer = nullptr;
+};
+
+// All memory of one rank: stored tensor i of the placement lies at
+// `stored[i]` (area index, byte offset).
+struct RankMemory {
+  std::vector<MemoryArea> areas;
+  std::vector<manifest::StoredLocation> stored;
+};
+
+// Memory for a placement, allocated by Weft as one shared, mappable buffer;
+// stored tensors begin at multiples of 64 bytes, in placement order.
+struct OwnedRankMemory {
+  std::unique_ptr<memory::Buffer> buffer;
+  RankMemory memory;
+};
+absl::StatusOr<OwnedRankMemory> AllocateFor(
+    const manifest::Placement& placement, memory::MemoryKind kind);
+
+// Bytes of a stored tensor, overflow-checked.
+absl::StatusOr<int64_t> StoredBytes(const layout::StoredTensor& stored);
+
+// Checks that every stored tensor lies inside its area, all faults at once,
+// kInvalidArgument.
+absl::Status CheckRankMemory(const manifest::Placement& placement,
+                             const RankMemory& memory);
+
+// Base address of stored tensor `index`.
+std::byte* StoredBase(const RankMemory& memory, size_t index);
+
+}  // namespace weft::session
+
+#endif  // WEFT_SESSION_MEMORY_AREA_H_

@@ -1,0 +1,209 @@
+#include "weft/session/publisher.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/session/epoch_word.h"
+#include "weft/topology/host.h"
+#include "weft/verify/digest_table.h"
+
+namespace weft::session {
+namespace {
+
+constexpr int64_t kEpochWordOffsetBytes = 0;
+constexpr int64_t kDigestTableOffsetBytes = 64;
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+class PublisherImpl : public Publisher {
+ public:
+  explicit PublisherImpl(PublisherOptions options)
+      : options_(std::move(options)) {}
+
+  absl::Status Start(base::Deadline deadline) {
+    WEFT_RETURN_IF_ERROR(base::Annotate(
+        manifest::CheckPlacement(options_.placement, /*is_target=*/false),
+        absl::StrCat("rank ", options_.placement.rank)));
+    WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
+    const verify::TableLayout tables = verify::LayOutTables(options_.placement);
+    table_.resize(static_cast<size_t>(tables.num_values));
+    WEFT_ASSIGN_OR_RETURN(control_,
+                          memory::Buffer::Allocate(
+                              memory::MemoryKind::kShared,
+                              kDigestTableOffsetBytes + tables.size_bytes()));
+    StoreEpochWord(kUpdatingWord);
+    for (size_t i = 0; i < options_.memory.stored.size(); ++i) {
+      stored_bases_.push_back(StoredBase(options_.memory, i));
+      WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
+                            StoredBytes(options_.placement.stored[i]));
+      weight_bytes_ += bytes;
+    }
+    manifest::Binding binding;
+    WEFT_RETURN_IF_ERROR(RegisterMemory(tables.size_bytes(), binding));
+    return RegisterWithCatalog(binding, deadline);
+  }
+
+  absl::StatusOr<int64_t> BeginUpdate(base::Deadline revoke_after) override {
+    if (updating_) return 0;
+    WEFT_ASSIGN_OR_RETURN(
+        const int64_t revoked,
+        options_.catalog->BeginUpdate(registration_.worker_id, revoke_after));
+    // Readers that hold a revoked lease see the odd word after their transfer.
+    StoreEpochWord(kUpdatingWord);
+    updating_ = true;
+    return revoked;
+  }
+
+  absl::StatusOr<PublishReport> Publish(uint64_t step,
+                                        base::Deadline deadline) override {
+    const auto start = std::chrono::steady_clock::now();
+    WEFT_RETURN_IF_ERROR(attachment_->Health());
+    if (has_published_ && step <= last_step_) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "step ", step, " is not above the last published step ", last_step_));
+    }
+    WEFT_RETURN_IF_ERROR(BeginUpdate(deadline).status());
+    const catalog::VersionId version{options_.run_id, options_.epoch, step};
+    PublishReport report;
+    const auto digest_start = std::chrono::steady_clock::now();
+    verify::ComputeTables(
+        *options_.kernels,
+        convert::DigestConstants::FromSeed(DigestSeed(version)),
+        options_.placement, stored_bases_, options_.num_threads,
+        absl::MakeSpan(table_));
+    std::memcpy(control_->data() + kDigestTableOffsetBytes, table_.data(),
+                table_.size() * sizeof(convert::DigestValue));
+    report.digest_seconds = SecondsSince(digest_start);
+    report.digest_bytes = weight_bytes_;
+    StoreEpochWord(EpochWord(version));
+    WEFT_ASSIGN_OR_RETURN(
+        report.version, options_.catalog->PublishShard(registration_.worker_id,
+                                                       step, deadline));
+    updating_ = false;
+    has_published_ = true;
+    last_step_ = step;
+    report.control_seconds = SecondsSince(start) - report.digest_seconds;
+    return report;
+  }
+
+  absl::Status Health() override { return attachment_->Health(); }
+  const manifest::LayoutDigest& layout_digest() const override {
+    return layout_digest_;
+  }
+
+ private:
+  void StoreEpochWord(uint64_t word) {
+    // Sequentially consistent: weights and digests written before are visible
+    // to whoever sees the word, and a word that turns odd is seen before any
+    // later change of the weights.
+    std::atomic_ref<uint64_t>(
+        *reinterpret_cast<uint64_t*>(control_->data() + kEpochWordOffsetBytes))
+        .store(word, std::memory_order_seq_cst);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  }
+
+  absl::Status RegisterMemory(int64_t table_bytes, manifest::Binding& binding) {
+    binding.rank = options_.placement.rank;
+    binding.host_id = topology::HostId();
+    binding.process_id = getpid();
+    std::vector<MemoryArea> areas = options_.memory.areas;
+    binding.control_buffer = static_cast<int32_t>(areas.size());
+    areas.push_back({control_->span(), control_.get()});
+    for (const MemoryArea& area : areas) {
+      manifest::BufferBinding buffer;
+      buffer.bytes = static_cast<int64_t>(area.bytes.size());
+      for (const auto& transport : options_.transports) {
+        if (area.buffer == nullptr &&
+            !transport->capabilities().foreign_memory) {
+          continue;
+        }
+        absl::StatusOr<std::unique_ptr<transport::Region>> region =
+            transport->Register(area.bytes, area.buffer);
+        if (!region.ok()) {
+          return base::Annotate(region.status(),
+                                absl::StrCat("registering memory with ",
+                                             std::string(transport->name())));
+        }
+        buffer.keys.push_back(
+            {std::string(transport->name()), (*region)->key()});
+        regions_.push_back(*std::move(region));
+      }
+      binding.buffers.push_back(std::move(buffer));
+    }
+    for (const auto& transport : options_.transports) {
+      binding.addresses.push_back(
+          {std::string(transport->name()), transport->address()});
+    }
+    binding.stored = options_.memory.stored;
+    binding.epoch_word_offset_bytes = kEpochWordOffsetBytes;
+    binding.digest_table_offset_bytes = kDigestTableOffsetBytes;
+    binding.digest_table_bytes = table_bytes;
+    return absl::OkStatus();
+  }
+
+  absl::Status RegisterWithCatalog(const manifest::Binding& binding,
+                                   base::Deadline deadline) {
+    const std::string canonical = manifest::EncodePlacement(options_.placement);
+    layout_digest_ = manifest::DigestOf(canonical);
+    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(layout_digest_.ToHex(),
+                                                        canonical, deadline));
+    catalog::WorkerInfo info;
+    info.model = options_.model;
+    info.role = catalog::Role::kPublisher;
+    info.layout_spec = options_.placement.layout_spec;
+    info.rank = options_.placement.rank;
+    info.num_ranks = options_.placement.num_ranks;
+    info.run_id = options_.run_id;
+    info.epoch = options_.epoch;
+    info.host_id = binding.host_id;
+    info.process_id = binding.process_id;
+    info.placement_digest_hex = layout_digest_.ToHex();
+    if (!options_.model_card.empty()) {
+      info.model_card_digest_hex =
+          manifest::DigestOf(options_.model_card).ToHex();
+      WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
+          info.model_card_digest_hex, options_.model_card, deadline));
+    }
+    WEFT_ASSIGN_OR_RETURN(
+        registration_, options_.catalog->Register(
+                           info, manifest::EncodeBinding(binding), deadline));
+    WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
+                                           registration_.worker_id, deadline));
+    return absl::OkStatus();
+  }
+
+  PublisherOptions options_;
+  std::unique_ptr<memory::Buffer> control_;
+  std::vector<convert::DigestValue> table_;
+  std::vector<const std::byte*> stored_bases_;
+  int64_t weight_bytes_ = 0;
+  manifest::LayoutDigest layout_digest_;
+  catalog::Registration registration_;
+  bool updating_ = true;  // nothing is readable before the first Publish
+  bool has_published_ = false;
+  uint64_t last_step_ = 0;
+  // Destroyed first (reverse order): peers lose access before memory goes.
+  std::vector<std::unique_ptr<transport::Region>> regions_;
+  std::unique_ptr<catalog::Attachment> attachment_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Publisher>> Publisher::Create(
+    PublisherOptions options, base::Deadline deadline) {
+  if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
+  auto publisher = std::make_unique<PublisherImpl>(std::move(options));
+  WEFT_RETURN_IF_ERROR(publisher->Start(deadline));
+  return publisher;
+}
+
+}  // namespace weft::session

@@ -1,0 +1,450 @@
+#include "weft/session/receiver.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "weft/base/status.h"
+#include "weft/session/arrival_check_internal.h"
+#include "weft/session/bound_internal.h"
+#include "weft/session/epoch_word.h"
+#include "weft/session/source_link_internal.h"
+#include "weft/topology/host.h"
+
+namespace weft::session {
+namespace {
+
+using std::chrono::steady_clock;
+
+double SecondsBetween(steady_clock::time_point from,
+                      steady_clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+// Everything that belongs to one set of sources: made by Prepare, used by
+// every refit until the set changes. Members in order of dependence.
+struct Prepared {
+  uint64_t source_set = 0;
+  std::vector<std::unique_ptr<manifest::Placement>> placements;
+  std::shared_ptr<const plan::SourceIndex> index;
+  std::unique_ptr<plan::Plan> plan;
+  std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
+  std::vector<std::unique_ptr<transport::Region>> local_regions;
+  std::vector<execute::LocalStored> local;
+  std::unique_ptr<execute::Program> program;
+  std::unique_ptr<ArrivalCheck> arrival;
+  Bound bound;
+};
+
+class ReceiverImpl : public Receiver {
+ public:
+  explicit ReceiverImpl(ReceiverOptions options)
+      : options_(std::move(options)) {}
+
+  absl::Status Start(base::Deadline deadline) {
+    WEFT_RETURN_IF_ERROR(base::Annotate(
+        manifest::CheckPlacement(options_.placement, /*is_target=*/true),
+        absl::StrCat("rank ", options_.placement.rank)));
+    WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
+    const std::string canonical = manifest::EncodePlacement(options_.placement);
+    target_digest_ = manifest::DigestOf(canonical);
+    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(target_digest_.ToHex(),
+                                                        canonical, deadline));
+    catalog::WorkerInfo info;
+    info.model = options_.model;
+    info.role = catalog::Role::kReceiver;
+    info.layout_spec = options_.placement.layout_spec;
+    info.rank = options_.placement.rank;
+    info.num_ranks = options_.placement.num_ranks;
+    info.host_id = topology::HostId();
+    info.process_id = getpid();
+    info.placement_digest_hex = target_digest_.ToHex();
+    WEFT_ASSIGN_OR_RETURN(registration_,
+                          options_.catalog->Register(info, "", deadline));
+    WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
+                                           registration_.worker_id, deadline));
+    return absl::OkStatus();
+  }
+
+  absl::Status Prepare(base::Deadline deadline) override {
+    WEFT_ASSIGN_OR_RETURN(
+        const catalog::SourceSet set,
+        options_.catalog->GetSources(options_.model, deadline));
+    return PrepareFor(set, deadline);
+  }
+
+  absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
+                                    bool newer,
+                                    base::Deadline deadline) override {
+    absl::StatusOr<RefitReport> report = RefitOnce(version, newer, deadline);
+    if (report.ok()) {
+      ++counters_.refits_committed;
+    } else {
+      ++counters_.refits_failed;
+    }
+    return report;
+  }
+
+  bool fenced() const override {
+    absl::MutexLock lock(&fence_mutex_);
+    return fenced_;
+  }
+  std::string fenced_reason() const override {
+    absl::MutexLock lock(&fence_mutex_);
+    return fenced_reason_;
+  }
+  const std::optional<catalog::VersionId>& committed() const override {
+    return committed_;
+  }
+  ReceiverCounters counters() const override { return counters_; }
+  const plan::Plan* plan() const override {
+    return prepared_ == nullptr ? nullptr : prepared_->plan.get();
+  }
+  std::string Explain(const plan::ExplainOptions& options,
+                      bool json) const override {
+    if (prepared_ == nullptr) return "";
+    plan::ExplainOptions with_link = options;
+    if (with_link.link_bytes_per_second == 0) {
+      with_link.link_bytes_per_second = prepared_->bound.bytes_per_second;
+    }
+    return json ? plan::ExplainPlanJson(*prepared_->plan, *prepared_->index,
+                                        options_.placement, with_link)
+                : plan::ExplainPlan(*prepared_->plan, *prepared_->index,
+                                    options_.placement, with_link);
+  }
+
+ private:
+  void SetFence(bool fenced, std::string reason) {
+    absl::MutexLock lock(&fence_mutex_);
+    fenced_ = fenced;
+    fenced_reason_ = std::move(reason);
+  }
+
+  absl::StatusOr<RefitReport> RefitOnce(const catalog::VersionId* version,
+                                        bool newer, base::Deadline deadline) {
+    const auto start = steady_clock::now();
+    WEFT_RETURN_IF_ERROR(attachment_->Health());
+    WEFT_ASSIGN_OR_RETURN(const catalog::VersionRecord ready,
+                          AwaitReady(version, newer, deadline));
+    WEFT_ASSIGN_OR_RETURN(
+        const catalog::Lease lease,
+        options_.catalog->AcquireLease(registration_.worker_id, ready.version,
+                                       deadline));
+    RefitReport report;
+    report.version = ready.version;
+    const absl::Status done = TransferUnderLease(lease, deadline, report);
+    // A failed refit still has to give its lease back, with a moment of its
+    // own if the deadline is what failed.
+    const absl::Status released = options_.catalog->ReleaseLease(
+        lease.lease_id, done.ok(), fenced_reason(),
+        done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
+    if (!done.ok()) return done;
+    if (!released.ok()) {
+      SetFence(true,
+               absl::StrCat("the lease of ", catalog::ToString(ready.version),
+                            " could not be released: ",
+                            std::string(released.message())));
+      return released;
+    }
+    committed_ = ready.version;
+    SetFence(false, "");
+    report.seconds = SecondsBetween(start, steady_clock::now());
+    report.control_seconds =
+        report.seconds - report.transfer_seconds - report.verify_seconds;
+    return report;
+  }
+
+  absl::StatusOr<catalog::VersionRecord> AwaitReady(
+      const catalog::VersionId* version, bool newer, base::Deadline deadline) {
+    return catalog::WaitForReady(
+        *options_.catalog, options_.model, version,
+        newer && committed_.has_value() ? &*committed_ : nullptr, deadline);
+  }
+
+  // Moves, verifies and runs the hook; leaves the latch set on failure.
+  absl::Status TransferUnderLease(const catalog::Lease& lease,
+                                  base::Deadline deadline,
+                                  RefitReport& report) {
+    const catalog::VersionId& version = lease.version.version;
+    const ReceiverCounters before = counters_;
+    if (prepared_ == nullptr ||
+        prepared_->source_set != lease.version.source_set) {
+      WEFT_RETURN_IF_ERROR(Prepare(deadline));
+      if (prepared_->source_set != lease.version.source_set) {
+        return absl::AbortedError(
+            absl::StrCat("the sources of ", catalog::ToString(version),
+                         " changed while the plan was made; refit again"));
+      }
+    }
+    report.planned = counters_.plans_built > before.plans_built;
+    report.manifests_fetched =
+        counters_.manifests_fetched - before.manifests_fetched;
+    SetFence(true, absl::StrCat("a refit to ", catalog::ToString(version),
+                                " has begun and not committed"));
+    absl::Status status = MoveAndCheck(version, deadline, report);
+    if (!status.ok()) {
+      SetFence(true, absl::StrCat("refit to ", catalog::ToString(version),
+                                  " failed: ", std::string(status.message())));
+      // Links to a dead peer, or with operations in flight into our memory,
+      // are not used again.
+      if (!absl::IsDataLoss(status) && !absl::IsAborted(status)) {
+        prepared_.reset();
+      }
+    }
+    return status;
+  }
+
+  absl::Status MoveAndCheck(const catalog::VersionId& version,
+                            base::Deadline deadline, RefitReport& report) {
+    Prepared& now = *prepared_;
+    WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "before", deadline));
+    const convert::DigestConstants constants =
+        convert::DigestConstants::FromSeed(DigestSeed(version));
+    now.program->SetDigestConstants(options_.verify ? &constants : nullptr);
+    const auto transfer_start = steady_clock::now();
+    execute::ApplyZeroFills(*now.plan, options_.placement, now.local);
+    absl::StatusOr<execute::ExecuteReport> moved = now.program->Run(deadline);
+    now.program->SetDigestConstants(nullptr);
+    WEFT_RETURN_IF_ERROR(moved.status());
+    report.transfer_seconds =
+        SecondsBetween(transfer_start, steady_clock::now());
+    report.execute = *std::move(moved);
+    report.bytes = report.execute.bytes_moved;
+    report.wire_bytes = report.execute.bytes_on_wire;
+    std::vector<std::vector<convert::DigestValue>> tables;
+    if (options_.verify) {
+      WEFT_ASSIGN_OR_RETURN(tables, ReadTables(deadline));
+    }
+    WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "after", deadline));
+    if (options_.verify) {
+      const auto verify_start = steady_clock::now();
+      WEFT_ASSIGN_OR_RETURN(
+          const ArrivalResult arrived,
+          now.arrival->Run(*options_.kernels, constants, *now.program, tables,
+                           options_.execute.num_threads));
+      report.verify_seconds = SecondsBetween(verify_start, steady_clock::now());
+      report.tiles_checked = arrived.tiles_checked;
+      report.digest = convert::ToHex(arrived.digest);
+    }
+    report.bound_bytes_per_second = now.bound.bytes_per_second;
+    report.bound_name = now.bound.name;
+    for (size_t p = 0; p < now.links.size(); ++p) {
+      report.peers.push_back(
+          {now.links[p]->rank(), now.links[p]->transport_name(),
+           now.links[p]->mapped(), now.plan->peers[p].dst_bytes});
+    }
+    if (options_.derive_hook) {
+      WEFT_RETURN_IF_ERROR(base::Annotate(options_.derive_hook(version),
+                                          "hook after the transfer"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckEpochWords(const catalog::VersionId& version,
+                               std::string_view when, base::Deadline deadline) {
+    const uint64_t expected = EpochWord(version);
+    base::FaultList faults;
+    for (const auto& link : prepared_->links) {
+      WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
+      if (word == expected) continue;
+      faults.Add(absl::StrCat(
+          "publisher rank ", link->rank(), " no longer holds ",
+          catalog::ToString(version), " (checked ", std::string(when),
+          " the transfer): its memory ",
+          (word & 1) != 0 ? "is being changed" : "holds another version"));
+    }
+    return faults.ToStatus(absl::StatusCode::kAborted);
+  }
+
+  absl::StatusOr<std::vector<std::vector<convert::DigestValue>>> ReadTables(
+      base::Deadline deadline) {
+    std::vector<std::vector<convert::DigestValue>> tables;
+    for (size_t p = 0; p < prepared_->links.size(); ++p) {
+      SourceLink& link = *prepared_->links[p];
+      const ArrivalCheck::TableRange& range =
+          prepared_->arrival->table_ranges()[p];
+      std::vector<convert::DigestValue> values(
+          static_cast<size_t>(range.end - range.begin));
+      WEFT_RETURN_IF_ERROR(link.ReadControl(
+          link.binding().digest_table_offset_bytes +
+              range.begin * static_cast<int64_t>(sizeof(convert::DigestValue)),
+          absl::MakeSpan(reinterpret_cast<std::byte*>(values.data()),
+                         values.size() * sizeof(convert::DigestValue)),
+          deadline));
+      tables.push_back(std::move(values));
+    }
+    return tables;
+  }
+
+  absl::Status PrepareFor(const catalog::SourceSet& set,
+                          base::Deadline deadline);
+  absl::Status FetchPlacements(const catalog::SourceSet& set, Prepared& next,
+                               base::Deadline deadline);
+  absl::Status OpenLinks(const catalog::SourceSet& set, Prepared& next,
+                         base::Deadline deadline);
+  absl::Status BindProgram(Prepared& next);
+
+  ReceiverOptions options_;
+  manifest::LayoutDigest target_digest_;
+  catalog::Registration registration_;
+  std::unique_ptr<catalog::Attachment> attachment_;
+  // Placements by digest, kept over restarts of publishers: a restarted
+  // trainer of the same layout sends no manifest again.
+  std::map<std::string, manifest::Placement> placement_cache_;
+  std::unique_ptr<Prepared> prepared_;
+  ReceiverCounters counters_;
+  std::optional<catalog::VersionId> committed_;
+
+  mutable absl::Mutex fence_mutex_;
+  bool fenced_ = true;
+  std::string fenced_reason_ = "no refit has committed yet";
+};
+
+absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
+                                      base::Deadline deadline) {
+  if (prepared_ != nullptr && prepared_->source_set == set.source_set) {
+    return absl::OkStatus();
+  }
+  auto next = std::make_unique<Prepared>();
+  next->source_set = set.source_set;
+  WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));
+  std::vector<plan::SourceInfo> infos;
+  const std::string host_id = topology::HostId();
+  for (size_t i = 0; i < set.sources.size(); ++i) {
+    plan::SourceInfo info;
+    info.placement = next->placements[i].get();
+    info.digest =
+        manifest::DigestOf(manifest::EncodePlacement(*info.placement));
+    info.distance = set.sources[i].host_id == host_id ? 0 : 1;
+    infos.push_back(info);
+  }
+  WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));
+  const bool same_layouts = prepared_ != nullptr &&
+                            prepared_->index->digest() == next->index->digest();
+  if (same_layouts) {
+    next->plan = std::make_unique<plan::Plan>(*prepared_->plan);
+  } else {
+    WEFT_ASSIGN_OR_RETURN(plan::Plan built,
+                          plan::BuildPlan(*next->index, options_.placement,
+                                          target_digest_, options_.limits));
+    next->plan = std::make_unique<plan::Plan>(std::move(built));
+    ++counters_.plans_built;
+  }
+  WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
+  WEFT_RETURN_IF_ERROR(BindProgram(*next));
+  if (options_.measure_bound) {
+    WEFT_ASSIGN_OR_RETURN(
+        next->bound,
+        MeasureBound(next->links, options_.execute.num_threads, deadline));
+  }
+  prepared_ = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
+                                           Prepared& next,
+                                           base::Deadline deadline) {
+  for (const catalog::SourceRecord& source : set.sources) {
+    const std::string& digest = source.placement_digest_hex;
+    auto cached = placement_cache_.find(digest);
+    if (cached == placement_cache_.end()) {
+      WEFT_ASSIGN_OR_RETURN(const std::string bytes,
+                            options_.catalog->GetPlacement(digest, deadline));
+      if (manifest::DigestOf(bytes).ToHex() != digest) {
+        return absl::DataLossError(
+            absl::StrCat("the catalog returned other bytes for placement ",
+                         digest, " of publisher rank ", source.rank));
+      }
+      absl::StatusOr<manifest::Placement> placement =
+          manifest::DecodePlacement(bytes);
+      if (placement.ok()) {
+        WEFT_RETURN_IF_ERROR(base::Annotate(
+            manifest::CheckPlacement(*placement, /*is_target=*/false),
+            absl::StrCat("publisher rank ", source.rank)));
+      }
+      WEFT_RETURN_IF_ERROR(base::Annotate(
+          placement.status(), absl::StrCat("publisher rank ", source.rank)));
+      cached = placement_cache_.emplace(digest, *std::move(placement)).first;
+      ++counters_.manifests_fetched;
+    }
+    next.placements.push_back(
+        std::make_unique<manifest::Placement>(cached->second));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
+                                     Prepared& next, base::Deadline deadline) {
+  for (const plan::PeerPlan& peer : next.plan->peers) {
+    const auto source = std::find_if(
+        set.sources.begin(), set.sources.end(),
+        [&](const auto& each) { return each.rank == peer.src_rank; });
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<SourceLink> link,
+        SourceLink::Open(*source, options_.transports, deadline));
+    if (link->binding().stored.size() !=
+        next.placements[source - set.sources.begin()]->stored.size()) {
+      return absl::DataLossError(absl::StrCat(
+          "publisher rank ", peer.src_rank, " binds ",
+          link->binding().stored.size(), " stored tensors, its placement has ",
+          next.placements[source - set.sources.begin()]->stored.size()));
+    }
+    ++counters_.connections_opened;
+    next.links.push_back(std::move(link));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReceiverImpl::BindProgram(Prepared& next) {
+  // Our own memory is registered with the transports that post into it.
+  std::vector<const transport::Region*> area_regions(
+      options_.memory.areas.size(), nullptr);
+  for (const auto& link : next.links) {
+    if (link->mapped() || area_regions.empty() || area_regions[0] != nullptr) {
+      continue;
+    }
+    for (size_t a = 0; a < options_.memory.areas.size(); ++a) {
+      const MemoryArea& area = options_.memory.areas[a];
+      WEFT_ASSIGN_OR_RETURN(
+          std::unique_ptr<transport::Region> region,
+          link->transport().Register(area.bytes, area.buffer));
+      area_regions[a] = region.get();
+      next.local_regions.push_back(std::move(region));
+    }
+  }
+  for (size_t i = 0; i < options_.placement.stored.size(); ++i) {
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
+                          StoredBytes(options_.placement.stored[i]));
+    next.local.push_back({StoredBase(options_.memory, i), bytes,
+                          area_regions[options_.memory.stored[i].buffer]});
+  }
+  std::vector<execute::RemoteRank> remotes;
+  for (const auto& link : next.links) remotes.push_back(link->RemoteRank());
+  WEFT_ASSIGN_OR_RETURN(
+      next.program,
+      execute::BindPull(*next.plan, *next.index, options_.placement,
+                        *options_.kernels, next.local, std::move(remotes),
+                        options_.execute));
+  next.arrival = std::make_unique<ArrivalCheck>(
+      *next.plan, *next.index, options_.placement, options_.memory);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Receiver>> Receiver::Create(
+    ReceiverOptions options, base::Deadline deadline) {
+  if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
+  options.execute.staging_bytes = options.limits.staging_bytes;
+  auto receiver = std::make_unique<ReceiverImpl>(std::move(options));
+  WEFT_RETURN_IF_ERROR(receiver->Start(deadline));
+  return receiver;
+}
+
+}  // namespace weft::session

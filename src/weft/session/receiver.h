@@ -1,0 +1,126 @@
+// Receiver: what an engine rank's process holds. Plans once, then brings its
+// memory to a version as one verified transaction:
+//
+//   lease -> dirty latch -> epoch words -> move -> epoch words -> digests
+//         -> hooks -> commit -> release
+//
+// From the latch on until a commit the receiver is *fenced*: its memory may
+// hold torn weights and must not serve. Any failure leaves it fenced; the next
+// refit that commits heals it.
+#ifndef WEFT_SESSION_RECEIVER_H_
+#define WEFT_SESSION_RECEIVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/store.h"
+#include "weft/convert/kernel.h"
+#include "weft/execute/executor.h"
+#include "weft/manifest/placement.h"
+#include "weft/plan/explain.h"
+#include "weft/plan/plan.h"
+#include "weft/session/memory_area.h"
+#include "weft/transport/transport.h"
+
+namespace weft::session {
+
+struct ReceiverOptions {
+  std::string model;
+  manifest::Placement placement;
+  // Outlives the receiver; must not move. Written by Refit.
+  RankMemory memory;
+  std::shared_ptr<catalog::CatalogStore> catalog;
+  // In order of preference; per peer the first that reaches all its memory is
+  // taken, mapped access before posted.
+  std::vector<std::shared_ptr<transport::Transport>> transports;
+  const convert::Kernels* kernels = nullptr;  // default: convert::CpuKernels()
+  plan::PlanLimits limits;
+  execute::ExecuteOptions execute;
+  // Compare digests of all that arrived. Off only for measurements.
+  bool verify = true;
+  // Measure the link of each refit's transport once, for the bound (~20 ms).
+  bool measure_bound = true;
+  // Run after the digests agreed and before the commit: refresh what the
+  // engine derives from weights. An error fences.
+  std::function<absl::Status(const catalog::VersionId&)> derive_hook;
+};
+
+struct PeerReport {
+  int64_t rank = 0;
+  std::string transport;
+  bool mapped = false;
+  int64_t bytes = 0;
+};
+
+struct RefitReport {
+  catalog::VersionId version;
+  int64_t bytes = 0;       // written into the receiver's memory by moves
+  int64_t wire_bytes = 0;  // read from peers, witnesses included
+  double seconds = 0;      // whole call
+  double transfer_seconds = 0;
+  double verify_seconds = 0;
+  double control_seconds = 0;  // everything else: catalog, epoch words, tables
+  double bound_bytes_per_second = 0;  // 0 = not measured
+  std::string bound_name;             // "memcpy, 2 threads" or "ucx get, 1 MiB"
+  int64_t tiles_checked = 0;
+  // Sum over tiles of weight * digest of everything received, hex: equal for
+  // equal bytes, whatever the layouts of the sources.
+  std::string digest;
+  bool planned = false;           // this call built a plan
+  int64_t manifests_fetched = 0;  // placements read from the catalog by it
+  execute::ExecuteReport execute;
+  std::vector<PeerReport> peers;
+};
+
+struct ReceiverCounters {
+  int64_t plans_built = 0;
+  int64_t manifests_fetched = 0;
+  int64_t connections_opened = 0;
+  int64_t refits_committed = 0;
+  int64_t refits_failed = 0;
+};
+
+// Threads: one caller at a time, except fenced().
+class Receiver {
+ public:
+  // Registers with the catalog as a receiver and attaches.
+  static absl::StatusOr<std::unique_ptr<Receiver>> Create(
+      ReceiverOptions options, base::Deadline deadline);
+  virtual ~Receiver() = default;
+
+  // Fetches manifests, plans, connects and imports keys, if the set of sources
+  // is not the one that is planned already. Refit does it by itself.
+  virtual absl::Status Prepare(base::Deadline deadline) = 0;
+
+  // Brings the memory to `version`, or to the newest READY version if nullptr
+  // (waiting for one newer than what is committed when `newer`). On an error
+  // after the latch the receiver is fenced. Codes: kDeadlineExceeded,
+  // kUnavailable (a peer or the catalog died), kDataLoss (digests differ; the
+  // message names tensors), kAborted (the version changed while it was read),
+  // kFailedPrecondition (coverage; version GONE), kResourceExhausted.
+  virtual absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
+                                            bool newer,
+                                            base::Deadline deadline) = 0;
+
+  // True before the first commit and from the dirty latch until a commit.
+  virtual bool fenced() const = 0;
+  virtual std::string fenced_reason() const = 0;
+  virtual const std::optional<catalog::VersionId>& committed() const = 0;
+  virtual ReceiverCounters counters() const = 0;
+
+  // The current plan, or nullptr before Prepare.
+  virtual const plan::Plan* plan() const = 0;
+  // Its explanation; empty before Prepare.
+  virtual std::string Explain(const plan::ExplainOptions& options,
+                              bool json) const = 0;
+};
+
+}  // namespace weft::session
+
+#endif  // WEFT_SESSION_RECEIVER_H_

@@ -1,0 +1,419 @@
+// Publisher and Receiver through real transports and a memory catalog, in one
+// process; processes of their own are in tests/python and tests/processes.
+//
+// Expected bytes come from a plain function of (tensor, logical index, step):
+// no part of Weft computes them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "weft/catalog/memory/memory_store.h"
+#include "weft/session/publisher.h"
+#include "weft/session/receiver.h"
+#include "weft/transport/inproc/inproc_transport.h"
+#include "weft/transport/shm/shm_transport.h"
+#include "weft/transport/testing/fault_transport.h"
+#include "weft/transport/ucx/ucx_transport.h"
+
+namespace weft::session {
+namespace {
+
+using ::testing::HasSubstr;
+
+base::Deadline Soon() {
+  return base::Deadline::After(std::chrono::seconds(20));
+}
+
+uint16_t ValueOf(int32_t tensor, int64_t logical_index, uint64_t step) {
+  const uint64_t mixed = (static_cast<uint64_t>(tensor) * 1000003 +
+                          static_cast<uint64_t>(logical_index)) *
+                             0x9e3779b97f4a7c15u +
+                         step * 0xda942042e4dd58b5u;
+  return static_cast<uint16_t>(mixed >> 40);
+}
+
+// Two tensors: "w" [rows, cols] and "norm" [cols].
+std::vector<tensor::TensorSpec> Specs(int64_t rows, int64_t cols) {
+  return {{"w", tensor::DType::kBF16, {rows, cols}},
+          {"norm", tensor::DType::kBF16, {cols}}};
+}
+
+layout::StoredTensor StoredBox(int32_t tensor_index, const std::string& name,
+                               const std::vector<tensor::Range>& ranges) {
+  layout::StoredTensor stored{name, tensor::DType::kBF16, {}, {}, {}};
+  absl::InlinedVector<int64_t, 4> origin;
+  for (const tensor::Range& range : ranges) {
+    stored.shape.push_back(range.extent());
+    origin.push_back(0);
+  }
+  stored.fragments.push_back(
+      {tensor_index, *layout::IndexMap::RowMajor(*tensor::Box::Make(ranges),
+                                                 stored.shape, origin)});
+  return stored;
+}
+
+// "w" cut by rows over `num_ranks`, "norm" whole on every rank.
+manifest::Placement RowShard(int64_t rows, int64_t cols, int64_t rank,
+                             int64_t num_ranks) {
+  manifest::Placement placement;
+  placement.layout_spec = "rows";
+  placement.rank = rank;
+  placement.num_ranks = num_ranks;
+  placement.tensors = Specs(rows, cols);
+  const int64_t chunk = (rows + num_ranks - 1) / num_ranks;
+  placement.stored = {StoredBox(0, "w_shard",
+                                {{std::min(rows, rank * chunk),
+                                  std::min(rows, (rank + 1) * chunk)},
+                                 {0, cols}}),
+                      StoredBox(1, "norm", {{0, cols}})};
+  return placement;
+}
+
+// Columns [begin, end) of "w" and the norm.
+manifest::Placement ColumnCut(int64_t rows, int64_t cols, int64_t begin,
+                              int64_t end) {
+  manifest::Placement placement;
+  placement.layout_spec = "columns";
+  placement.tensors = Specs(rows, cols);
+  placement.stored = {StoredBox(0, "w_cut", {{0, rows}, {begin, end}}),
+                      StoredBox(1, "norm", {{0, cols}})};
+  return placement;
+}
+
+// Fills or checks by the plain function; only row-major boxes occur here.
+void FillPlain(const manifest::Placement& placement, const RankMemory& memory,
+               uint64_t step) {
+  for (size_t i = 0; i < placement.stored.size(); ++i) {
+    const layout::Fragment& fragment = placement.stored[i].fragments[0];
+    const tensor::Box& box = fragment.map.box();
+    const tensor::Shape& whole = placement.tensors[fragment.tensor].shape;
+    auto* out = reinterpret_cast<uint16_t*>(StoredBase(memory, i));
+    if (box.rank() == 1) {
+      for (int64_t c = box.range(0).begin; c < box.range(0).end; ++c) {
+        *out++ = ValueOf(fragment.tensor, c, step);
+      }
+      continue;
+    }
+    for (int64_t r = box.range(0).begin; r < box.range(0).end; ++r) {
+      for (int64_t c = box.range(1).begin; c < box.range(1).end; ++c) {
+        *out++ = ValueOf(fragment.tensor, r * whole[1] + c, step);
+      }
+    }
+  }
+}
+
+std::string BytesOf(const OwnedRankMemory& owned) {
+  return std::string(reinterpret_cast<const char*>(owned.buffer->data()),
+                     static_cast<size_t>(owned.buffer->size_bytes()));
+}
+
+// The whole buffer as it must be: alignment gaps keep the poison.
+std::string Expected(const manifest::Placement& placement, uint64_t step) {
+  OwnedRankMemory owned = *AllocateFor(placement, memory::MemoryKind::kHost);
+  std::memset(owned.buffer->data(), 0xA5, owned.buffer->span().size());
+  FillPlain(placement, owned.memory, step);
+  return BytesOf(owned);
+}
+
+std::shared_ptr<transport::Transport> MakeTransport(const std::string& name) {
+  if (name == "inproc") return transport::MakeInprocTransport();
+  if (name == "shm") return *transport::MakeShmTransport();
+  return *transport::MakeUcxTransport({});
+}
+
+struct Trainer {
+  manifest::Placement placement;
+  OwnedRankMemory owned;
+  std::unique_ptr<Publisher> publisher;
+};
+
+class RefitTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  static constexpr int64_t kRows = 200;
+  static constexpr int64_t kCols = 150;
+
+  absl::StatusOr<std::unique_ptr<Trainer>> StartTrainer(int64_t rank,
+                                                        int64_t num_ranks,
+                                                        uint64_t epoch = 0) {
+    auto trainer = std::make_unique<Trainer>();
+    trainer->placement = RowShard(kRows, kCols, rank, num_ranks);
+    trainer->owned =
+        *AllocateFor(trainer->placement, memory::MemoryKind::kShared);
+    PublisherOptions options;
+    options.model = "m";
+    options.epoch = epoch;
+    options.placement = trainer->placement;
+    options.memory = trainer->owned.memory;
+    options.catalog = store_;
+    options.transports = {MakeTransport(GetParam())};
+    auto publisher = Publisher::Create(std::move(options), Soon());
+    if (!publisher.ok()) return publisher.status();
+    trainer->publisher = *std::move(publisher);
+    return trainer;
+  }
+
+  void StartTrainers(int64_t num_ranks, uint64_t epoch = 0) {
+    trainers_.clear();
+    for (int64_t rank = 0; rank < num_ranks; ++rank) {
+      auto trainer = StartTrainer(rank, num_ranks, epoch);
+      ASSERT_TRUE(trainer.ok()) << trainer.status();
+      trainers_.push_back(*std::move(trainer));
+    }
+  }
+
+  void PublishAll(uint64_t step) {
+    for (auto& trainer : trainers_) {
+      ASSERT_TRUE(trainer->publisher->BeginUpdate(Soon()).ok());
+      FillPlain(trainer->placement, trainer->owned.memory, step);
+      const auto report = trainer->publisher->Publish(step, Soon());
+      ASSERT_TRUE(report.ok()) << report.status();
+    }
+  }
+
+  struct Engine {
+    manifest::Placement placement;
+    OwnedRankMemory owned;
+    std::shared_ptr<transport::FaultScript> faults;
+    std::unique_ptr<Receiver> receiver;
+  };
+
+  Engine StartEngine(manifest::Placement placement, bool faulty = false) {
+    Engine engine;
+    engine.placement = std::move(placement);
+    engine.owned = *AllocateFor(engine.placement, memory::MemoryKind::kShared);
+    Poison(engine);
+    ReceiverOptions options;
+    options.model = "m";
+    options.placement = engine.placement;
+    options.memory = engine.owned.memory;
+    options.catalog = store_;
+    options.transports = {MakeTransport(GetParam())};
+    if (faulty) {
+      engine.faults = std::make_shared<transport::FaultScript>();
+      options.transports[0] =
+          transport::WrapWithFaults(options.transports[0], engine.faults);
+    }
+    options.execute.num_threads = 2;
+    options.measure_bound = false;
+    engine.receiver = *Receiver::Create(std::move(options), Soon());
+    return engine;
+  }
+
+  static void Poison(Engine& engine) {
+    std::memset(engine.owned.buffer->data(), 0xA5,
+                engine.owned.buffer->span().size());
+  }
+
+  std::shared_ptr<catalog::CatalogStore> store_ = catalog::MakeMemoryStore({});
+  std::vector<std::unique_ptr<Trainer>> trainers_;
+};
+
+TEST_P(RefitTest, ThreeVersionsArriveAndOnlyTheFirstPlans) {
+  StartTrainers(3);
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 37, 101));
+  EXPECT_TRUE(engine.receiver->fenced());
+  for (uint64_t step = 1; step <= 3; ++step) {
+    PublishAll(step);
+    Poison(engine);
+    const auto report = engine.receiver->Refit(nullptr, true, Soon());
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(report->version.step, step);
+    EXPECT_EQ(report->planned, step == 1);
+    EXPECT_EQ(report->manifests_fetched, step == 1 ? 3 : 0);
+    EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, step));
+    EXPECT_FALSE(engine.receiver->fenced());
+  }
+  EXPECT_EQ(engine.receiver->counters().plans_built, 1);
+  EXPECT_EQ(engine.receiver->counters().refits_committed, 3);
+}
+
+TEST_P(RefitTest, TheDigestOfEqualBytesDoesNotDependOnTheSources) {
+  StartTrainers(3);
+  Engine first = StartEngine(ColumnCut(kRows, kCols, 10, 90));
+  PublishAll(5);
+  const auto from_three = first.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(from_three.ok()) << from_three.status();
+  // The same version from another sharding, in a catalog of its own.
+  store_ = catalog::MakeMemoryStore({});
+  StartTrainers(1);
+  Engine second = StartEngine(ColumnCut(kRows, kCols, 10, 90));
+  PublishAll(5);
+  const auto from_one = second.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(from_one.ok()) << from_one.status();
+  EXPECT_EQ(from_three->digest, from_one->digest);
+}
+
+TEST_P(RefitTest, AFlippedByteIsRefusedNamedFencedAndHealed) {
+  StartTrainers(2);
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 64, 128), true);
+  PublishAll(1);
+  engine.faults->FlipByteOfNextTransfer();
+  const auto torn = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(absl::IsDataLoss(torn.status())) << torn.status();
+  EXPECT_THAT(std::string(torn.status().message()),
+              testing::AnyOf(HasSubstr("\"w\""), HasSubstr("\"norm\"")));
+  EXPECT_TRUE(engine.receiver->fenced());
+  EXPECT_THAT(engine.receiver->fenced_reason(), HasSubstr("digest"));
+  EXPECT_FALSE(engine.receiver->committed().has_value());
+  const auto healed = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(healed.ok()) << healed.status();
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 1));
+  EXPECT_FALSE(engine.receiver->fenced());
+}
+
+TEST_P(RefitTest, WeightsThatChangeWithoutBeginUpdateAreSeenByTheDigest) {
+  StartTrainers(2);
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, kCols));
+  PublishAll(1);
+  // A trainer that breaks the protocol: writes after publishing.
+  trainers_[1]->owned.buffer->data()[100] ^= std::byte{1};
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(absl::IsDataLoss(report.status())) << report.status();
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("source rank 1"));
+}
+
+TEST_P(RefitTest, AMissingRankIsNamedByTheDeadline) {
+  trainers_.push_back(*StartTrainer(0, 2));
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, kCols));
+  PublishAll(1);
+  const auto report = engine.receiver->Refit(
+      nullptr, false, base::Deadline::After(std::chrono::milliseconds(50)));
+  ASSERT_TRUE(absl::IsDeadlineExceeded(report.status())) << report.status();
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("1 of 2"));
+}
+
+TEST_P(RefitTest, TwoPublishersOfOneRankAreRefused) {
+  StartTrainers(2);
+  const auto second = StartTrainer(1, 2);
+  EXPECT_TRUE(absl::IsAlreadyExists(second.status())) << second.status();
+}
+
+TEST_P(RefitTest, ARestartedTrainerTakesOverAndTheSamePlanServes) {
+  StartTrainers(2, /*epoch=*/0);
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 3, 77));
+  PublishAll(9);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, false, Soon()).ok());
+  StartTrainers(2, /*epoch=*/1);
+  PublishAll(4);  // a smaller step of a newer epoch
+  Poison(engine);
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->version.epoch, 1u);
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 4));
+  // The layouts are the same: no manifest is fetched, nothing is planned.
+  EXPECT_EQ(report->manifests_fetched, 0);
+  EXPECT_FALSE(report->planned);
+}
+
+TEST_P(RefitTest, AnUpdateDuringTheTransferAbortsTheRefit) {
+  StartTrainers(1);
+  ReceiverOptions unused;
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, kCols), true);
+  PublishAll(1);
+  // The trainer gives readers no time, and begins while the transfer runs.
+  engine.faults->BeforeNextTransfer([&] {
+    ASSERT_TRUE(
+        trainers_[0]
+            ->publisher
+            ->BeginUpdate(base::Deadline::After(std::chrono::nanoseconds(0)))
+            .ok());
+    FillPlain(trainers_[0]->placement, trainers_[0]->owned.memory, 2);
+  });
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(absl::IsAborted(report.status())) << report.status();
+  EXPECT_TRUE(engine.receiver->fenced());
+  ASSERT_TRUE(trainers_[0]->publisher->Publish(2, Soon()).ok());
+  const auto healed = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(healed.ok()) << healed.status();
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
+}
+
+TEST_P(RefitTest, AHookThatFailsFences) {
+  StartTrainers(1);
+  PublishAll(1);
+  Engine engine;
+  engine.placement = ColumnCut(kRows, kCols, 0, 10);
+  engine.owned = *AllocateFor(engine.placement, memory::MemoryKind::kShared);
+  ReceiverOptions options;
+  options.model = "m";
+  options.placement = engine.placement;
+  options.memory = engine.owned.memory;
+  options.catalog = store_;
+  options.transports = {MakeTransport(GetParam())};
+  options.measure_bound = false;
+  options.derive_hook = [](const catalog::VersionId&) {
+    return absl::InternalError("the absorbed weights are stale");
+  };
+  auto receiver = *Receiver::Create(std::move(options), Soon());
+  const auto report = receiver->Refit(nullptr, false, Soon());
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("the absorbed weights are stale"));
+  EXPECT_TRUE(receiver->fenced());
+}
+
+TEST_P(RefitTest, LayoutsThatDoNotFitAreRefusedBeforeAByteMoves) {
+  StartTrainers(2);
+  PublishAll(1);
+  Engine engine = StartEngine(ColumnCut(kRows + 1, kCols, 0, kCols));
+  const std::string before = BytesOf(engine.owned);
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_FALSE(report.ok());
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("[200,150]"));
+  EXPECT_THAT(std::string(report.status().message()), HasSubstr("[201,150]"));
+  EXPECT_EQ(BytesOf(engine.owned), before);
+}
+
+// Random shapes: cuts that do not meet tiles, empty shards, tiny tensors.
+TEST_P(RefitTest, RandomCutsArrive) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 6; ++round) {
+    const int64_t rows = 1 + random() % 300;
+    const int64_t cols = 2 + random() % 300;
+    const int64_t ranks = 1 + random() % 5;
+    const int64_t begin = random() % (cols - 1);
+    const int64_t end = begin + 1 + random() % (cols - begin);
+    SCOPED_TRACE(testing::Message()
+                 << rows << "x" << cols << " over " << ranks
+                 << " ranks, columns " << begin << ".." << end);
+    store_ = catalog::MakeMemoryStore({});
+    std::vector<std::unique_ptr<Trainer>> trainers;
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      auto trainer = std::make_unique<Trainer>();
+      trainer->placement = RowShard(rows, cols, rank, ranks);
+      trainer->owned =
+          *AllocateFor(trainer->placement, memory::MemoryKind::kShared);
+      PublisherOptions options;
+      options.model = "m";
+      options.placement = trainer->placement;
+      options.memory = trainer->owned.memory;
+      options.catalog = store_;
+      options.transports = {MakeTransport(GetParam())};
+      auto publisher = Publisher::Create(std::move(options), Soon());
+      ASSERT_TRUE(publisher.ok()) << publisher.status();
+      trainer->publisher = *std::move(publisher);
+      FillPlain(trainer->placement, trainer->owned.memory, 7);
+      ASSERT_TRUE(trainer->publisher->Publish(7, Soon()).ok());
+      trainers.push_back(std::move(trainer));
+    }
+    Engine engine = StartEngine(ColumnCut(rows, cols, begin, end));
+    const auto report = engine.receiver->Refit(nullptr, false, Soon());
+    ASSERT_TRUE(report.ok()) << report.status();
+    ASSERT_EQ(BytesOf(engine.owned), Expected(engine.placement, 7));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, RefitTest,
+                         ::testing::Values("inproc", "shm", "ucx"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace weft::session

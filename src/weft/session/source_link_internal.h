@@ -1,0 +1,65 @@
+// One connected source rank: its peer, imported regions and control area.
+#ifndef WEFT_SESSION_SOURCE_LINK_INTERNAL_H_
+#define WEFT_SESSION_SOURCE_LINK_INTERNAL_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/store.h"
+#include "weft/execute/executor.h"
+#include "weft/manifest/binding.h"
+#include "weft/transport/transport.h"
+
+namespace weft::session {
+
+class SourceLink {
+ public:
+  // Connects through the first transport, in the order given, that has keys
+  // for every buffer of the source. kUnavailable that lists why each failed.
+  static absl::StatusOr<std::unique_ptr<SourceLink>> Open(
+      const catalog::SourceRecord& source,
+      absl::Span<const std::shared_ptr<transport::Transport>> transports,
+      base::Deadline deadline);
+
+  int64_t rank() const { return rank_; }
+  uint64_t generation() const { return generation_; }
+  const std::string& transport_name() const { return transport_name_; }
+  bool mapped() const;
+  transport::Peer& peer() { return *peer_; }
+  transport::Transport& transport() { return *transport_; }
+  const manifest::Binding& binding() const { return binding_; }
+  execute::RemoteRank RemoteRank() const;
+
+  // Reads `local.size()` bytes at `offset_bytes` of the control buffer,
+  // through the mapping or by a posted read and a flush.
+  absl::Status ReadControl(int64_t offset_bytes, absl::Span<std::byte> local,
+                           base::Deadline deadline);
+  absl::StatusOr<uint64_t> ReadEpochWord(base::Deadline deadline);
+
+  // Bytes per second of a read of this source's memory in large pieces,
+  // measured now; 0 if it is mapped or holds too little to measure.
+  absl::StatusOr<double> MeasureReadRate(base::Deadline deadline);
+
+ private:
+  SourceLink() = default;
+  absl::Status ImportAll();
+
+  int64_t rank_ = 0;
+  uint64_t generation_ = 0;
+  std::string label_;
+  std::string transport_name_;
+  std::shared_ptr<transport::Transport> transport_;
+  manifest::Binding binding_;
+  std::unique_ptr<transport::Peer> peer_;
+  // After peer_: regions must not outlive their peer.
+  std::vector<std::unique_ptr<transport::RemoteRegion>> regions_;
+};
+
+}  // namespace weft::session
+
+#endif  // WEFT_SESSION_SOURCE_LINK_INTERNAL_H_

@@ -1,0 +1,33 @@
+"""The binary under test: WEFT_BIN, by default build/release/bin/weft."""
+
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(
+    os.environ.get("WEFT_BIN", REPOSITORY / "build/release/bin/weft"))
+
+# Random cases derive from this; set it to repeat a run.
+SEED = int(os.environ.get("WEFT_TEST_SEED", time.time_ns() % 2**31))
+
+
+def pytest_report_header():
+    return f"WEFT_TEST_SEED={SEED} WEFT_BIN={BINARY}"
+
+
+@pytest.fixture
+def weft():
+    """weft(args...) runs the program and returns its CompletedProcess."""
+    if not BINARY.exists():
+        pytest.fail(f"no program {BINARY}; build it or set WEFT_BIN")
+
+    def run(*args):
+        return subprocess.run([str(BINARY), *map(str, args)],
+                              capture_output=True, text=True, timeout=120,
+                              check=False)
+
+    return run
