@@ -9,7 +9,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "weft/base/log.h"
-#include "weft/catalog/grpc/grpc_server.h"
+#include "weft/catalog/grpc/catalog_server.h"
 #include "weft/catalog/memory/memory_store.h"
 
 namespace weft::apps {

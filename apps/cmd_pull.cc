@@ -96,13 +96,11 @@ void Poison(Engine& engine) {
 absl::Status Build(const PullArgs& args, Engine& engine) {
   WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
   WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
-  WEFT_ASSIGN_OR_RETURN(engine.transports, MakeTransports(args.transport));
   if (!args.inject.empty()) {
     engine.faults = std::make_shared<transport::FaultScript>();
-    for (auto& transport : engine.transports) {
-      transport = transport::WrapWithFaults(transport, engine.faults);
-    }
   }
+  WEFT_ASSIGN_OR_RETURN(engine.transports,
+                        MakeTransports(args.transport, engine.faults));
   WEFT_ASSIGN_OR_RETURN(
       engine.owned,
       session::AllocateFor(engine.placement, memory::MemoryKind::kShared));
@@ -174,8 +172,22 @@ absl::Status Save(const PullArgs& args, const std::string& path, bool overwrite,
   return absl::OkStatus();
 }
 
-// Lines on standard input: "refit [VERSION]", "poison", "save FILE",
-// "flip" (one byte of the next transfer, needs --inject), "quit". A failed
+// The fault strikes the first operation of the next refit that moves weights:
+// the ones before it read the epoch word of each peer.
+absl::Status ArmFault(const PullArgs& args, transport::Fault::Kind kind,
+                      Engine& engine) {
+  WEFT_RETURN_IF_ERROR(engine.receiver->Prepare(args.deadline()));
+  transport::Fault fault;
+  fault.kind = kind;
+  fault.nth = static_cast<int64_t>(engine.receiver->plan()->peers.size());
+  fault.byte_index = 4321;
+  engine.faults->Add(fault);
+  return absl::OkStatus();
+}
+
+// Lines on standard input: "refit [VERSION]", "poison", "save FILE", "quit";
+// with --inject also "flip" (one byte of the next transfer) and "drop" (the
+// next transfer never completes). A failed
 // line is reported and the loop goes on: the receiver is then fenced.
 absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   std::string line;
@@ -192,7 +204,9 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     } else if (word == "save") {
       status = Save(args, rest, /*overwrite=*/true, engine);
     } else if (word == "flip" && engine.faults != nullptr) {
-      engine.faults->FlipByteOfNextTransfer();
+      status = ArmFault(args, transport::Fault::Kind::kFlipByte, engine);
+    } else if (word == "drop" && engine.faults != nullptr) {
+      status = ArmFault(args, transport::Fault::Kind::kDrop, engine);
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("unknown control line \"", line, "\""));

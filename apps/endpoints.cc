@@ -19,21 +19,28 @@ absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
-MakeTransports(const std::string& choice) {
+MakeTransports(const std::string& choice,
+               std::shared_ptr<transport::FaultScript> faults) {
   if (choice != "auto" && choice != "shm" && choice != "ucx") {
     return absl::InvalidArgumentError(absl::StrCat(
         "unknown transport \"", choice, "\"; known are auto, shm, ucx"));
   }
   std::vector<std::shared_ptr<transport::Transport>> transports;
+  const auto add = [&](std::unique_ptr<transport::Transport> made) {
+    if (faults != nullptr) {
+      made = transport::MakeFaultTransport(std::move(made), faults);
+    }
+    transports.push_back(std::move(made));
+  };
   if (choice != "ucx") {
     WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> shm,
                           transport::MakeShmTransport());
-    transports.push_back(std::move(shm));
+    add(std::move(shm));
   }
   if (choice != "shm") {
     WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> ucx,
                           transport::MakeUcxTransport({}));
-    transports.push_back(std::move(ucx));
+    add(std::move(ucx));
   }
   return transports;
 }

@@ -11,6 +11,7 @@
 #include "weft/catalog/store.h"
 #include "weft/manifest/placement.h"
 #include "weft/recipe/recipe.h"
+#include "weft/transport/testing/fault_transport.h"
 #include "weft/transport/transport.h"
 
 namespace weft::apps {
@@ -20,9 +21,11 @@ inline constexpr char kDefaultCatalog[] = "127.0.0.1:6470";
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address);
 
-// "auto" = shm then ucx; "shm"; "ucx". kInvalidArgument for another word.
+// "auto" = shm then ucx; "shm"; "ucx". kInvalidArgument for another word. With
+// `faults` each is wrapped to misbehave on demand.
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
-MakeTransports(const std::string& choice);
+MakeTransports(const std::string& choice,
+               std::shared_ptr<transport::FaultScript> faults = nullptr);
 
 manifest::Placement ToPlacement(recipe::RankLayout layout);
 

@@ -150,8 +150,7 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(
       if (i >= items_.size()) return;
       const Item& item = items_[i];
       const plan::Move& move = plan_.peers[item.peer].moves[item.move];
-      const ItemDigest digest =
-          DigestItem(item, kernels, constants, program);
+      const ItemDigest digest = DigestItem(item, kernels, constants, program);
       const int64_t fragment_tiles =
           tensor::TileGrid::Of(item.fragment_box).num_tiles;
       const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =

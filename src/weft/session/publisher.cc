@@ -113,7 +113,9 @@ class PublisherImpl : public Publisher {
 
   absl::Status RegisterMemory(int64_t table_bytes, manifest::Binding& binding) {
     binding.rank = options_.placement.rank;
-    binding.host_id = topology::HostId();
+    WEFT_ASSIGN_OR_RETURN(const topology::HostId host,
+                          topology::ReadHostId("/proc"));
+    binding.host_id = host.ToString();
     binding.process_id = getpid();
     std::vector<MemoryArea> areas = options_.memory.areas;
     binding.control_buffer = static_cast<int32_t>(areas.size());

@@ -62,7 +62,10 @@ class ReceiverImpl : public Receiver {
     info.layout_spec = options_.placement.layout_spec;
     info.rank = options_.placement.rank;
     info.num_ranks = options_.placement.num_ranks;
-    info.host_id = topology::HostId();
+    WEFT_ASSIGN_OR_RETURN(const topology::HostId host,
+                          topology::ReadHostId("/proc"));
+    host_id_ = host.ToString();
+    info.host_id = host_id_;
     info.process_id = getpid();
     info.placement_digest_hex = target_digest_.ToHex();
     WEFT_ASSIGN_OR_RETURN(registration_,
@@ -142,7 +145,7 @@ class ReceiverImpl : public Receiver {
     // A failed refit still has to give its lease back, with a moment of its
     // own if the deadline is what failed.
     const absl::Status released = options_.catalog->ReleaseLease(
-        lease.lease_id, done.ok(), fenced_reason(),
+        lease.lease_id, done.ok(), done.ok() ? "" : fenced_reason(),
         done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
     if (!done.ok()) return done;
     if (!released.ok()) {
@@ -291,6 +294,7 @@ class ReceiverImpl : public Receiver {
   absl::Status BindProgram(Prepared& next);
 
   ReceiverOptions options_;
+  std::string host_id_;
   manifest::LayoutDigest target_digest_;
   catalog::Registration registration_;
   std::unique_ptr<catalog::Attachment> attachment_;
@@ -315,13 +319,12 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   next->source_set = set.source_set;
   WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));
   std::vector<plan::SourceInfo> infos;
-  const std::string host_id = topology::HostId();
   for (size_t i = 0; i < set.sources.size(); ++i) {
     plan::SourceInfo info;
     info.placement = next->placements[i].get();
     info.digest =
         manifest::DigestOf(manifest::EncodePlacement(*info.placement));
-    info.distance = set.sources[i].host_id == host_id ? 0 : 1;
+    info.distance = set.sources[i].host_id == host_id_ ? 0 : 1;
     infos.push_back(info);
   }
   WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));

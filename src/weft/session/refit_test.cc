@@ -8,9 +8,10 @@
 
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "weft/catalog/memory/memory_store.h"
@@ -121,7 +122,7 @@ std::string Expected(const manifest::Placement& placement, uint64_t step) {
   return BytesOf(owned);
 }
 
-std::shared_ptr<transport::Transport> MakeTransport(const std::string& name) {
+std::unique_ptr<transport::Transport> MakeTransport(const std::string& name) {
   if (name == "inproc") return transport::MakeInprocTransport();
   if (name == "shm") return *transport::MakeShmTransport();
   return *transport::MakeUcxTransport({});
@@ -151,7 +152,7 @@ class RefitTest : public ::testing::TestWithParam<std::string> {
     options.placement = trainer->placement;
     options.memory = trainer->owned.memory;
     options.catalog = store_;
-    options.transports = {MakeTransport(GetParam())};
+    options.transports.push_back(MakeTransport(GetParam()));
     auto publisher = Publisher::Create(std::move(options), Soon());
     if (!publisher.ok()) return publisher.status();
     trainer->publisher = *std::move(publisher);
@@ -183,7 +184,8 @@ class RefitTest : public ::testing::TestWithParam<std::string> {
     std::unique_ptr<Receiver> receiver;
   };
 
-  Engine StartEngine(manifest::Placement placement, bool faulty = false) {
+  Engine StartEngine(manifest::Placement placement, bool faulty = false,
+                     std::function<void(int64_t, int64_t)> progress = nullptr) {
     Engine engine;
     engine.placement = std::move(placement);
     engine.owned = *AllocateFor(engine.placement, memory::MemoryKind::kShared);
@@ -193,14 +195,16 @@ class RefitTest : public ::testing::TestWithParam<std::string> {
     options.placement = engine.placement;
     options.memory = engine.owned.memory;
     options.catalog = store_;
-    options.transports = {MakeTransport(GetParam())};
+    std::unique_ptr<transport::Transport> transport = MakeTransport(GetParam());
     if (faulty) {
       engine.faults = std::make_shared<transport::FaultScript>();
-      options.transports[0] =
-          transport::WrapWithFaults(options.transports[0], engine.faults);
+      transport =
+          transport::MakeFaultTransport(std::move(transport), engine.faults);
     }
+    options.transports.push_back(std::move(transport));
     options.execute.num_threads = 2;
     options.measure_bound = false;
+    options.execute.progress = std::move(progress);
     engine.receiver = *Receiver::Create(std::move(options), Soon());
     return engine;
   }
@@ -253,7 +257,12 @@ TEST_P(RefitTest, AFlippedByteIsRefusedNamedFencedAndHealed) {
   StartTrainers(2);
   Engine engine = StartEngine(ColumnCut(kRows, kCols, 64, 128), true);
   PublishAll(1);
-  engine.faults->FlipByteOfNextTransfer();
+  // The first operations read one epoch word a peer; the next moves weights.
+  ASSERT_TRUE(engine.receiver->Prepare(Soon()).ok());
+  transport::Fault flip;
+  flip.nth = static_cast<int64_t>(engine.receiver->plan()->peers.size());
+  flip.byte_index = 17;
+  engine.faults->Add(flip);
   const auto torn = engine.receiver->Refit(nullptr, false, Soon());
   ASSERT_TRUE(absl::IsDataLoss(torn.status())) << torn.status();
   EXPECT_THAT(std::string(torn.status().message()),
@@ -314,19 +323,22 @@ TEST_P(RefitTest, ARestartedTrainerTakesOverAndTheSamePlanServes) {
 
 TEST_P(RefitTest, AnUpdateDuringTheTransferAbortsTheRefit) {
   StartTrainers(1);
-  ReceiverOptions unused;
-  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, kCols), true);
-  PublishAll(1);
   // The trainer gives readers no time, and begins while the transfer runs.
-  engine.faults->BeforeNextTransfer([&] {
-    ASSERT_TRUE(
-        trainers_[0]
-            ->publisher
-            ->BeginUpdate(base::Deadline::After(std::chrono::nanoseconds(0)))
-            .ok());
-    FillPlain(trainers_[0]->placement, trainers_[0]->owned.memory, 2);
-  });
+  bool begun = false;
+  Engine engine = StartEngine(
+      ColumnCut(kRows, kCols, 0, kCols), /*faulty=*/false,
+      [&](int64_t, int64_t) {
+        if (std::exchange(begun, true)) return;
+        ASSERT_TRUE(trainers_[0]
+                        ->publisher
+                        ->BeginUpdate(
+                            base::Deadline::After(std::chrono::nanoseconds(0)))
+                        .ok());
+        FillPlain(trainers_[0]->placement, trainers_[0]->owned.memory, 2);
+      });
+  PublishAll(1);
   const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(begun);
   ASSERT_TRUE(absl::IsAborted(report.status())) << report.status();
   EXPECT_TRUE(engine.receiver->fenced());
   ASSERT_TRUE(trainers_[0]->publisher->Publish(2, Soon()).ok());
@@ -346,7 +358,7 @@ TEST_P(RefitTest, AHookThatFailsFences) {
   options.placement = engine.placement;
   options.memory = engine.owned.memory;
   options.catalog = store_;
-  options.transports = {MakeTransport(GetParam())};
+  options.transports.push_back(MakeTransport(GetParam()));
   options.measure_bound = false;
   options.derive_hook = [](const catalog::VersionId&) {
     return absl::InternalError("the absorbed weights are stale");
@@ -396,7 +408,7 @@ TEST_P(RefitTest, RandomCutsArrive) {
       options.placement = trainer->placement;
       options.memory = trainer->owned.memory;
       options.catalog = store_;
-      options.transports = {MakeTransport(GetParam())};
+      options.transports.push_back(MakeTransport(GetParam()));
       auto publisher = Publisher::Create(std::move(options), Soon());
       ASSERT_TRUE(publisher.ok()) << publisher.status();
       trainer->publisher = *std::move(publisher);
