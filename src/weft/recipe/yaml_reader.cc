@@ -2,13 +2,44 @@
 
 #include <algorithm>
 #include <exception>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "weft/base/status.h"
+#include "yaml-cpp/eventhandler.h"
 
 namespace weft::recipe {
+namespace {
+
+class IgnoreEvents : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// True if something follows the first document. Asked step by step because
+// yaml-cpp's LoadAll never ends, and never stops allocating, on a closing
+// bracket that nothing opened. Throws what yaml-cpp throws.
+bool HasMoreThanOneDocument(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  IgnoreEvents ignore;
+  return parser.HandleNextDocument(ignore) && parser.HandleNextDocument(ignore);
+}
+
+}  // namespace
 
 std::string YamlValue::Where() const {
   // yaml-cpp counts lines from 0; an undefined mark is -1.
@@ -46,12 +77,12 @@ absl::StatusOr<YamlValue> ParseYaml(std::string_view text,
                                     std::string_view file) {
   const std::string file_name(file);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() != 1) {
+    const std::string owned(text);
+    if (HasMoreThanOneDocument(owned)) {
       return absl::InvalidArgumentError(absl::StrCat(
-          file_name, ": expected one YAML document, found ", documents.size()));
+          file_name, ": expected one YAML document and nothing after it"));
     }
-    return YamlValue{documents.front(), file_name, ""};
+    return YamlValue{YAML::Load(owned), file_name, ""};
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(
         file_name, ":", e.mark.line + 1, ": not valid YAML: ", e.msg));

@@ -57,7 +57,7 @@ class ArrivalCheck {
     int item_bytes = 0;
     std::vector<layout::IndexMap> maps;  // destination, cut to the move's box
     tensor::Box fragment_box;
-    tensor::TileGrid move_grid;   // over the move's box
+    tensor::TileGrid move_grid;  // over the move's box
     tensor::Box cover_box;
     uint64_t name_hash = 0;
     tensor::TileGrid cover_grid;  // over TileCover(move box, fragment box)
@@ -71,10 +71,9 @@ class ArrivalCheck {
     std::vector<convert::DigestValue> values;
     convert::DigestValue received;  // weighted sum without the witnesses
   };
-  ItemDigest DigestItem(
-      const Item& item, const convert::Kernels& kernels,
-      const convert::DigestConstants& constants,
-      const execute::Program& program) const;
+  ItemDigest DigestItem(const Item& item, const convert::Kernels& kernels,
+                        const convert::DigestConstants& constants,
+                        const execute::Program& program) const;
 
   const plan::Plan& plan_;
   const plan::SourceIndex& sources_;

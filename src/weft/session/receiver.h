@@ -44,7 +44,8 @@ struct ReceiverOptions {
   execute::ExecuteOptions execute;
   // Compare digests of all that arrived. Off only for measurements.
   bool verify = true;
-  // Measure the link of each refit's transport once, for the bound (~20 ms).
+  // After each commit measure the link that was used, for the bound (some
+  // 100 ms, not counted in the report's seconds).
   bool measure_bound = true;
   // Run after the digests agreed and before the commit: refresh what the
   // engine derives from weights. An error fences.

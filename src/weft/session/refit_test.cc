@@ -261,7 +261,6 @@ TEST_P(RefitTest, AFlippedByteIsRefusedNamedFencedAndHealed) {
   ASSERT_TRUE(engine.receiver->Prepare(Soon()).ok());
   transport::Fault flip;
   flip.nth = static_cast<int64_t>(engine.receiver->plan()->peers.size());
-  flip.byte_index = 17;
   engine.faults->Add(flip);
   const auto torn = engine.receiver->Refit(nullptr, false, Soon());
   ASSERT_TRUE(absl::IsDataLoss(torn.status())) << torn.status();
@@ -425,7 +424,9 @@ TEST_P(RefitTest, RandomCutsArrive) {
 
 INSTANTIATE_TEST_SUITE_P(Transports, RefitTest,
                          ::testing::Values("inproc", "shm", "ucx"),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& param_info) {
+                           return param_info.param;
+                         });
 
 }  // namespace
 }  // namespace weft::session

@@ -239,6 +239,23 @@ PieceCursor::Stretch PieceCursor::Next(int64_t max_bytes) {
   return stretch;
 }
 
+PieceCursor::Row PieceCursor::NextRow(int64_t max_span_bytes) {
+  Row row{piece_offset_bytes_, 0, inner_.stride_bytes};
+  if (done() || inside_piece_bytes_ != 0 || inner_.stride_bytes < 0 ||
+      max_span_bytes < pieces_.piece_bytes) {
+    return row;
+  }
+  row.count = left_in_row();
+  if (inner_.stride_bytes > 0) {
+    const int64_t fitting =
+        (max_span_bytes - pieces_.piece_bytes) / inner_.stride_bytes + 1;
+    row.count = std::min(row.count, fitting);
+  }
+  remaining_bytes_ -= row.count * pieces_.piece_bytes;
+  if (remaining_bytes_ > 0) Advance(row.count);
+  return row;
+}
+
 void PackRange(const std::byte* base, const StridedPieces& pieces,
                int64_t packed_offset_bytes, absl::Span<std::byte> packed) {
   PieceCursor cursor(pieces, packed_offset_bytes);

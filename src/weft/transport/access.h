@@ -47,6 +47,17 @@ class PieceCursor {
   // The next stretch, at most `max_bytes` (> 0) long and inside one piece.
   Stretch Next(int64_t max_bytes);
 
+  // Whole pieces of one row, evenly apart.
+  struct Row {
+    int64_t offset_bytes = 0;  // of the first piece
+    int64_t count = 0;
+    int64_t stride_bytes = 0;
+  };
+  // The next pieces of this row, as many as span at most `max_span_bytes` from
+  // the first to the last byte. Takes none (count 0) when not even one does, in
+  // the middle of a piece, and when the stride is negative.
+  Row NextRow(int64_t max_span_bytes);
+
  private:
   friend void PackRange(const std::byte* base, const StridedPieces& pieces,
                         int64_t packed_offset_bytes,

@@ -122,6 +122,37 @@ TEST(StridedPiecesTest, PackAndCursorMatchTheOracleOnAnyRange) {
   }));
 }
 
+TEST(StridedPiecesTest, RowsCoverThePiecesInOrder) {
+  ASSERT_TRUE(rc::check("rows and stretches = bytes one by one", [] {
+    const StridedPieces pieces = RandomPieces();
+    const std::vector<int64_t> offsets = ByteOffsets(pieces);
+    const int64_t max_span_bytes = *rc::gen::inRange<int64_t>(1, 1500);
+    const auto total = static_cast<int64_t>(offsets.size());
+    const int64_t begin = *rc::gen::inRange<int64_t>(0, total + 1);
+    PieceCursor cursor(pieces, begin);
+    std::vector<int64_t> walked;
+    while (!cursor.done()) {
+      const PieceCursor::Row row = cursor.NextRow(max_span_bytes);
+      if (row.count == 0) {
+        const PieceCursor::Stretch stretch = cursor.Next(max_span_bytes);
+        for (int64_t b = 0; b < stretch.bytes; ++b) {
+          walked.push_back(stretch.offset_bytes + b);
+        }
+        continue;
+      }
+      RC_ASSERT((row.count - 1) * row.stride_bytes + pieces.piece_bytes <=
+                max_span_bytes);
+      for (int64_t i = 0; i < row.count; ++i) {
+        for (int64_t b = 0; b < pieces.piece_bytes; ++b) {
+          walked.push_back(row.offset_bytes + i * row.stride_bytes + b);
+        }
+      }
+    }
+    RC_ASSERT(walked ==
+              std::vector<int64_t>(offsets.begin() + begin, offsets.end()));
+  }));
+}
+
 TEST(StridedPiecesTest, HostileNumbersAreRefusedNotWrapped) {
   const auto code = [](const StridedPieces& pieces, int64_t local_bytes) {
     return CheckPieces("peer", pieces, 1 << 20, local_bytes).code();

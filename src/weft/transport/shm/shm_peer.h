@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,9 @@ class ShmPeer final : public Peer {
   // Moves the foreign transfers at the head of the queue by one system call;
   // an error is the first one's.
   absl::StatusOr<int64_t> RunForeign(int64_t budget_bytes);
+  // The same for the small pieces of one dense row, read with the gaps between
+  // them; nullopt when the first transfer does not continue with such a row.
+  std::optional<absl::StatusOr<int64_t>> RunDenseRow(int64_t budget_bytes);
   Batch CollectBatch(int64_t budget_bytes) const;
   absl::Status MeaningOf(int error) const;
   // kNotFound once the owner has freed the region.
@@ -106,6 +110,7 @@ class ShmPeer final : public Peer {
   // share one.
   std::map<uint64_t, std::weak_ptr<memory::SharedMapping>> mappings_;
   std::deque<Transfer> queued_;
+  std::vector<std::byte> row_;  // what RunDenseRow read
   std::vector<Completion> done_;
   absl::Status death_;  // not OK once the peer is known dead
 };
