@@ -186,9 +186,8 @@ absl::StatusOr<Placement> DecodePlacement(std::string_view bytes) {
   // truncation is the truth to report.
   if (!reader.ok()) return reader.Finish("placement");
   if (!placement.ok()) {
-    return absl::DataLossError(
-        absl::StrCat("placement is malformed: ",
-                     std::string(placement.status().message())));
+    return absl::DataLossError(absl::StrCat(
+        "placement is malformed: ", std::string(placement.status().message())));
   }
   WEFT_RETURN_IF_ERROR(reader.Finish("placement"));
   return placement;

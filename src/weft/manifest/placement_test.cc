@@ -32,8 +32,8 @@ Placement Example() {
       {0, *layout::IndexMap::Make(BoxOf({{0, 8}, {0, 4}}),
                                   {{{2, 4}, {2, 16}, {2, 8}}, {{4, 1}}}, 0)});
   layout::StoredTensor embed{"embed", tensor::DType::kF32, {4, 2}, {}, {}};
-  embed.fragments.push_back(
-      {1, *layout::IndexMap::RowMajor(BoxOf({{3, 5}, {0, 2}}), {4, 2}, {0, 0})});
+  embed.fragments.push_back({1, *layout::IndexMap::RowMajor(
+                                    BoxOf({{3, 5}, {0, 2}}), {4, 2}, {0, 0})});
   embed.zero_fill.push_back(BoxOf({{2, 4}, {0, 2}}));
   layout::StoredTensor empty{"norm", tensor::DType::kBF16, {0}, {}, {}};
   placement.stored = {qkv, embed, empty};
@@ -99,17 +99,16 @@ TEST(Placement, DigestDependsOnEveryPart) {
 
 // SHA-256 of "abc", FIPS 180-2 appendix B.1.
 TEST(LayoutDigest, IsSha256) {
-  EXPECT_EQ(
-      DigestOf("abc").ToHex(),
-      "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(DigestOf("abc").ToHex(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 TEST(CheckPlacement, ReportsAllFaultsAtOnce) {
   Placement placement = Example();
-  placement.rank = 2;                         // not below num_ranks
-  placement.tensors[2].name = "embed";        // twice
+  placement.rank = 2;                           // not below num_ranks
+  placement.tensors[2].name = "embed";          // twice
   placement.stored[0].fragments[0].tensor = 9;  // no such tensor
-  placement.stored[1].zero_fill.clear();      // a hole
+  placement.stored[1].zero_fill.clear();        // a hole
   const absl::Status status = CheckPlacement(placement, /*is_target=*/true);
   ASSERT_TRUE(absl::IsInvalidArgument(status)) << status;
   const std::string message(status.message());

@@ -15,7 +15,7 @@ namespace {
 
 // Progress steps that one Poll takes at most.
 constexpr int kStepsPerPoll = 16;
-constexpr std::chrono::milliseconds kGoodbyeLimit{200};
+constexpr std::chrono::milliseconds kGoodbyeLimit{2};
 // A Put by messages is cut into parts of this size, each sent whole.
 constexpr size_t kPutMessageBytes = size_t{256} << 10;
 
@@ -68,8 +68,7 @@ UcxPeer::~UcxPeer() {
             endpoint_, kRequestId,
             Encode(Request{.kind = Request::Kind::kBye, .client = client_id_}))
         .IgnoreError();
-    worker_->Flush(endpoint_, base::Deadline::After(kGoodbyeLimit))
-        .IgnoreError();
+    worker_->PushOut(base::Deadline::After(kGoodbyeLimit));
   }
   worker_->CloseByForce(endpoint_);
 }

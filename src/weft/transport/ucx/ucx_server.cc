@@ -20,7 +20,7 @@ constexpr int kIdleStepsBeforeSleep = 64;
 // that a library lost.
 constexpr std::chrono::seconds kLongestSleep{1};
 // A farewell is a courtesy: a peer that does not listen is dropped.
-constexpr std::chrono::milliseconds kGoodbyeLimit{200};
+constexpr std::chrono::milliseconds kGoodbyeLimit{2};
 
 }  // namespace
 
@@ -199,16 +199,14 @@ void Server::Close(Client& client) {
 }
 
 void Server::SayGoodbye() {
-  const base::Deadline deadline = base::Deadline::After(kGoodbyeLimit);
   for (auto& [id, client] : clients_) {
     if (client->endpoint == nullptr) continue;
     client->gathers.DropAll();
-    Answer(*client, {.kind = Reply::Kind::kBye});
-    // A failure here means that the peer is gone already.
-    if (!client->lost) {
-      worker_->Flush(client->endpoint, deadline).IgnoreError();
-    }
-    Close(*client);
+    if (!client->lost) Answer(*client, {.kind = Reply::Kind::kBye});
+  }
+  worker_->PushOut(base::Deadline::After(kGoodbyeLimit));
+  for (auto& [id, client] : clients_) {
+    if (client->endpoint != nullptr) Close(*client);
   }
 }
 

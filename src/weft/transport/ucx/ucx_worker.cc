@@ -138,19 +138,8 @@ absl::Status Worker::Send(ucp_ep_h endpoint, unsigned id, std::string bytes) {
   return absl::OkStatus();
 }
 
-absl::Status Worker::Flush(ucp_ep_h endpoint, base::Deadline deadline) {
-  ucp_request_param_t params = {};
-  const ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint, &params);
-  if (!UCS_PTR_IS_PTR(request)) {
-    return ToStatus(UCS_PTR_STATUS(request), "flushing");
-  }
-  const bool done = ProgressUntil(
-      [request] { return ucp_request_check_status(request) != UCS_INPROGRESS; },
-      deadline);
-  const ucs_status_t status = ucp_request_check_status(request);
-  ucp_request_free(request);
-  if (!done) return absl::DeadlineExceededError("flushing");
-  return ToStatus(status, "flushing");
+void Worker::PushOut(base::Deadline deadline) {
+  ProgressUntil([] { return false; }, deadline);
 }
 
 void Worker::CloseByForce(ucp_ep_h endpoint) {
