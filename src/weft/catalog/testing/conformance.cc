@@ -32,7 +32,8 @@ WorkerInfo PublisherInfo(int64_t rank, int64_t num_ranks, uint64_t epoch,
           .epoch = epoch,
           .host_id = "host-a",
           .process_id = 100 + rank,
-          .placement_digest_hex = kPlacementDigest};
+          .placement_digest_hex = kPlacementDigest,
+          .model_card_digest_hex = ""};
 }
 
 WorkerInfo ReceiverInfo(int64_t rank) {
@@ -45,7 +46,8 @@ WorkerInfo ReceiverInfo(int64_t rank) {
           .epoch = 0,
           .host_id = "host-b",
           .process_id = 200 + rank,
-          .placement_digest_hex = ""};
+          .placement_digest_hex = "",
+          .model_card_digest_hex = ""};
 }
 
 VersionId Version(uint64_t step, uint64_t epoch, const std::string& run_id) {

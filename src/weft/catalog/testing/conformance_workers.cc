@@ -123,6 +123,24 @@ TEST_P(StoreConformanceTest, PublisherNeedsItsPlacement) {
             std::string::npos);
 }
 
+TEST_P(StoreConformanceTest, ModelCardComesWithTheSources) {
+  // SHA-256 of "card", as sha256sum prints it.
+  const std::string digest =
+      "8367cd66fdd136bba8ba23f8805bb050dd6289401c8ec3b0be44a3c233eef90d";
+  WorkerInfo info = PublisherInfo(1, 3);
+  info.model_card_digest_hex = digest;
+  EXPECT_EQ(Register(info).status().code(), StatusCode::kNotFound);
+  ASSERT_EQ(store().PutPlacement(digest, "card", Soon()), absl::OkStatus());
+  const Member without = Join(PublisherInfo(0, 3));
+  EXPECT_EQ(store().GetSources(kModel, Soon())->model_card_digest_hex, "");
+  const Member with = Join(info);
+  EXPECT_EQ(other().GetSources(kModel, Soon())->model_card_digest_hex, digest);
+  EXPECT_EQ(FindWorker(with.id()).info.model_card_digest_hex, digest);
+  info = PublisherInfo(2, 3);
+  info.model_card_digest_hex = "zz";
+  EXPECT_EQ(Register(info).status().code(), StatusCode::kInvalidArgument);
+}
+
 TEST_P(StoreConformanceTest, OnePublisherPerRank) {
   Member first = Join(PublisherInfo(0, 2));
   const absl::Status status = Register(PublisherInfo(0, 2)).status();
