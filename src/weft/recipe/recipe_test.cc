@@ -312,12 +312,12 @@ TEST(RecipeTest, DTypes) {
     return RecipeFor(model).Layout(model.Config(),
                                    ParseLayoutSpec(spec).value(), 0, logical);
   };
-  for (const auto& stored : layout("vllm:dtype=f32").value().stored) {
+  const RankLayout wide = layout("vllm:dtype=f32").value();
+  for (const auto& stored : wide.stored) {
     EXPECT_EQ(stored.dtype, tensor::DType::kF32);
   }
   // The fragments keep the checkpoint's dtype in view.
-  EXPECT_EQ(layout("vllm:dtype=f32").value().tensors[0].dtype,
-            tensor::DType::kBF16);
+  EXPECT_EQ(wide.tensors[0].dtype, tensor::DType::kBF16);
   for (tensor::TensorSpec& spec : logical) {
     if (spec.name == "model.norm.weight" ||
         spec.name == "model.layers.0.self_attn.k_proj.weight") {
