@@ -18,6 +18,10 @@ if(WEFT_SANITIZE)
   add_link_options(-fsanitize=${WEFT_SANITIZE})
 endif()
 
+if(WEFT_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 function(weft_room name)
   cmake_parse_arguments(ARG "" "" "DEPS;LINK;EXTRA_SOURCES" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
@@ -63,15 +67,16 @@ function(weft_room_tests name)
   endforeach()
 endfunction()
 
-# weft_fuzz_target(NAME room): fuzz_NAME from NAME_fuzz.cc, with libFuzzer and
-# AddressSanitizer, only where WEFT_FUZZ is on (clang).
-function(weft_fuzz_target name room)
+# weft_fuzz_target(NAME room...): fuzz_NAME from NAME_fuzz.cc with libFuzzer,
+# only where WEFT_FUZZ is on (clang). All rooms are instrumented then.
+function(weft_fuzz_target name)
   if(NOT WEFT_FUZZ)
     return()
   endif()
   add_executable(fuzz_${name} ${name}_fuzz.cc)
   weft_compile_options(fuzz_${name})
-  target_compile_options(fuzz_${name} PRIVATE -fsanitize=fuzzer,address)
-  target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer,address)
-  target_link_libraries(fuzz_${name} PRIVATE weft_${room})
+  target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  foreach(room ${ARGN})
+    target_link_libraries(fuzz_${name} PRIVATE weft_${room})
+  endforeach()
 endfunction()
