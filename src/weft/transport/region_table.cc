@@ -1,5 +1,7 @@
 #include "weft/transport/region_table.h"
 
+#include <mutex>
+
 #include "absl/strings/str_cat.h"
 
 namespace weft::transport {
@@ -8,7 +10,7 @@ RegisteredRegion RegionTable::Add(absl::Span<std::byte> memory,
                                   const memory::Buffer* buffer) {
   const bool shared =
       buffer != nullptr && buffer->kind() == memory::MemoryKind::kShared;
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   if (free_slots_.empty()) {
     free_slots_.push_back(slots_.size());
     slots_.emplace_back();
@@ -20,7 +22,7 @@ RegisteredRegion RegionTable::Add(absl::Span<std::byte> memory,
 }
 
 void RegionTable::Remove(const RegisteredRegion& region) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   slots_[region.slot] = {};
   free_slots_.push_back(region.slot);
 }
@@ -28,7 +30,7 @@ void RegionTable::Remove(const RegisteredRegion& region) {
 absl::Status RegionTable::Visit(
     uint64_t slot, uint64_t generation,
     absl::FunctionRef<absl::Status(const RegisteredRegion&)> visit) const {
-  absl::ReaderMutexLock lock(&mutex_);
+  const std::shared_lock lock(mutex_);
   // Generation 0 marks a free slot and is in no key that was given out.
   if (slot >= slots_.size() || generation == 0 ||
       slots_[slot].generation != generation) {
