@@ -8,7 +8,7 @@
 #include "weft/base/status.h"
 #include "weft/recipe/framework_mesh.h"
 #include "weft/recipe/rule_parser.h"
-#include "weft/recipe/yaml_reader.h"
+#include "weft/recipe/yaml_reader_internal.h"
 
 namespace weft::recipe {
 namespace {

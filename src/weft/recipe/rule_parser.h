@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weft/recipe/recipe_tables.h"
-#include "weft/recipe/yaml_reader.h"
+#include "weft/recipe/yaml_reader_internal.h"
 
 namespace weft::recipe {
 

@@ -1,5 +1,3 @@
-#include "weft/recipe/yaml_reader.h"
-
 #include <algorithm>
 #include <exception>
 #include <sstream>
@@ -8,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "weft/base/status.h"
+#include "weft/recipe/yaml_reader_internal.h"
 #include "yaml-cpp/eventhandler.h"
 
 namespace weft::recipe {

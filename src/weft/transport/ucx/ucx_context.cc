@@ -1,11 +1,10 @@
-#include "weft/transport/ucx/ucx_context.h"
-
 #include <algorithm>
 #include <cstdlib>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "weft/transport/ucx/ucx_context_internal.h"
 
 namespace weft::transport::ucx {
 namespace {

@@ -1,11 +1,10 @@
-#include "weft/transport/ucx/ucx_gather.h"
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/transport/access.h"
+#include "weft/transport/ucx/ucx_gather_internal.h"
 #include "weft/transport/ucx/ucx_wire.h"
 
 namespace weft::transport::ucx {

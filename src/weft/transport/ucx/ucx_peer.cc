@@ -1,5 +1,3 @@
-#include "weft/transport/ucx/ucx_peer.h"
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -9,6 +7,7 @@
 #include "weft/base/status.h"
 #include "weft/transport/access.h"
 #include "weft/transport/region_key.h"
+#include "weft/transport/ucx/ucx_peer_internal.h"
 
 namespace weft::transport::ucx {
 namespace {

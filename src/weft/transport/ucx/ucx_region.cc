@@ -3,7 +3,7 @@
 #include "weft/base/byte_codec.h"
 #include "weft/base/status.h"
 #include "weft/transport/region_key.h"
-#include "weft/transport/ucx/ucx_peer.h"
+#include "weft/transport/ucx/ucx_peer_internal.h"
 
 namespace weft::transport::ucx {
 

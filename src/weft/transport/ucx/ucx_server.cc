@@ -1,5 +1,3 @@
-#include "weft/transport/ucx/ucx_server.h"
-
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -11,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/transport/access.h"
+#include "weft/transport/ucx/ucx_server_internal.h"
 
 namespace weft::transport::ucx {
 namespace {

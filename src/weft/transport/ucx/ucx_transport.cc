@@ -7,10 +7,10 @@
 #include "weft/base/status.h"
 #include "weft/transport/access.h"
 #include "weft/transport/region_key.h"
-#include "weft/transport/ucx/ucx_context.h"
-#include "weft/transport/ucx/ucx_peer.h"
-#include "weft/transport/ucx/ucx_server.h"
-#include "weft/transport/ucx/ucx_worker.h"
+#include "weft/transport/ucx/ucx_context_internal.h"
+#include "weft/transport/ucx/ucx_peer_internal.h"
+#include "weft/transport/ucx/ucx_server_internal.h"
+#include "weft/transport/ucx/ucx_worker_internal.h"
 
 namespace weft::transport {
 namespace {

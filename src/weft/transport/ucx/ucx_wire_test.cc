@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "weft/transport/ucx/ucx_gather.h"
+#include "weft/transport/ucx/ucx_gather_internal.h"
 
 namespace weft::transport::ucx {
 namespace {

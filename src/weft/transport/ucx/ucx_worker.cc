@@ -1,5 +1,3 @@
-#include "weft/transport/ucx/ucx_worker.h"
-
 #include <poll.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "weft/base/status.h"
 #include "weft/transport/ucx/ucx_wire.h"
+#include "weft/transport/ucx/ucx_worker_internal.h"
 
 namespace weft::transport::ucx {
 namespace {

@@ -1,6 +1,6 @@
 // The UCX library as loaded: version, settings, context.
-#ifndef WEFT_TRANSPORT_UCX_UCX_CONTEXT_H_
-#define WEFT_TRANSPORT_UCX_UCX_CONTEXT_H_
+#ifndef WEFT_TRANSPORT_UCX_UCX_CONTEXT_INTERNAL_H_
+#define WEFT_TRANSPORT_UCX_UCX_CONTEXT_INTERNAL_H_
 
 #include <ucp/api/ucp.h>
 
@@ -41,4 +41,4 @@ class Context {
 
 }  // namespace weft::transport::ucx
 
-#endif  // WEFT_TRANSPORT_UCX_UCX_CONTEXT_H_
+#endif  // WEFT_TRANSPORT_UCX_UCX_CONTEXT_INTERNAL_H_

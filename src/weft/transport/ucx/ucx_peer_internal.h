@@ -1,6 +1,6 @@
 // The active side: one connected peer, with a UCX worker of its own.
-#ifndef WEFT_TRANSPORT_UCX_UCX_PEER_H_
-#define WEFT_TRANSPORT_UCX_UCX_PEER_H_
+#ifndef WEFT_TRANSPORT_UCX_UCX_PEER_INTERNAL_H_
+#define WEFT_TRANSPORT_UCX_UCX_PEER_INTERNAL_H_
 
 #include <ucp/api/ucp.h>
 
@@ -17,7 +17,7 @@
 #include "weft/transport/region_table.h"
 #include "weft/transport/transport.h"
 #include "weft/transport/ucx/ucx_wire.h"
-#include "weft/transport/ucx/ucx_worker.h"
+#include "weft/transport/ucx/ucx_worker_internal.h"
 
 namespace weft::transport::ucx {
 
@@ -195,4 +195,4 @@ class UcxPeer final : public Peer {
 
 }  // namespace weft::transport::ucx
 
-#endif  // WEFT_TRANSPORT_UCX_UCX_PEER_H_
+#endif  // WEFT_TRANSPORT_UCX_UCX_PEER_INTERNAL_H_

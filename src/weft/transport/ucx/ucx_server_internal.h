@@ -1,6 +1,6 @@
 // The passive side: one thread that lets peers reach this process's regions.
-#ifndef WEFT_TRANSPORT_UCX_UCX_SERVER_H_
-#define WEFT_TRANSPORT_UCX_UCX_SERVER_H_
+#ifndef WEFT_TRANSPORT_UCX_UCX_SERVER_INTERNAL_H_
+#define WEFT_TRANSPORT_UCX_UCX_SERVER_INTERNAL_H_
 
 #include <ucp/api/ucp.h>
 
@@ -16,9 +16,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "weft/transport/region_table.h"
-#include "weft/transport/ucx/ucx_gather.h"
+#include "weft/transport/ucx/ucx_gather_internal.h"
 #include "weft/transport/ucx/ucx_wire.h"
-#include "weft/transport/ucx/ucx_worker.h"
+#include "weft/transport/ucx/ucx_worker_internal.h"
 
 namespace weft::transport::ucx {
 
@@ -75,4 +75,4 @@ class Server {
 
 }  // namespace weft::transport::ucx
 
-#endif  // WEFT_TRANSPORT_UCX_UCX_SERVER_H_
+#endif  // WEFT_TRANSPORT_UCX_UCX_SERVER_INTERNAL_H_

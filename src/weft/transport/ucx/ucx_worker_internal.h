@@ -1,6 +1,6 @@
 // A UCP worker and what one does with it: progress, sleep, close endpoints.
-#ifndef WEFT_TRANSPORT_UCX_UCX_WORKER_H_
-#define WEFT_TRANSPORT_UCX_UCX_WORKER_H_
+#ifndef WEFT_TRANSPORT_UCX_UCX_WORKER_INTERNAL_H_
+#define WEFT_TRANSPORT_UCX_UCX_WORKER_INTERNAL_H_
 
 #include <ucp/api/ucp.h>
 
@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weft/base/deadline.h"
-#include "weft/transport/ucx/ucx_context.h"
+#include "weft/transport/ucx/ucx_context_internal.h"
 
 namespace weft::transport::ucx {
 
@@ -76,4 +76,4 @@ Wire FastestWire(const std::string& lanes);
 
 }  // namespace weft::transport::ucx
 
-#endif  // WEFT_TRANSPORT_UCX_UCX_WORKER_H_
+#endif  // WEFT_TRANSPORT_UCX_UCX_WORKER_INTERNAL_H_

@@ -1,6 +1,6 @@
 // The target's half of Gather: packs strided pieces and sends them.
-#ifndef WEFT_TRANSPORT_UCX_UCX_GATHER_H_
-#define WEFT_TRANSPORT_UCX_UCX_GATHER_H_
+#ifndef WEFT_TRANSPORT_UCX_UCX_GATHER_INTERNAL_H_
+#define WEFT_TRANSPORT_UCX_UCX_GATHER_INTERNAL_H_
 
 #include <ucp/api/ucp.h>
 
@@ -14,7 +14,7 @@
 #include "absl/status/status.h"
 #include "weft/transport/region_table.h"
 #include "weft/transport/transport.h"
-#include "weft/transport/ucx/ucx_worker.h"
+#include "weft/transport/ucx/ucx_worker_internal.h"
 
 namespace weft::transport::ucx {
 
@@ -85,4 +85,4 @@ class GatherSender {
 
 }  // namespace weft::transport::ucx
 
-#endif  // WEFT_TRANSPORT_UCX_UCX_GATHER_H_
+#endif  // WEFT_TRANSPORT_UCX_UCX_GATHER_INTERNAL_H_

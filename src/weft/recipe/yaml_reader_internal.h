@@ -1,7 +1,7 @@
 // Reading yaml-cpp nodes with errors that name file, line and key. The only
 // header of this room that shows yaml-cpp. Private to this room.
-#ifndef WEFT_RECIPE_YAML_READER_H_
-#define WEFT_RECIPE_YAML_READER_H_
+#ifndef WEFT_RECIPE_YAML_READER_INTERNAL_H_
+#define WEFT_RECIPE_YAML_READER_INTERNAL_H_
 
 #include <initializer_list>
 #include <optional>
@@ -55,4 +55,4 @@ class YamlMap {
 
 }  // namespace weft::recipe
 
-#endif  // WEFT_RECIPE_YAML_READER_H_
+#endif  // WEFT_RECIPE_YAML_READER_INTERNAL_H_
