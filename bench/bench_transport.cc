@@ -33,7 +33,12 @@ absl::StatusOr<double> PerftestRate() {
   std::string last;
   std::array<char, 512> line;
   while (std::fgets(line.data(), line.size(), pipe) != nullptr) {
-    if (line[0] >= '0' && line[0] <= '9') last = line.data();
+    // The row of figures is indented; everything else begins with + or |.
+    const std::string row = line.data();
+    const size_t begin = row.find_first_not_of(' ');
+    if (begin != std::string::npos && row[begin] >= '0' && row[begin] <= '9') {
+      last = row;
+    }
   }
   pclose(pipe);
   // Columns of -f: iterations, typical, average, overall latency,
