@@ -54,6 +54,9 @@ absl::StatusOr<std::unique_ptr<RawUcxReader>> RawUcxReader::Open(
       reader->local_, memory::Buffer::Allocate(
                           memory::MemoryKind::kHost,
                           std::min(kMostBytes, reader->remote_->size_bytes())));
+  // Touched first: the kernel's clearing of pages is not the wire's time.
+  std::fill_n(reader->local_->data(), reader->local_->size_bytes(),
+              std::byte{0xA5});
   WEFT_ASSIGN_OR_RETURN(
       reader->local_region_,
       ucx.Register(reader->local_->span(), reader->local_.get()));

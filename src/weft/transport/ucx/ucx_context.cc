@@ -9,6 +9,16 @@
 namespace weft::transport::ucx {
 namespace {
 
+constexpr const char* kTcpSegment = "256k";
+static_assert(kTcpSegmentBytes == 256 << 10);
+constexpr const char* kSharedMemorySegment = "64k";
+static_assert(kSharedMemorySegmentBytes == 64 << 10);
+
+struct Wires {
+  bool shared_memory = false;
+  bool tcp = false;
+};
+
 struct Default {
   const char* environment_name;  // yields to this when it is set
   const char* name;
@@ -20,7 +30,7 @@ struct Default {
 // longer than a refit. A name that the loaded version does not know would make
 // it warn, and UCX renamed one: its 1.13 finds the setting of both shared
 // memory transports only under the name of their common base.
-std::vector<Default> Defaults(bool uses_shared_memory) {
+std::vector<Default> Defaults(const Wires& wires) {
   unsigned major = 0;
   unsigned minor = 0;
   unsigned release = 0;
@@ -34,20 +44,40 @@ std::vector<Default> Defaults(bool uses_shared_memory) {
   if (major == 1 && minor < 16) {
     defaults.push_back({"UCX_ZCOPY_THRESH", "ZCOPY_THRESH", "inf"});
   }
-  if (!uses_shared_memory) return defaults;
-  if (major == 1 && minor < 14) {
+  // UCX renamed its settings for ucp_config_modify: until 1.13 a transport's
+  // own come without its name.
+  const bool own_names = major == 1 && minor < 14;
+  if (wires.tcp) {
+    defaults.push_back({"UCX_TCP_TX_SEG_SIZE",
+                        own_names ? "TX_SEG_SIZE" : "TCP_TX_SEG_SIZE",
+                        kTcpSegment});
+    defaults.push_back({"UCX_TCP_RX_SEG_SIZE",
+                        own_names ? "RX_SEG_SIZE" : "TCP_RX_SEG_SIZE",
+                        kTcpSegment});
+  }
+  if (!wires.shared_memory) return defaults;
+  if (own_names) {
     defaults.push_back({"UCX_POSIX_ERROR_HANDLING", "MM_ERROR_HANDLING", "y"});
-  } else {
     defaults.push_back(
-        {"UCX_POSIX_ERROR_HANDLING", "POSIX_ERROR_HANDLING", "y"});
-    defaults.push_back({"UCX_SYSV_ERROR_HANDLING", "SYSV_ERROR_HANDLING", "y"});
+        {"UCX_POSIX_SEG_SIZE", "MM_SEG_SIZE", kSharedMemorySegment});
+  } else {
+    for (const auto& [environment, name] :
+         {std::pair{"UCX_POSIX_ERROR_HANDLING", "POSIX_ERROR_HANDLING"},
+          std::pair{"UCX_SYSV_ERROR_HANDLING", "SYSV_ERROR_HANDLING"}}) {
+      defaults.push_back({environment, name, "y"});
+    }
+    for (const auto& [environment, name] :
+         {std::pair{"UCX_POSIX_SEG_SIZE", "POSIX_SEG_SIZE"},
+          std::pair{"UCX_SYSV_SEG_SIZE", "SYSV_SEG_SIZE"}}) {
+      defaults.push_back({environment, name, kSharedMemorySegment});
+    }
   }
   return defaults;
 }
 
-// Whether the list of transports, "posix,tcp" or "^tcp", leaves one in that
-// the shared memory settings are for. A setting without its transport warns.
-bool UsesSharedMemory(const std::string& tls) {
+// Which wires the list of transports, "posix,tcp" or "^tcp", allows. A setting
+// whose transport is not allowed warns.
+Wires AllowedWires(const std::string& tls) {
   const bool negated = absl::StartsWith(tls, "^");
   const std::vector<std::string> listed =
       absl::StrSplit(negated ? tls.substr(1) : tls, ',');
@@ -55,8 +85,13 @@ bool UsesSharedMemory(const std::string& tls) {
     return std::find(listed.begin(), listed.end(), name) != listed.end();
   };
   const bool lists_both = lists("shm") || lists("sm") || lists("mm");
-  if (negated) return !lists_both && !(lists("posix") && lists("sysv"));
-  return lists_both || lists("all") || lists("posix") || lists("sysv");
+  if (negated) {
+    return {.shared_memory = !lists_both && !(lists("posix") && lists("sysv")),
+            .tcp = !lists("tcp")};
+  }
+  return {.shared_memory =
+              lists_both || lists("all") || lists("posix") || lists("sysv"),
+          .tcp = lists("tcp") || lists("all")};
 }
 
 std::string TransportList(
@@ -83,7 +118,7 @@ absl::Status SetAll(
     ucp_config_t* config,
     const std::vector<std::pair<std::string, std::string>>& settings) {
   for (const Default& setting :
-       Defaults(UsesSharedMemory(TransportList(settings)))) {
+       Defaults(AllowedWires(TransportList(settings)))) {
     if (std::getenv(setting.environment_name) != nullptr) continue;
     if (absl::Status status = Set(config, setting.name, setting.value);
         !status.ok()) {

@@ -19,6 +19,11 @@ namespace weft::transport::ucx {
 // the message is "<what>: <UCX's words>".
 absl::Status ToStatus(ucs_status_t status, std::string_view what);
 
+// The segments that Context asks UCX for; its own are 8 KiB, which costs tcp
+// half of its rate (docs/numbers.md).
+inline constexpr int64_t kTcpSegmentBytes = int64_t{256} << 10;
+inline constexpr int64_t kSharedMemorySegmentBytes = int64_t{64} << 10;
+
 // Owns a UCP context. Thread-safe: workers of several threads share it.
 class Context {
  public:

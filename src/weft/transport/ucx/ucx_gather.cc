@@ -9,7 +9,8 @@
 
 namespace weft::transport::ucx {
 
-GatherSender::GatherSender(const RegionTable& regions) : regions_(regions) {}
+GatherSender::GatherSender(const RegionTable& regions, int64_t chunk_bytes)
+    : regions_(regions), chunk_bytes_(chunk_bytes) {}
 
 absl::Status GatherSender::Add(GatherJob job) {
   if (jobs_.size() >= kMaxQueuedGathers) {
@@ -30,31 +31,23 @@ absl::Status GatherSender::Add(GatherJob job) {
   return absl::OkStatus();
 }
 
-GatherSender::Chunk* GatherSender::TakeChunk(int64_t bytes_left) {
-  const bool large = bytes_left > kSmallChunkBytes;
-  std::vector<Chunk*>& free = large ? free_large_ : free_small_;
-  int& count = large ? num_large_ : num_small_;
-  if (free.empty()) {
-    if (count == (large ? kLargeChunks : kSmallChunks)) return nullptr;
-    ++count;
+GatherSender::Chunk* GatherSender::TakeChunk() {
+  if (free_chunks_.empty()) {
+    const auto count = static_cast<int64_t>(chunks_.size());
+    if ((count + 1) * chunk_bytes_ > kGatherStagingBytes) return nullptr;
     auto chunk = std::make_unique<Chunk>();
     chunk->sender = this;
-    chunk->home = &free;
     chunk->bytes = std::make_unique_for_overwrite<std::byte[]>(
-        static_cast<size_t>(large ? kLargeChunkBytes : kSmallChunkBytes));
-    free.push_back(chunk.get());
+        static_cast<size_t>(chunk_bytes_));
+    free_chunks_.push_back(chunk.get());
     chunks_.push_back(std::move(chunk));
   }
-  Chunk* taken = free.back();
-  free.pop_back();
-  ++chunks_under_way_;
+  Chunk* taken = free_chunks_.back();
+  free_chunks_.pop_back();
   return taken;
 }
 
-void GatherSender::ReturnChunk(Chunk* chunk) {
-  chunk->home->push_back(chunk);
-  --chunks_under_way_;
-}
+void GatherSender::ReturnChunk(Chunk* chunk) { free_chunks_.push_back(chunk); }
 
 absl::Status GatherSender::Pack(const GatherJob& job, int64_t bytes,
                                 Chunk& chunk) const {
@@ -93,9 +86,9 @@ GatherSender::Step GatherSender::SendNext(ucp_ep_h endpoint) {
   if (jobs_.empty()) return {};
   GatherJob& job = jobs_.front();
   const int64_t left = job.pieces.packed_bytes() - job.sent_bytes;
-  Chunk* chunk = TakeChunk(left);
+  Chunk* chunk = TakeChunk();
   if (chunk == nullptr) return {};
-  const int64_t bytes = std::min(left, kLargeChunkBytes);
+  const int64_t bytes = std::min(left, chunk_bytes_);
   Step step{.moved = true, .id = job.id};
   step.status = Pack(job, bytes, *chunk);
   if (step.status.ok()) {

@@ -18,14 +18,9 @@
 
 namespace weft::transport::ucx {
 
-// A gather is cut into chunks of this many packed bytes, so that packing here,
-// the wire and the receiver's work overlap.
-inline constexpr int64_t kLargeChunkBytes = int64_t{512} << 10;
-inline constexpr int64_t kSmallChunkBytes = int64_t{64} << 10;
 // Chunks that one client may have under way: one that stopped reading holds
-// its own staging (5 MiB) and nobody else's.
-inline constexpr int kLargeChunks = 8;
-inline constexpr int kSmallChunks = 16;
+// its own staging and nobody else's.
+inline constexpr int64_t kGatherStagingBytes = int64_t{5} << 20;
 // Gathers that one client may queue.
 inline constexpr size_t kMaxQueuedGathers = 65536;
 
@@ -41,7 +36,9 @@ struct GatherJob {
 // worker's requests.
 class GatherSender {
  public:
-  explicit GatherSender(const RegionTable& regions);
+  // A gather is cut into chunks of `chunk_bytes` packed bytes, so that packing
+  // here, the wire and the receiver's work overlap.
+  GatherSender(const RegionTable& regions, int64_t chunk_bytes);
   GatherSender(const GatherSender&) = delete;
   GatherSender& operator=(const GatherSender&) = delete;
 
@@ -58,29 +55,27 @@ class GatherSender {
   Step SendNext(ucp_ep_h endpoint);
 
   void DropAll() { jobs_.clear(); }
-  int chunks_under_way() const { return chunks_under_way_; }
+  size_t chunks_under_way() const {
+    return chunks_.size() - free_chunks_.size();
+  }
 
  private:
   struct Chunk {
     GatherSender* sender = nullptr;
-    std::vector<Chunk*>* home = nullptr;  // the free list it goes back to
     std::string header;
     std::unique_ptr<std::byte[]> bytes;
   };
 
-  Chunk* TakeChunk(int64_t bytes_left);
+  Chunk* TakeChunk();
   void ReturnChunk(Chunk* chunk);
   absl::Status Pack(const GatherJob& job, int64_t bytes, Chunk& chunk) const;
   absl::Status Post(ucp_ep_h endpoint, int64_t bytes, Chunk* chunk);
 
   const RegionTable& regions_;
+  const int64_t chunk_bytes_;
   std::deque<GatherJob> jobs_;
   std::vector<std::unique_ptr<Chunk>> chunks_;
-  std::vector<Chunk*> free_large_;
-  std::vector<Chunk*> free_small_;
-  int num_large_ = 0;
-  int num_small_ = 0;
-  int chunks_under_way_ = 0;
+  std::vector<Chunk*> free_chunks_;
 };
 
 }  // namespace weft::transport::ucx

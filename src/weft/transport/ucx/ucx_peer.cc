@@ -15,8 +15,6 @@ namespace {
 // Progress steps that one Poll takes at most.
 constexpr int kStepsPerPoll = 16;
 constexpr std::chrono::milliseconds kGoodbyeLimit{2};
-// A Put by messages is cut into parts of this size, each sent whole.
-constexpr size_t kPutMessageBytes = size_t{256} << 10;
 
 }  // namespace
 
@@ -53,7 +51,9 @@ absl::Status UcxPeer::Connect(std::string_view ucx_address,
   if (!reply.ok()) return reply.status();
   WEFT_RETURN_IF_ERROR(base::Annotate(reply->status, label_));
   lanes_ = DescribeLanes(endpoint_);
-  one_sided_ = options_.emulated_rma || FastestWire(lanes_) == Wire::kRdma;
+  const Wire wire = FastestWire(lanes_);
+  one_sided_ = options_.emulated_rma || wire == Wire::kRdma;
+  put_message_bytes_ = static_cast<size_t>(MessageBytes(wire));
   return absl::OkStatus();
 }
 
@@ -395,8 +395,8 @@ absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
     message->op->peer->NoteTransfer(*message->op, status);
     ucp_request_free(sent);
   };
-  for (size_t begin = 0; begin < local.size(); begin += kPutMessageBytes) {
-    const auto part = local.subspan(begin, kPutMessageBytes);
+  for (size_t begin = 0; begin < local.size(); begin += put_message_bytes_) {
+    const auto part = local.subspan(begin, put_message_bytes_);
     request.pieces.offset_bytes =
         remote_offset_bytes + static_cast<int64_t>(begin);
     auto message = std::make_unique<PutMessage>();

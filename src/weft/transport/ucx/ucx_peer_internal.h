@@ -172,6 +172,8 @@ class UcxPeer final : public Peer {
   const PeerOptions options_;
   bool heard_ = false;      // the owner has answered something
   bool one_sided_ = false;  // Get and Put by UCX, else by messages
+  // A Put by messages is cut into parts of this size, each sent whole.
+  size_t put_message_bytes_ = 0;
   const uint64_t client_id_;
   std::string lanes_;
   uint64_t last_id_ = 0;

@@ -129,10 +129,10 @@ void Server::Handle(Request request) {
           });
       return Answer(client, reply);
     case Request::Kind::kGather:
-      reply.status = client.gathers.Add({.id = request.id,
-                                         .slot = request.slot,
-                                         .generation = request.generation,
-                                         .pieces = request.pieces});
+      reply.status = client.gathers->Add({.id = request.id,
+                                          .slot = request.slot,
+                                          .generation = request.generation,
+                                          .pieces = request.pieces});
       if (!reply.status.ok()) Answer(client, reply);
       return;
     default:
@@ -142,7 +142,7 @@ void Server::Handle(Request request) {
 
 void Server::Greet(const Request& request) {
   if (clients_.contains(request.client)) return;
-  auto client = std::make_unique<Client>(*regions_);
+  auto client = std::make_unique<Client>();
   absl::StatusOr<ucp_ep_h> endpoint = worker_->Connect(
       request.reply_address,
       [](void* arg, ucp_ep_h, ucs_status_t) {
@@ -152,6 +152,8 @@ void Server::Greet(const Request& request) {
   // No way back to the client, so its deadline will tell it.
   if (!endpoint.ok()) return;
   client->endpoint = *endpoint;
+  client->gathers = std::make_unique<GatherSender>(
+      *regions_, MessageBytes(FastestWire(DescribeLanes(*endpoint))));
   Reply reply{.id = request.id};
   if (request.instance != instance_) {
     reply.status = absl::UnavailableError(
@@ -179,11 +181,11 @@ bool Server::StepClients() {
     Client& client = *entry->second;
     if (client.lost && client.endpoint != nullptr) Close(client);
     if (client.endpoint == nullptr) {
-      const bool done = client.gathers.chunks_under_way() == 0;
+      const bool done = client.gathers->chunks_under_way() == 0;
       entry = done ? clients_.erase(entry) : std::next(entry);
       continue;
     }
-    const GatherSender::Step step = client.gathers.SendNext(client.endpoint);
+    const GatherSender::Step step = client.gathers->SendNext(client.endpoint);
     moved = moved || step.moved;
     if (step.failed) Answer(client, {.id = step.id, .status = step.status});
     ++entry;
@@ -192,7 +194,7 @@ bool Server::StepClients() {
 }
 
 void Server::Close(Client& client) {
-  client.gathers.DropAll();
+  client.gathers->DropAll();
   worker_->CloseByForce(client.endpoint);
   client.endpoint = nullptr;
 }
@@ -200,7 +202,7 @@ void Server::Close(Client& client) {
 void Server::SayGoodbye() {
   for (auto& [id, client] : clients_) {
     if (client->endpoint == nullptr) continue;
-    client->gathers.DropAll();
+    client->gathers->DropAll();
     if (!client->lost) Answer(*client, {.kind = Reply::Kind::kBye});
   }
   worker_->PushOut(base::Deadline::After(kGoodbyeLimit));

@@ -37,10 +37,9 @@ class Server {
 
  private:
   struct Client {
-    explicit Client(const RegionTable& regions) : gathers(regions) {}
     ucp_ep_h endpoint = nullptr;  // null once closed
     bool lost = false;
-    GatherSender gathers;
+    std::unique_ptr<GatherSender> gathers;
   };
 
   Server(uint64_t instance, std::shared_ptr<const RegionTable> regions)

@@ -23,16 +23,16 @@ Capabilities CostOf(ucx::Wire wire) {
   switch (wire) {
     case ucx::Wire::kTcp:
       cost.posted_seconds_per_op = 1.2e-6;
-      cost.posted_bytes_per_second = 3.5e9;
+      cost.posted_bytes_per_second = 2.5e9;
       cost.gather_seconds_per_op = 2e-5;
       cost.gather_bytes_per_second = 2.5e9;
       break;
     case ucx::Wire::kSharedMemory:
       cost.posted_seconds_per_op = 4e-7;
-      // 1 MiB reads as messages through posix: docs/numbers.md.
-      cost.posted_bytes_per_second = 4e9;
+      // 1 MiB reads as messages: docs/numbers.md.
+      cost.posted_bytes_per_second = 5e9;
       cost.gather_seconds_per_op = 1e-5;
-      cost.gather_bytes_per_second = 4e9;
+      cost.gather_bytes_per_second = 5e9;
       break;
     case ucx::Wire::kRdma:
       cost.posted_seconds_per_op = 4e-7;

@@ -168,6 +168,13 @@ Wire FastestWire(const std::string& lanes) {
   return wire;
 }
 
+int64_t MessageBytes(Wire wire) {
+  constexpr int64_t kHeadroomBytes = 2048;
+  return (wire == Wire::kSharedMemory ? kSharedMemorySegmentBytes
+                                      : kTcpSegmentBytes) -
+         kHeadroomBytes;
+}
+
 std::string DescribeLanes(ucp_ep_h endpoint) {
   char* text = nullptr;
   size_t text_bytes = 0;

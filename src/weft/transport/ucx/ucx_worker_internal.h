@@ -74,6 +74,12 @@ std::string DescribeLanes(ucp_ep_h endpoint);
 enum class Wire { kTcp, kSharedMemory, kRdma };
 Wire FastestWire(const std::string& lanes);
 
+// Payload bytes of the messages that carry Gets, Puts and Gathers: with its
+// headers each fits one segment of UCX as Context sets them, so that it is
+// neither cut nor put together again (two copies less; and UCX 1.13 ends the
+// process on a message cut in several of 64 KiB through posix).
+int64_t MessageBytes(Wire wire);
+
 }  // namespace weft::transport::ucx
 
 #endif  // WEFT_TRANSPORT_UCX_UCX_WORKER_INTERNAL_H_
