@@ -39,6 +39,9 @@ struct VersionId {
 std::string ToString(const VersionId& version);  // "run:3:17"
 // "RUN:EPOCH:STEP"; kInvalidArgument with what is wrong.
 absl::StatusOr<VersionId> ParseVersionId(std::string_view text);
+// Whether a receiver that holds `than` would go to `version`. Runs are not
+// ordered by name: of two runs the one that is READY has taken over.
+bool IsNewer(const VersionId& version, const VersionId& than);
 
 // 1..128 characters of [A-Za-z0-9._/-], for models and run ids.
 absl::Status CheckName(std::string_view what, std::string_view name);
@@ -207,6 +210,12 @@ class CatalogStore {
   virtual absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                              const VersionId& version,
                                              base::Deadline deadline) = 0;
+  // The same for the newest READY version of the worker's model, if it is
+  // newer than `newer_than` (nullptr: than nothing); else kNotFound. Looking
+  // and leasing are one step: a warm refit asks the catalog once.
+  virtual absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
+                                                   const VersionId* newer_than,
+                                                   base::Deadline deadline) = 0;
   // Ends a lease. `committed`: the receiver now serves that version; else
   // `fenced_reason` says why it must not serve (empty: as before the lease).
   // kFailedPrecondition if the lease had been revoked: then nothing is recorded

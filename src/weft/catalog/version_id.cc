@@ -85,4 +85,10 @@ std::string_view ToString(VersionState state) {
   return "unknown";
 }
 
+bool IsNewer(const VersionId& version, const VersionId& than) {
+  if (version.run_id != than.run_id) return true;
+  return std::pair(version.epoch, version.step) >
+         std::pair(than.epoch, than.step);
+}
+
 }  // namespace weft::catalog

@@ -31,14 +31,6 @@ std::string Describe(const VersionRecord& record) {
   return text;
 }
 
-// Runs are not ordered by name: of two runs the one that is READY has taken
-// over.
-bool IsNewer(const VersionId& version, const VersionId& than) {
-  if (version.run_id != than.run_id) return true;
-  return std::pair(version.epoch, version.step) >
-         std::pair(than.epoch, than.step);
-}
-
 // What the watch has told so far, and what the caller waits for.
 struct Waiting {
   const std::string& model;

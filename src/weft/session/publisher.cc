@@ -66,12 +66,11 @@ class PublisherImpl : public Publisher {
   absl::StatusOr<PublishReport> Publish(uint64_t step,
                                         base::Deadline deadline) override {
     const auto start = std::chrono::steady_clock::now();
-    WEFT_RETURN_IF_ERROR(attachment_->Health());
     if (has_published_ && step <= last_step_) {
       return absl::FailedPreconditionError(absl::StrCat(
           "step ", step, " is not above the last published step ", last_step_));
     }
-    WEFT_RETURN_IF_ERROR(BeginUpdate(deadline).status());
+    WEFT_RETURN_IF_ERROR(Explained(BeginUpdate(deadline).status()));
     const catalog::VersionId version{options_.run_id, options_.epoch, step};
     PublishReport report;
     const auto digest_start = std::chrono::steady_clock::now();
@@ -85,9 +84,10 @@ class PublisherImpl : public Publisher {
     report.digest_seconds = SecondsSince(digest_start);
     report.digest_bytes = weight_bytes_;
     StoreEpochWord(EpochWord(version));
-    WEFT_ASSIGN_OR_RETURN(
-        report.version, options_.catalog->PublishShard(registration_.worker_id,
-                                                       step, deadline));
+    absl::StatusOr<catalog::VersionRecord> published =
+        options_.catalog->PublishShard(registration_.worker_id, step, deadline);
+    WEFT_RETURN_IF_ERROR(Explained(published.status()));
+    report.version = *std::move(published);
     updating_ = false;
     has_published_ = true;
     last_step_ = step;
@@ -101,6 +101,14 @@ class PublisherImpl : public Publisher {
   }
 
  private:
+  // Why the catalog refused a call: that this worker is no longer attached
+  // says more than that it may not do this or that.
+  absl::Status Explained(const absl::Status& refused) {
+    if (refused.ok()) return refused;
+    const absl::Status health = attachment_->Health();
+    return health.ok() ? refused : health;
+  }
+
   void StoreEpochWord(uint64_t word) {
     // Sequentially consistent: weights and digests written before are visible
     // to whoever sees the word, and a word that turns odd is seen before any

@@ -132,15 +132,11 @@ class ReceiverImpl : public Receiver {
   absl::StatusOr<RefitReport> RefitOnce(const catalog::VersionId* version,
                                         bool newer, base::Deadline deadline) {
     const auto start = steady_clock::now();
-    WEFT_RETURN_IF_ERROR(attachment_->Health());
-    WEFT_ASSIGN_OR_RETURN(const catalog::VersionRecord ready,
-                          AwaitReady(version, newer, deadline));
-    WEFT_ASSIGN_OR_RETURN(
-        const catalog::Lease lease,
-        options_.catalog->AcquireLease(registration_.worker_id, ready.version,
-                                       deadline));
+    WEFT_ASSIGN_OR_RETURN(const catalog::Lease lease,
+                          TakeLease(version, newer, deadline));
+    const catalog::VersionId& leased = lease.version.version;
     RefitReport report;
-    report.version = ready.version;
+    report.version = leased;
     const absl::Status done = TransferUnderLease(lease, deadline, report);
     // A failed refit still has to give its lease back, with a moment of its
     // own if the deadline is what failed.
@@ -149,13 +145,12 @@ class ReceiverImpl : public Receiver {
         done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
     if (!done.ok()) return done;
     if (!released.ok()) {
-      SetFence(true,
-               absl::StrCat("the lease of ", catalog::ToString(ready.version),
-                            " could not be released: ",
-                            std::string(released.message())));
+      SetFence(true, absl::StrCat("the lease of ", catalog::ToString(leased),
+                                  " could not be released: ",
+                                  std::string(released.message())));
       return released;
     }
-    committed_ = ready.version;
+    committed_ = leased;
     SetFence(false, "");
     report.seconds = SecondsBetween(start, steady_clock::now());
     report.control_seconds =
@@ -164,11 +159,28 @@ class ReceiverImpl : public Receiver {
     return report;
   }
 
-  absl::StatusOr<catalog::VersionRecord> AwaitReady(
-      const catalog::VersionId* version, bool newer, base::Deadline deadline) {
-    return catalog::WaitForReady(
-        *options_.catalog, options_.model, version,
-        newer && committed_.has_value() ? &*committed_ : nullptr, deadline);
+  // One call when the version is READY. Else says at once what is wrong with
+  // this receiver or the catalog, or waits.
+  absl::StatusOr<catalog::Lease> TakeLease(const catalog::VersionId* version,
+                                           bool newer,
+                                           base::Deadline deadline) {
+    const catalog::VersionId* newer_than =
+        newer && committed_.has_value() ? &*committed_ : nullptr;
+    absl::StatusOr<catalog::Lease> lease =
+        version != nullptr ? options_.catalog->AcquireLease(
+                                 registration_.worker_id, *version, deadline)
+                           : options_.catalog->AcquireNewestLease(
+                                 registration_.worker_id, newer_than, deadline);
+    const bool not_ready = absl::IsNotFound(lease.status()) ||
+                           absl::IsFailedPrecondition(lease.status());
+    if (lease.ok() || !not_ready) return lease;
+    WEFT_RETURN_IF_ERROR(attachment_->Health());
+    WEFT_ASSIGN_OR_RETURN(
+        const catalog::VersionRecord ready,
+        catalog::WaitForReady(*options_.catalog, options_.model, version,
+                              newer_than, deadline));
+    return options_.catalog->AcquireLease(registration_.worker_id,
+                                          ready.version, deadline);
   }
 
   // After the refit, so that both are measured in the same minute. What was

@@ -201,8 +201,14 @@ grpc::Status CatalogService::GetSources(grpc::ServerContext* /*context*/,
 grpc::Status CatalogService::AcquireLease(
     grpc::ServerContext* /*context*/, const v1::AcquireLeaseRequest* request,
     v1::AcquireLeaseResponse* response) {
-  const absl::StatusOr<Lease> lease = store_->AcquireLease(
-      request->worker_id(), FromWire(request->version()), AtOnce());
+  const VersionId newer_than = FromWire(request->newer_than());
+  const absl::StatusOr<Lease> lease =
+      request->has_version()
+          ? store_->AcquireLease(request->worker_id(),
+                                 FromWire(request->version()), AtOnce())
+          : store_->AcquireNewestLease(
+                request->worker_id(),
+                request->has_newer_than() ? &newer_than : nullptr, AtOnce());
   if (!lease.ok()) return ToWireStatus(lease.status());
   response->set_lease_id(lease->lease_id);
   ToWire(lease->version, *response->mutable_version());

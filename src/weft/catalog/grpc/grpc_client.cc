@@ -65,6 +65,9 @@ class GrpcClient : public CatalogStore {
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
                                      base::Deadline deadline) override;
+  absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
+                                           const VersionId* newer_than,
+                                           base::Deadline deadline) override;
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
@@ -74,6 +77,9 @@ class GrpcClient : public CatalogStore {
       const std::string& model, base::Deadline deadline) override;
 
  private:
+  absl::StatusOr<Lease> Acquire(const v1::AcquireLeaseRequest& request,
+                                base::Deadline deadline);
+
   const std::shared_ptr<Connection> connection_;
 };
 
@@ -175,6 +181,23 @@ absl::StatusOr<Lease> GrpcClient::AcquireLease(const std::string& worker_id,
   v1::AcquireLeaseRequest request;
   request.set_worker_id(WireId(worker_id));
   ToWire(version, *request.mutable_version());
+  return Acquire(request, deadline);
+}
+
+absl::StatusOr<Lease> GrpcClient::AcquireNewestLease(
+    const std::string& worker_id, const VersionId* newer_than,
+    base::Deadline deadline) {
+  v1::AcquireLeaseRequest request;
+  request.set_worker_id(WireId(worker_id));
+  if (newer_than != nullptr) {
+    WEFT_RETURN_IF_ERROR(CheckName("run id", newer_than->run_id));
+    ToWire(*newer_than, *request.mutable_newer_than());
+  }
+  return Acquire(request, deadline);
+}
+
+absl::StatusOr<Lease> GrpcClient::Acquire(
+    const v1::AcquireLeaseRequest& request, base::Deadline deadline) {
   v1::AcquireLeaseResponse response;
   WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::AcquireLease, request, response,
                                          deadline, "acquiring a lease"));

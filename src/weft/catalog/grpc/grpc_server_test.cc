@@ -313,6 +313,11 @@ class StuckStore : public CatalogStore {
                                      base::Deadline deadline) override {
     return inner_->AcquireLease(worker_id, version, deadline);
   }
+  absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
+                                           const VersionId* newer_than,
+                                           base::Deadline deadline) override {
+    return inner_->AcquireNewestLease(worker_id, newer_than, deadline);
+  }
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override {

@@ -61,6 +61,9 @@ class CatalogState {
   absl::StatusOr<SourceSet> GetSources(const std::string& model) const;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version, TimePoint now);
+  absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
+                                           const VersionId* newer_than,
+                                           TimePoint now);
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason);
 
@@ -158,6 +161,8 @@ class CatalogState {
                    const std::string& reason);
   // Ends a lease before its time; its id stays known with the reason.
   void Revoke(const std::string& lease_id, const std::string& reason);
+  Lease Grant(Worker& worker, const VersionKey& key, Version& version,
+              TimePoint now);
   void EndLease(std::map<std::string, LeaseState>::iterator lease);
   void Emit(const VersionRecord& record) { changes_.push_back(record); }
 

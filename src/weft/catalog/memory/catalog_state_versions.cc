@@ -194,13 +194,43 @@ absl::StatusOr<Lease> CatalogState::AcquireLease(const std::string& worker_id,
         std::string(ToString(record.state)), ", not READY",
         record.reason.empty() ? "" : absl::StrCat(": ", record.reason)));
   }
+  return Grant(*worker, key, *version, now);
+}
+
+absl::StatusOr<Lease> CatalogState::AcquireNewestLease(
+    const std::string& worker_id, const VersionId* newer_than, TimePoint now) {
+  WEFT_ASSIGN_OR_RETURN(Worker * worker,
+                        FindAttached(worker_id, Role::kReceiver));
+  const std::string& name = worker->record.info.model;
+  // Only the current epoch of one run has READY versions: the last in order is
+  // the newest.
+  const auto model = models_.find(name);
+  if (model != models_.end()) {
+    std::map<VersionId, Version>& versions = model->second.versions;
+    for (auto each = versions.rbegin(); each != versions.rend(); ++each) {
+      if (each->second.record.state != VersionState::kReady) continue;
+      if (newer_than != nullptr && !IsNewer(each->first, *newer_than)) continue;
+      return Grant(*worker, {name, each->first}, each->second, now);
+    }
+  }
+  return absl::NotFoundError(
+      absl::StrCat("model \"", name, "\" has no READY version",
+                   newer_than == nullptr
+                       ? std::string()
+                       : absl::StrCat(" newer than ", ToString(*newer_than))));
+}
+
+Lease CatalogState::Grant(Worker& worker, const VersionKey& key,
+                          Version& version, TimePoint now) {
+  VersionRecord& record = version.record;
+  const std::string& worker_id = worker.record.worker_id;
   Lease lease;
   lease.lease_id = absl::StrCat("l", NextNumber());
   const TimePoint expiry = now + options_.lease_duration;
   leases_.emplace(lease.lease_id, LeaseState{worker_id, key, expiry});
   lease_expiries_.emplace(expiry, lease.lease_id);
-  worker->lease_ids.insert(lease.lease_id);
-  version->lease_ids.insert(lease.lease_id);
+  worker.lease_ids.insert(lease.lease_id);
+  version.lease_ids.insert(lease.lease_id);
   ++record.leases;
   lease.version = record;
   return lease;

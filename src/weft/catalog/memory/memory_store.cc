@@ -253,6 +253,9 @@ class MemoryStore : public CatalogStore {
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
                                      base::Deadline deadline) override;
+  absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
+                                           const VersionId* newer_than,
+                                           base::Deadline deadline) override;
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
@@ -365,6 +368,18 @@ absl::StatusOr<Lease> MemoryStore::AcquireLease(const std::string& worker_id,
   Core::Transaction transaction(*core_);
   return transaction.state().AcquireLease(worker_id, version,
                                           transaction.now());
+}
+
+absl::StatusOr<Lease> MemoryStore::AcquireNewestLease(
+    const std::string& worker_id, const VersionId* newer_than,
+    base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("acquiring a lease"));
+  if (newer_than != nullptr) {
+    WEFT_RETURN_IF_ERROR(CheckName("run id", newer_than->run_id));
+  }
+  Core::Transaction transaction(*core_);
+  return transaction.state().AcquireNewestLease(worker_id, newer_than,
+                                                transaction.now());
 }
 
 absl::Status MemoryStore::ReleaseLease(const std::string& lease_id,

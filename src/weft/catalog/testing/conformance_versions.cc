@@ -134,6 +134,39 @@ TEST_P(StoreConformanceTest, DeathOfAPublisherWithdrawsStaging) {
   EXPECT_EQ(Find(Version(1)).reason, "publisher rank 1 died");
 }
 
+TEST_P(StoreConformanceTest, NewestLeaseIsOfTheNewestReadyVersion) {
+  const Member receiver = Join(ReceiverInfo());
+  const auto newest = [&](const VersionId* newer_than) {
+    return store().AcquireNewestLease(receiver.id(), newer_than, Soon());
+  };
+  EXPECT_EQ(newest(nullptr).status().code(), StatusCode::kNotFound);
+  const std::vector<Member> mesh = JoinMesh(2);
+  for (const uint64_t step : {9, 10}) {
+    ASSERT_EQ(store().PublishShard(mesh[0].id(), step, Soon()).status(),
+              absl::OkStatus());
+    EXPECT_EQ(newest(nullptr).status().code(), StatusCode::kNotFound);
+    ASSERT_EQ(store().PublishShard(mesh[1].id(), step, Soon()).status(),
+              absl::OkStatus());
+    const auto lease = newest(nullptr);
+    ASSERT_EQ(lease.status(), absl::OkStatus());
+    EXPECT_EQ(lease->version.version, Version(step));
+    EXPECT_EQ(lease->version.state, VersionState::kReady);
+    EXPECT_EQ(store().ReleaseLease(lease->lease_id, true, "", Soon()),
+              absl::OkStatus());
+  }
+  const VersionId before = Version(9);
+  const VersionId now = Version(10);
+  const VersionId other_run = Version(99, 0, "another");
+  EXPECT_EQ(newest(&before)->version.version, now);
+  EXPECT_EQ(newest(&now).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(newest(&other_run)->version.version, now);
+  EXPECT_EQ(
+      store().AcquireNewestLease(mesh[0].id(), nullptr, Soon()).status().code(),
+      StatusCode::kInvalidArgument);
+  const VersionId bad = Version(1, 0, "a b");
+  EXPECT_EQ(newest(&bad).status().code(), StatusCode::kInvalidArgument);
+}
+
 TEST_P(StoreConformanceTest, LeaseNeedsAReadyVersion) {
   const Member receiver = Join(ReceiverInfo());
   EXPECT_EQ(
