@@ -135,7 +135,8 @@ absl::StatusOr<IndexMap> IndexMap::Make(tensor::Box box,
   }
   IndexMap map;
   map.box_ = std::move(box);
-  map.modes_ = std::move(modes);
+  map.modes_.assign(std::make_move_iterator(modes.begin()),
+                    std::make_move_iterator(modes.end()));
   map.offset_elements_ = offset_elements;
   return map;
 }

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "weft/layout/mode.h"
@@ -56,7 +57,9 @@ class IndexMap {
 
  private:
   tensor::Box box_;
-  std::vector<DimModes> modes_;
+  // Inline: a plan walks thousands of maps, and each would be a cache miss
+  // more.
+  absl::InlinedVector<DimModes, 2> modes_;
   int64_t offset_elements_ = 0;
 };
 

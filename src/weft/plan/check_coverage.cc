@@ -64,7 +64,7 @@ class CoverageCheck {
   void CheckPeer(const PeerPlan& peer);
   // The source fragment, or nullptr with a fault.
   const layout::Fragment* CheckMove(const PeerPlan& peer, const Move& move,
-                                    const manifest::Placement& source);
+                                    int32_t source);
   void CheckWitness(const PeerPlan& peer, const Witness& witness,
                     const manifest::Placement& source);
   void CheckFragments();
@@ -77,6 +77,7 @@ class CoverageCheck {
   const Plan& plan_;
   const SourceTable& sources_;
   const manifest::Placement& target_;
+  std::vector<const TensorEntry*> entries_;  // of the target's tensors
   // Moves that name an existing destination, in plan order, and how many each
   // destination fragment has.
   std::vector<MoveRef> moves_;
@@ -87,6 +88,12 @@ class CoverageCheck {
 
 absl::Status CoverageCheck::Run() {
   CheckSides();
+  for (const tensor::TensorSpec& tensor : target_.tensors) {
+    entries_.push_back(sources_.Find(tensor.name));
+  }
+  size_t num_moves = 0;
+  for (const PeerPlan& peer : plan_.peers) num_moves += peer.moves.size();
+  moves_.reserve(num_moves);
   size_t num_fragments = 0;
   for (const layout::StoredTensor& stored : target_.stored) {
     first_fragment_.push_back(num_fragments);
@@ -139,7 +146,7 @@ void CoverageCheck::CheckPeer(const PeerPlan& peer) {
     }
     ++num_moves_[first_fragment_[move.dst_stored] + move.dst_fragment];
     moves_.push_back({&peer, &move});
-    const layout::Fragment* src = CheckMove(peer, move, placement);
+    const layout::Fragment* src = CheckMove(peer, move, source);
     if (src == nullptr) continue;
     const layout::Fragment& dst =
         target_.stored[move.dst_stored].fragments[move.dst_fragment];
@@ -153,8 +160,11 @@ void CoverageCheck::CheckPeer(const PeerPlan& peer) {
   }
 }
 
-const layout::Fragment* CoverageCheck::CheckMove(
-    const PeerPlan& peer, const Move& move, const manifest::Placement& source) {
+const layout::Fragment* CoverageCheck::CheckMove(const PeerPlan& peer,
+                                                 const Move& move,
+                                                 int32_t source_index) {
+  const manifest::Placement& source =
+      *sources_.sources()[source_index].placement;
   if (!HasIndex(source.stored, move.src_stored) ||
       !HasIndex(source.stored[move.src_stored].fragments, move.src_fragment)) {
     faults_.Add(absl::StrCat(Where(peer, move), " reads stored tensor ",
@@ -166,8 +176,8 @@ const layout::Fragment* CoverageCheck::CheckMove(
   const layout::Fragment& src = stored.fragments[move.src_fragment];
   const layout::StoredTensor& dst_stored = target_.stored[move.dst_stored];
   const layout::Fragment& dst = dst_stored.fragments[move.dst_fragment];
-  const std::string& name = target_.tensors[move.tensor].name;
-  if (dst.tensor != move.tensor || source.tensors[src.tensor].name != name) {
+  if (dst.tensor != move.tensor ||
+      sources_.EntryOf(source_index, src.tensor) != entries_[move.tensor]) {
     faults_.Add(absl::StrCat(Where(peer, move), " joins \"",
                              source.tensors[src.tensor].name, "\" to \"",
                              target_.tensors[dst.tensor].name, "\""));

@@ -113,7 +113,7 @@ void PieceSelector::TakeFromDisjoint(const Box& box) {
   }
   if (missing == 0) return;
   std::vector<const Box*> held;
-  for (const BoxGroup* group : matches_) held.push_back(group->box);
+  for (const BoxGroup* group : matches_) held.push_back(&group->box);
   for (const Box& hole : SubtractAll(box, held)) AddHole(hole);
 }
 
@@ -125,7 +125,7 @@ void PieceSelector::TakeFromOverlapping(const Box& box) {
     remaining.pop_back();
     holders.clear();
     for (const BoxGroup* group : matches_) {
-      if (Overlaps(*group->box, rest)) holders.push_back(group);
+      if (Overlaps(group->box, rest)) holders.push_back(group);
     }
     if (holders.empty()) {
       AddHole(rest);
@@ -157,7 +157,7 @@ void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
           assigned_bytes_[each.source], turn);
       if (best == nullptr || key < best_key) {
         best = &each;
-        best_box = group->box;
+        best_box = &group->box;
         best_key = key;
       }
     }

@@ -107,13 +107,10 @@ void SourceTable::CheckMesh(base::FaultList& faults) const {
   }
 }
 
-// Gives every tensor name an entry; returns, per source, the entry of each of
-// its tensors.
-std::vector<std::vector<int32_t>> SourceTable::NameTensors(
-    base::FaultList& faults) {
-  std::vector<std::vector<int32_t>> entry_of_tensor;
+// Gives every tensor name an entry.
+void SourceTable::NameTensors(base::FaultList& faults) {
   for (const SourceInfo& source : sources_) {
-    std::vector<int32_t>& entries_of_source = entry_of_tensor.emplace_back();
+    std::vector<int32_t>& entries_of_source = entry_of_tensor_.emplace_back();
     for (const tensor::TensorSpec& spec : source.placement->tensors) {
       const auto [it, is_new] = entry_of_name_.try_emplace(
           spec.name, static_cast<int32_t>(entries_.size()));
@@ -132,11 +129,9 @@ std::vector<std::vector<int32_t>> SourceTable::NameTensors(
       entries_of_source.push_back(it->second);
     }
   }
-  return entry_of_tensor;
 }
 
-std::vector<SourceTable::Record> SourceTable::ListFragments(
-    const std::vector<std::vector<int32_t>>& entry_of_tensor) const {
+std::vector<SourceTable::Record> SourceTable::ListFragments() const {
   std::vector<Record> records;
   for (size_t source = 0; source < sources_.size(); ++source) {
     const manifest::Placement& placement = *sources_[source].placement;
@@ -148,7 +143,7 @@ std::vector<SourceTable::Record> SourceTable::ListFragments(
         const Candidate candidate{
             static_cast<int32_t>(source), static_cast<int32_t>(stored),
             static_cast<int32_t>(i), sources_[source].distance, each.dtype};
-        records.push_back({entry_of_tensor[source][fragment.tensor], candidate,
+        records.push_back({entry_of_tensor_[source][fragment.tensor], candidate,
                            &fragment.map.box()});
       }
     }
@@ -193,7 +188,7 @@ void SourceTable::SortEntry(TensorEntry& entry, absl::Span<Record> records) {
       boxes.push_back(record.box);
       if (dim >= 0) reach = std::max(reach, record.box->range(dim).end);
       groups_.push_back(
-          {record.box, reach, static_cast<int32_t>(candidates_.size()), 0});
+          {*record.box, reach, static_cast<int32_t>(candidates_.size()), 0});
     }
     candidates_.push_back(record.candidate);
     ++groups_.back().count;
@@ -222,10 +217,9 @@ absl::StatusOr<std::shared_ptr<const SourceTable>> SourceTable::Build(
   table->sources_ = std::move(sources);
   base::FaultList faults;
   table->CheckMesh(faults);
-  const std::vector<std::vector<int32_t>> entry_of_tensor =
-      table->NameTensors(faults);
+  table->NameTensors(faults);
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
-  table->IndexFragments(table->ListFragments(entry_of_tensor));
+  table->IndexFragments(table->ListFragments());
   std::vector<manifest::LayoutDigest> digests;
   for (const SourceInfo& source : table->sources_) {
     digests.push_back(source.digest);
@@ -266,8 +260,8 @@ void SourceTable::FindGroups(const TensorEntry& entry, const Box& box,
     });
   }
   for (; group != end; ++group) {
-    if (dim >= 0 && group->box->range(dim).begin >= box.range(dim).end) break;
-    if (Overlaps(*group->box, box)) matches.push_back(group);
+    if (dim >= 0 && group->box.range(dim).begin >= box.range(dim).end) break;
+    if (Overlaps(group->box, box)) matches.push_back(group);
   }
 }
 

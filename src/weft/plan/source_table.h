@@ -26,7 +26,7 @@ struct Candidate {
 
 // Candidates that hold exactly the same box: replicas.
 struct BoxGroup {
-  const tensor::Box* box = nullptr;
+  tensor::Box box;    // by value: a look-up walks many groups
   int64_t reach = 0;  // largest end along sort_dim of this and earlier groups
   int32_t first = 0;  // position of the first candidate
   int32_t count = 0;
@@ -57,6 +57,10 @@ class SourceTable final : public SourceIndex {
   const std::vector<SourceInfo>& sources() const override { return sources_; }
   const manifest::LayoutDigest& digest() const override { return digest_; }
 
+  // The entry of a tensor of a source; every name has one.
+  const TensorEntry* EntryOf(int32_t source, int32_t tensor) const {
+    return &entries_[entry_of_tensor_[source][tensor]];
+  }
   // nullptr when no source names the tensor.
   const TensorEntry* Find(std::string_view tensor_name) const;
   // Index into sources(), or -1.
@@ -89,15 +93,16 @@ class SourceTable final : public SourceIndex {
 
   SourceTable() = default;
   void CheckMesh(base::FaultList& faults) const;
-  std::vector<std::vector<int32_t>> NameTensors(base::FaultList& faults);
-  std::vector<Record> ListFragments(
-      const std::vector<std::vector<int32_t>>& entry_of_tensor) const;
+  void NameTensors(base::FaultList& faults);
+  std::vector<Record> ListFragments() const;
   void IndexFragments(std::vector<Record> records);
   void SortEntry(TensorEntry& entry, absl::Span<Record> records);
 
   std::vector<SourceInfo> sources_;
   manifest::LayoutDigest digest_;
   absl::flat_hash_map<std::string_view, int32_t> entry_of_name_;
+  // For each source, the entry of each of its tensors.
+  std::vector<std::vector<int32_t>> entry_of_tensor_;
   std::vector<TensorEntry> entries_;
   std::vector<BoxGroup> groups_;
   std::vector<Candidate> candidates_;
