@@ -1,6 +1,5 @@
 // weft versions, weft workers: what the catalog knows.
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -20,10 +19,7 @@ struct ListArgs {
   bool json = false;
   double timeout_seconds = 10;
 
-  base::Deadline deadline() const {
-    return base::Deadline::After(
-        std::chrono::nanoseconds(static_cast<int64_t>(timeout_seconds * 1e9)));
-  }
+  base::Deadline deadline() const { return AfterSeconds(timeout_seconds); }
 };
 
 absl::Status PrintVersions(const ListArgs& args) {

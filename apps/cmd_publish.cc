@@ -1,7 +1,6 @@
 // weft publish: stands in for one trainer rank. Seeds engines from a
 // checkpoint, or serves a running job's rank in tests and the demo.
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -37,10 +36,7 @@ struct PublishArgs {
   double timeout_seconds = 60;
   bool json = false;
 
-  base::Deadline deadline() const {
-    return base::Deadline::After(
-        std::chrono::nanoseconds(static_cast<int64_t>(timeout_seconds * 1e9)));
-  }
+  base::Deadline deadline() const { return AfterSeconds(timeout_seconds); }
 };
 
 void Say(const PublishArgs& args, const session::PublishReport& report) {

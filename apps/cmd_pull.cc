@@ -1,7 +1,6 @@
 // weft pull: stands in for one engine rank. Exports a running job's weights in
 // an engine's layout, or receives version after version in tests and the demo.
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <cstring>
 #include <iostream>
 #include <memory>
@@ -42,10 +41,7 @@ struct PullArgs {
   bool explain = false;
   bool json = false;
 
-  base::Deadline deadline() const {
-    return base::Deadline::After(
-        std::chrono::nanoseconds(static_cast<int64_t>(timeout_seconds * 1e9)));
-  }
+  base::Deadline deadline() const { return AfterSeconds(timeout_seconds); }
 };
 
 // A receiver with its memory, and the fault switch of a test or demo.
@@ -54,6 +50,7 @@ struct Engine {
   manifest::Placement placement;
   std::vector<std::shared_ptr<transport::Transport>> transports;
   std::shared_ptr<transport::FaultScript> faults;
+  std::unique_ptr<ProgressLine> progress;  // while a refit runs
   std::unique_ptr<session::Receiver> receiver;
 };
 
@@ -115,6 +112,9 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.limits.staging_bytes = args.staging_bytes;
   options.execute.num_threads = args.threads;
   options.execute.window = args.window;
+  options.execute.progress = [&engine](int64_t done, int64_t total) {
+    if (engine.progress != nullptr) engine.progress->Show(done, total);
+  };
   WEFT_ASSIGN_OR_RETURN(
       engine.receiver,
       session::Receiver::Create(std::move(options), args.deadline()));
@@ -128,10 +128,12 @@ absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
   if (exact) {
     WEFT_ASSIGN_OR_RETURN(version, catalog::ParseVersionId(version_text));
   }
-  WEFT_ASSIGN_OR_RETURN(
-      const session::RefitReport report,
-      engine.receiver->Refit(exact ? &version : nullptr, /*newer=*/false,
-                             args.deadline()));
+  engine.progress =
+      std::make_unique<ProgressLine>(absl::StrCat("rank ", args.rank));
+  absl::StatusOr<session::RefitReport> refitted = engine.receiver->Refit(
+      exact ? &version : nullptr, /*newer=*/false, args.deadline());
+  engine.progress.reset();
+  WEFT_ASSIGN_OR_RETURN(const session::RefitReport report, std::move(refitted));
   const plan::Plan& plan = *engine.receiver->plan();
   if (args.json) {
     PrintLine(ToJson(report, plan, args.rank).dump());

@@ -1,12 +1,14 @@
 #include "console.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace weft::apps {
 namespace {
@@ -84,6 +86,30 @@ int Fail(std::string_view command, const absl::Status& status, bool json) {
     PrintLine(line.dump());
   }
   return 1;
+}
+
+ProgressLine::ProgressLine(std::string what)
+    : what_(std::move(what)),
+      is_terminal_(isatty(STDERR_FILENO) == 1),
+      start_(std::chrono::steady_clock::now()),
+      next_(start_ + std::chrono::seconds(1)) {}
+
+ProgressLine::~ProgressLine() {
+  if (shown_) std::fputs("\r\x1b[K", stderr);
+}
+
+void ProgressLine::Show(int64_t bytes_done, int64_t bytes_total) {
+  const auto now = std::chrono::steady_clock::now();
+  if (!is_terminal_ || bytes_total <= 0 || now < next_) return;
+  next_ = now + std::chrono::milliseconds(200);
+  shown_ = true;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  fmt::print(stderr, "\r\x1b[K{} {:3.0f} % of {}, {}", what_,
+             100.0 * static_cast<double>(bytes_done) /
+                 static_cast<double>(bytes_total),
+             HumanBytes(bytes_total),
+             HumanRate(static_cast<double>(bytes_done) / seconds));
+  std::fflush(stderr);
 }
 
 void PrintLine(std::string_view line) {

@@ -2,6 +2,8 @@
 #ifndef WEFT_APPS_CONSOLE_H_
 #define WEFT_APPS_CONSOLE_H_
 
+#include <chrono>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +27,25 @@ std::string FormatTable(const std::vector<std::string>& header,
 // `json` also {"error": message, "code": NAME} as a line on standard output.
 int Fail(std::string_view command, const absl::Status& status,
          bool json = false);
+
+// Bytes done of a long transfer, as one line on standard error that is
+// rewritten; only on a terminal, and only after the first second. The line is
+// wiped when the object goes.
+class ProgressLine {
+ public:
+  explicit ProgressLine(std::string what);
+  ~ProgressLine();
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+  void Show(int64_t bytes_done, int64_t bytes_total);
+
+ private:
+  const std::string what_;
+  const bool is_terminal_;
+  const std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point next_;
+  bool shown_ = false;
+};
 
 // Standard output, flushed line by line, so that a program can follow.
 void PrintLine(std::string_view line);

@@ -1,5 +1,6 @@
 #include "endpoints.h"
 
+#include <chrono>
 #include <csignal>
 #include <utility>
 
@@ -43,6 +44,11 @@ MakeTransports(const std::string& choice,
     add(std::move(ucx));
   }
   return transports;
+}
+
+base::Deadline AfterSeconds(double seconds) {
+  return base::Deadline::After(
+      std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)));
 }
 
 manifest::Placement ToPlacement(recipe::RankLayout layout) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
 #include "weft/manifest/placement.h"
 #include "weft/recipe/recipe.h"
@@ -26,6 +27,9 @@ absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
 MakeTransports(const std::string& choice,
                std::shared_ptr<transport::FaultScript> faults = nullptr);
+
+// What --timeout gives each wait.
+base::Deadline AfterSeconds(double seconds);
 
 manifest::Placement ToPlacement(recipe::RankLayout layout);
 

@@ -58,6 +58,10 @@ std::byte* KeptBuffer(int which, int64_t bytes) {
 
 }  // namespace
 
+base::Deadline Patience() {
+  return base::Deadline::After(std::chrono::seconds(120));
+}
+
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t half = values.size() / 2;
@@ -143,7 +147,8 @@ namespace {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("O3"), target_clones("avx512f", "avx2", "default")))
 #endif
-uint64_t SumWords(const uint64_t* words, int64_t count) {
+uint64_t
+SumWords(const uint64_t* words, int64_t count) {
   uint64_t sums[32] = {};
   for (int64_t i = 0; i + 32 <= count; i += 32) {
     for (int lane = 0; lane < 32; ++lane) sums[lane] += words[i + lane];

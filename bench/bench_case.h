@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
 
 namespace weft::bench {
 
@@ -31,6 +32,9 @@ struct CaseResult {
   int runs = 0;
   double spread = 0;  // (max - min) / median of the runs
 };
+
+// A deadline that only a hang passes.
+base::Deadline Patience();
 
 double Median(std::vector<double> values);
 

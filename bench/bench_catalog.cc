@@ -19,10 +19,6 @@ namespace {
 
 constexpr double kGoalMilliseconds = 1;
 
-base::Deadline Patience() {
-  return base::Deadline::After(std::chrono::seconds(120));
-}
-
 }  // namespace
 
 absl::Status BenchCatalog(const BenchOptions& options) {

@@ -1,21 +1,17 @@
 #include "bench_fleet.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "bench_case.h"
 #include "endpoints.h"
 #include "weft/base/status.h"
 
 namespace weft::bench {
 namespace {
-
-base::Deadline Patience() {
-  return base::Deadline::After(std::chrono::seconds(120));
-}
 
 absl::StatusOr<double> AwaitPublished(apps::ChildProcess& source) {
   WEFT_ASSIGN_OR_RETURN(const std::string line, source.ReadLine(Patience()));

@@ -1,12 +1,12 @@
 #include "bench_job.h"
 
 #include <algorithm>
-#include <chrono>
 #include <iostream>
 #include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "bench_case.h"
 #include "console.h"
 #include "endpoints.h"
 #include "weft/base/status.h"
@@ -88,10 +88,6 @@ void Fill(absl::Span<std::byte> bytes, uint64_t seed) {
   for (size_t i = 0; i < bytes.size() / 8; ++i) {
     words[i] = (i + seed) * 0x9e3779b97f4a7c15u;
   }
-}
-
-base::Deadline Patience() {
-  return base::Deadline::After(std::chrono::seconds(120));
 }
 
 absl::Status Serve(const BenchSourceArgs& args) {

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "bench_case.h"
 #include "endpoints.h"
 #include "weft/base/status.h"
 #include "weft/manifest/binding.h"
@@ -14,10 +15,6 @@ namespace {
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 constexpr int64_t kMostBytes = int64_t{512} << 20;
 constexpr int64_t kWindow = 8;
-
-base::Deadline Patience() {
-  return base::Deadline::After(std::chrono::seconds(120));
-}
 
 const std::string* Find(const std::vector<manifest::TransportAddress>& list) {
   for (const auto& each : list) {

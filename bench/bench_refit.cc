@@ -23,10 +23,6 @@ namespace {
 
 using execute::PostedWay;
 
-base::Deadline Patience() {
-  return base::Deadline::After(std::chrono::seconds(120));
-}
-
 // GB/s of the transfer phase of one warm refit; of the whole call if `whole`.
 absl::StatusOr<double> RefitRate(BenchReceiver& target, bool whole) {
   WEFT_ASSIGN_OR_RETURN(

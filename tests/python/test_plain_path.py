@@ -466,22 +466,6 @@ def test_usage_errors(weft):
         assert "--json" in text
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A file system of 64 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder],
-        capture_output=True, check=False)
-    if mount.returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_full_disk(weft, tmp_path, full_disk):
     config = SMALL_CONFIG | {"vocab_size": 4000}
     (tmp_path / "config.json").write_text(json.dumps(config))

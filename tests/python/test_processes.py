@@ -263,3 +263,27 @@ def test_a_missing_source_rank_is_named(weft, start, catalog, checkpoint,
                   "--timeout", 1)
     assert result.returncode == 1
     assert "1 of 2 ranks" in result.stderr
+
+
+def test_pull_on_a_full_disk(weft, start, catalog, checkpoint, full_disk):
+    publish(start, catalog, checkpoint, "hf", 0).event()
+    out = full_disk / "out.safetensors"
+    result = weft("pull", "--catalog", catalog, "--model", "m", "--layout", "hf",
+                  "--rank", 0, "--out", out)
+    assert result.returncode == 1
+    assert "No space left" in result.stderr and str(out) in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert list(full_disk.iterdir()) == []
+
+
+def test_staging_stays_within_its_budget(weft, start, catalog, checkpoint,
+                                         tmp_path):
+    layout = "fsdp:shard=1,tp=2"  # columns: runs of 64 bytes
+    for rank in range(2):
+        publish(start, catalog, checkpoint, layout, rank, "ucx").event()
+    engine = pull(start, catalog, "hf", 0, "ucx", **{"staging-bytes": 8192})
+    engine.say("refit")
+    report = engine.event()
+    assert report["event"] == "refitted", report
+    assert 0 < report["staging_peak_bytes"] <= 8192
+    assert_holds(weft, engine, checkpoint, "hf", 0, 0, tmp_path / "o.safetensors")

@@ -52,7 +52,7 @@ class ShmRegion final : public Region {
 class ShmTransport final : public Transport {
  public:
   ShmTransport(const ShmOptions& options, std::string host_id,
-               std::string socket_name,
+               const std::string& socket_name,
                std::shared_ptr<shm::SharedRegions> regions,
                std::unique_ptr<shm::Server> server)
       : options_(options),

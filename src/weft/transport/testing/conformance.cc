@@ -408,7 +408,7 @@ TEST_P(TransportConformance, ChecksBoundsBeforeAnythingMoves) {
         absl::IsOutOfRange(peer->Put(*remote, offset, span, nullptr, 1)));
   }
   if (owner->capabilities().gather) {
-    const auto gather = [&](StridedPieces pieces) {
+    const auto gather = [&](const StridedPieces& pieces) {
       return peer->Gather(*remote, pieces, span, nullptr, 1).code();
     };
     EXPECT_EQ(gather({.modes = {{10, 111}}, .piece_bytes = 10}),

@@ -119,7 +119,7 @@ ucs_status_t UcxPeer::OnReply(void* arg, const void*, size_t, void* data,
     if (op.status.ok()) op.status = base::Annotate(reply->status, peer.label_);
     peer.FinishIfDone(op);
   } else if (reply->id == peer.awaited_id_) {
-    peer.answers_[reply->id] = *std::move(reply);
+    peer.answers_.insert_or_assign(peer.awaited_id_, *std::move(reply));
   }
   return UCS_OK;
 }
@@ -414,7 +414,7 @@ absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
     ++op.answers_awaited;
     if (sent != nullptr) {
       ++op.ucx_requests;
-      message.release();
+      static_cast<void>(message.release());  // deleted by the callback
     }
   }
   return absl::OkStatus();

@@ -107,14 +107,14 @@ void Server::Serve() {
 bool Server::HandleInbox() {
   if (inbox_.empty()) return false;
   while (!inbox_.empty()) {
-    Request request = std::move(inbox_.front());
+    const Request request = std::move(inbox_.front());
     inbox_.pop_front();
-    Handle(std::move(request));
+    Handle(request);
   }
   return true;
 }
 
-void Server::Handle(Request request) {
+void Server::Handle(const Request& request) {
   if (request.kind == Request::Kind::kHello) return Greet(request);
   const auto found = clients_.find(request.client);
   if (found == clients_.end() || found->second->endpoint == nullptr) return;

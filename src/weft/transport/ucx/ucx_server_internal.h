@@ -53,7 +53,7 @@ class Server {
   // Writes the payload of a Put into its region, while the region is held.
   void HandlePut(const Request& request, absl::Span<const std::byte> payload);
   bool HandleInbox();
-  void Handle(Request request);
+  void Handle(const Request& request);
   void Greet(const Request& request);
   void Answer(Client& client, const Reply& reply);
   // True when something moved.

@@ -102,12 +102,14 @@ class UcxTransport final : public Transport {
     const absl::Status connected = peer->Connect(ucx_address, deadline);
     absl::MutexLock lock(&mutex_);
     DropAbandoned();
+    if (connected.ok()) {
+      lanes_ = peer->lanes();
+      return peer;
+    }
     if (absl::IsDeadlineExceeded(connected)) {
       abandoned_.push_back(std::move(peer));
     }
-    WEFT_RETURN_IF_ERROR(connected);
-    lanes_ = peer->lanes();
-    return peer;
+    return connected;
   }
 
  private:

@@ -133,7 +133,9 @@ absl::Status Worker::Send(ucp_ep_h endpoint, unsigned id, std::string bytes) {
   if (UCS_PTR_IS_ERR(request)) {
     return ToStatus(UCS_PTR_STATUS(request), "sending a ucx message");
   }
-  if (request != nullptr) owned.release();
+  if (request != nullptr) {
+    static_cast<void>(owned.release());  // deleted by the callback
+  }
   return absl::OkStatus();
 }
 
