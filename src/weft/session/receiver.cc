@@ -27,11 +27,18 @@ double SecondsBetween(steady_clock::time_point from,
   return std::chrono::duration<double>(to - from).count();
 }
 
+// As the catalog gave it, checked.
+struct FetchedPlacement {
+  manifest::LayoutDigest digest;
+  manifest::Placement placement;
+};
+
 // Everything that belongs to one set of sources: made by Prepare, used by
 // every refit until the set changes. Members in order of dependence.
 struct Prepared {
   uint64_t source_set = 0;
-  std::vector<std::unique_ptr<manifest::Placement>> placements;
+  // Of the sources, in their order.
+  std::vector<std::shared_ptr<const FetchedPlacement>> placements;
   std::shared_ptr<const plan::SourceIndex> index;
   std::unique_ptr<plan::Plan> plan;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
@@ -325,7 +332,8 @@ class ReceiverImpl : public Receiver {
   std::unique_ptr<catalog::Attachment> attachment_;
   // Placements by digest, kept over restarts of publishers: a restarted
   // trainer of the same layout sends no manifest again.
-  std::map<std::string, manifest::Placement> placement_cache_;
+  std::map<std::string, std::shared_ptr<const FetchedPlacement>>
+      placement_cache_;
   std::unique_ptr<Prepared> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
@@ -345,12 +353,9 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));
   std::vector<plan::SourceInfo> infos;
   for (size_t i = 0; i < set.sources.size(); ++i) {
-    plan::SourceInfo info;
-    info.placement = next->placements[i].get();
-    info.digest =
-        manifest::DigestOf(manifest::EncodePlacement(*info.placement));
-    info.distance = set.sources[i].host_id == host_id_ ? 0 : 1;
-    infos.push_back(info);
+    infos.push_back({.placement = &next->placements[i]->placement,
+                     .digest = next->placements[i]->digest,
+                     .distance = set.sources[i].host_id == host_id_ ? 0 : 1});
   }
   WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));
   const bool same_layouts = prepared_ != nullptr &&
@@ -379,7 +384,8 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
     if (cached == placement_cache_.end()) {
       WEFT_ASSIGN_OR_RETURN(const std::string bytes,
                             options_.catalog->GetPlacement(digest, deadline));
-      if (manifest::DigestOf(bytes).ToHex() != digest) {
+      const manifest::LayoutDigest actual = manifest::DigestOf(bytes);
+      if (actual.ToHex() != digest) {
         return absl::DataLossError(
             absl::StrCat("the catalog returned other bytes for placement ",
                          digest, " of publisher rank ", source.rank));
@@ -393,11 +399,15 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
       }
       WEFT_RETURN_IF_ERROR(base::Annotate(
           placement.status(), absl::StrCat("publisher rank ", source.rank)));
-      cached = placement_cache_.emplace(digest, *std::move(placement)).first;
+      cached =
+          placement_cache_
+              .emplace(digest,
+                       std::make_shared<const FetchedPlacement>(
+                           FetchedPlacement{actual, *std::move(placement)}))
+              .first;
       ++counters_.manifests_fetched;
     }
-    next.placements.push_back(
-        std::make_unique<manifest::Placement>(cached->second));
+    next.placements.push_back(cached->second);
   }
   return absl::OkStatus();
 }
@@ -411,12 +421,13 @@ absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<SourceLink> link,
         SourceLink::Open(*source, options_.transports, deadline));
-    if (link->binding().stored.size() !=
-        next.placements[source - set.sources.begin()]->stored.size()) {
+    const manifest::Placement& placement =
+        next.placements[source - set.sources.begin()]->placement;
+    if (link->binding().stored.size() != placement.stored.size()) {
       return absl::DataLossError(absl::StrCat(
           "publisher rank ", peer.src_rank, " binds ",
           link->binding().stored.size(), " stored tensors, its placement has ",
-          next.placements[source - set.sources.begin()]->stored.size()));
+          placement.stored.size()));
     }
     ++counters_.connections_opened;
     next.links.push_back(std::move(link));
