@@ -47,7 +47,7 @@ void ZeroBox(std::byte* base, const tensor::Shape& shape,
 absl::StatusOr<std::unique_ptr<Program>> BindPull(
     const plan::Plan& plan, const plan::SourceIndex& sources,
     const manifest::Placement& target, const convert::Kernels& kernels,
-    std::vector<LocalStored> local, std::vector<RemoteRank> remotes,
+    absl::Span<const LocalStored> local, absl::Span<const RemoteRank> remotes,
     const ExecuteOptions& options) {
   return BoundProgram::Make(
       {plan, sources, target, Direction::kPull, -1, local, remotes, options},
@@ -57,8 +57,8 @@ absl::StatusOr<std::unique_ptr<Program>> BindPull(
 absl::StatusOr<std::unique_ptr<Program>> BindPush(
     const plan::Plan& plan, const plan::SourceIndex& sources,
     const manifest::Placement& target, const convert::Kernels& kernels,
-    int64_t src_rank, std::vector<LocalStored> local, RemoteRank target_rank,
-    const ExecuteOptions& options) {
+    int64_t src_rank, absl::Span<const LocalStored> local,
+    const RemoteRank& target_rank, const ExecuteOptions& options) {
   return BoundProgram::Make(
       {plan, sources, target, Direction::kPush, src_rank, local,
        absl::MakeConstSpan(&target_rank, 1), options},

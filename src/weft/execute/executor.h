@@ -124,7 +124,7 @@ class Program {
 absl::StatusOr<std::unique_ptr<Program>> BindPull(
     const plan::Plan& plan, const plan::SourceIndex& sources,
     const manifest::Placement& target, const convert::Kernels& kernels,
-    std::vector<LocalStored> local, std::vector<RemoteRank> remotes,
+    absl::Span<const LocalStored> local, absl::Span<const RemoteRank> remotes,
     const ExecuteOptions& options);
 
 // This process is `src_rank`; writes its part of the plan into the target.
@@ -132,8 +132,8 @@ absl::StatusOr<std::unique_ptr<Program>> BindPull(
 absl::StatusOr<std::unique_ptr<Program>> BindPush(
     const plan::Plan& plan, const plan::SourceIndex& sources,
     const manifest::Placement& target, const convert::Kernels& kernels,
-    int64_t src_rank, std::vector<LocalStored> local, RemoteRank target_rank,
-    const ExecuteOptions& options);
+    int64_t src_rank, absl::Span<const LocalStored> local,
+    const RemoteRank& target_rank, const ExecuteOptions& options);
 
 // Writes the plan's zero fills into local memory.
 void ApplyZeroFills(const plan::Plan& plan, const manifest::Placement& target,

@@ -461,10 +461,9 @@ absl::Status ReceiverImpl::BindProgram(Prepared& next) {
   std::vector<execute::RemoteRank> remotes;
   for (const auto& link : next.links) remotes.push_back(link->RemoteRank());
   WEFT_ASSIGN_OR_RETURN(
-      next.program,
-      execute::BindPull(*next.plan, *next.index, options_.placement,
-                        *options_.kernels, next.local, std::move(remotes),
-                        options_.execute));
+      next.program, execute::BindPull(*next.plan, *next.index,
+                                      options_.placement, *options_.kernels,
+                                      next.local, remotes, options_.execute));
   next.arrival = std::make_unique<ArrivalCheck>(
       *next.plan, *next.index, options_.placement, options_.memory);
   return absl::OkStatus();

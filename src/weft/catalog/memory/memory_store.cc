@@ -409,7 +409,8 @@ absl::StatusOr<std::vector<WorkerRecord>> MemoryStore::ListWorkers(
 
 }  // namespace
 
-std::unique_ptr<CatalogStore> MakeMemoryStore(MemoryStoreOptions options) {
+std::unique_ptr<CatalogStore> MakeMemoryStore(
+    const MemoryStoreOptions& options) {
   return std::make_unique<MemoryStore>(options);
 }
 

@@ -38,7 +38,8 @@ struct MemoryStoreOptions {
 
 // Destroying the store ends its watches with kUnavailable; attachments may
 // outlive it. No other call may be running then.
-std::unique_ptr<CatalogStore> MakeMemoryStore(MemoryStoreOptions options = {});
+std::unique_ptr<CatalogStore> MakeMemoryStore(
+    const MemoryStoreOptions& options = {});
 
 }  // namespace weft::catalog
 
