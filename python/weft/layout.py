@@ -1,0 +1,103 @@
+"""What one rank holds, in the words of Weft: logical tensors, stored tensors
+and the fragments that join them. Plain data; nothing here needs torch.
+
+A *logical tensor* is a tensor of the Hugging Face checkpoint: name, dtype,
+shape. A *stored tensor* is one buffer as this rank really holds it,
+C-contiguous. A *fragment* says "this box of that logical tensor lies here in
+this stored tensor": for a logical index x in its box,
+
+    element offset = offset + sum over dims d of digits(x[d] - box[d].begin)
+
+where digits() reads a number in the mixed radix of the dimension's modes,
+the first mode being the least significant: with modes ((6, 1), (4, 8)) the
+number n lies at (n % 6) * 1 + (n // 6) * 8.
+
+dtypes are the names of safetensors: "BF16", "F16", "F32", "F8_E4M3", ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Sequence
+
+Range = tuple[int, int]  # [begin, end)
+Box = tuple[Range, ...]
+Modes = tuple[tuple[int, int], ...]  # (extent, stride) of one dimension
+
+
+@dataclass(frozen=True)
+class LogicalTensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A box of logical tensor `tensor` (index into Placement.tensors)."""
+
+    tensor: int
+    box: Box
+    modes: tuple[Modes, ...]  # one a dimension
+    offset: int = 0  # elements
+
+    @staticmethod
+    def row_major(tensor: int, box: Sequence[Range],
+                  stored_shape: Sequence[int],
+                  origin: Sequence[int]) -> Fragment:
+        """The box lies as a block of a stored tensor of the same rank, its
+        first element at stored coordinate `origin`."""
+        strides = contiguous_strides(stored_shape)
+        return Fragment(
+            tensor, tuple((int(b), int(e)) for b, e in box),
+            tuple(((int(e) - int(b), stride),)
+                  for (b, e), stride in zip(box, strides, strict=True)),
+            sum(o * s for o, s in zip(origin, strides, strict=True)))
+
+
+@dataclass
+class StoredTensor:
+    """One buffer of this rank; `name` is the framework's own. Each element is
+    in one fragment or in one box of `zero_fill` (stored coordinates: padding
+    that holds zero). A source may leave holes, a target may not."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    fragments: list[Fragment] = field(default_factory=list)
+    zero_fill: list[Box] = field(default_factory=list)
+
+
+@dataclass
+class Placement:
+    """Everything that one rank of a mesh holds. All ranks of a mesh have the
+    same `layout_spec` and `num_ranks`."""
+
+    layout_spec: str
+    rank: int
+    num_ranks: int
+    tensors: list[LogicalTensor] = field(default_factory=list)
+    stored: list[StoredTensor] = field(default_factory=list)
+    _index: dict[str, int] = field(default_factory=dict, repr=False,
+                                   compare=False)
+
+    def tensor(self, name: str, dtype: str, shape: Sequence[int]) -> int:
+        """The index of a logical tensor, added if it is new. ValueError if the
+        name is known with another dtype or shape."""
+        new = LogicalTensor(name, dtype, tuple(int(n) for n in shape))
+        index = self._index.setdefault(name, len(self.tensors))
+        if index == len(self.tensors):
+            self.tensors.append(new)
+        known = self.tensors[index]
+        if known != new:
+            raise ValueError(f'tensor "{name}" is {known.dtype} {known.shape} '
+                             f"and {new.dtype} {new.shape}")
+        return index
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides in elements of a C-contiguous tensor."""
+    strides = [1] * len(shape)
+    for d in range(len(shape) - 2, -1, -1):
+        strides[d] = strides[d + 1] * int(shape[d + 1])
+    return tuple(strides)
