@@ -1,0 +1,37 @@
+// What publishers and receivers of Python have in common: the catalog's
+// client, transports by name, memory by address.
+#ifndef WEFT_PYTHON_ENDPOINT_H_
+#define WEFT_PYTHON_ENDPOINT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/store.h"
+#include "weft/session/memory_area.h"
+#include "weft/transport/transport.h"
+
+namespace weft::python {
+
+base::Deadline AfterSeconds(double seconds);
+
+absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
+    const std::string& address, base::Deadline deadline);
+
+using Transports = std::vector<std::shared_ptr<transport::Transport>>;
+// "auto" (shm, then ucx if this machine has it), "shm" or "ucx".
+absl::StatusOr<Transports> MakeTransports(const std::string& choice);
+// "" when UCX can be used, else why not.
+std::string WhyNoUcx();
+
+// Address and bytes of each stored tensor, in the order of the placement.
+using Addresses = std::vector<std::pair<uint64_t, int64_t>>;
+session::RankMemory MemoryAt(const Addresses& addresses);
+
+}  // namespace weft::python
+
+#endif  // WEFT_PYTHON_ENDPOINT_H_

@@ -1,0 +1,17 @@
+// weft._native: the C++ sessions as weft/*.py use them. Not for users: the
+// public names, with their documentation, are those of the package weft.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "endpoint.h"
+#include "sessions.h"
+
+NB_MODULE(_native, module) {
+  // A hook that refers to its receiver is a cycle, and no defect at exit.
+  nanobind::set_leak_warnings(false);
+  weft::python::AddCatalog(module);
+  weft::python::AddPlan(module);
+  weft::python::AddPublisher(module);
+  weft::python::AddReceiver(module);
+  module.def("why_no_ucx", &weft::python::WhyNoUcx);
+}

@@ -1,0 +1,161 @@
+#include "placements.h"
+
+#include <nanobind/stl/string.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "raise.h"
+#include "weft/base/status.h"
+
+namespace weft::python {
+namespace {
+
+namespace nb = nanobind;
+
+std::string Text(nb::handle object, const char* name) {
+  return nb::cast<std::string>(object.attr(name));
+}
+
+int64_t Int(nb::handle value) { return nb::cast<int64_t>(value); }
+
+tensor::DType DTypeOf(const std::string& owner, nb::handle object) {
+  const std::string name = Text(object, "dtype");
+  const std::optional<tensor::DType> dtype = tensor::ParseDType(name);
+  if (!dtype.has_value()) {
+    RaiseIfError(absl::InvalidArgumentError(
+        absl::StrCat("\"", owner, "\" has the unknown dtype \"", name,
+                     "\"; use the names of safetensors, such as BF16")));
+  }
+  return *dtype;
+}
+
+tensor::Shape ShapeOf(nb::handle object) {
+  tensor::Shape shape;
+  for (nb::handle extent : object.attr("shape")) shape.push_back(Int(extent));
+  return shape;
+}
+
+absl::StatusOr<tensor::Box> BoxOf(nb::handle ranges) {
+  std::vector<tensor::Range> result;
+  for (nb::handle range : ranges) {
+    result.push_back({Int(range[0]), Int(range[1])});
+  }
+  return tensor::Box::Make(result);
+}
+
+absl::StatusOr<layout::Fragment> FragmentOf(nb::handle object) {
+  WEFT_ASSIGN_OR_RETURN(tensor::Box box, BoxOf(object.attr("box")));
+  std::vector<layout::DimModes> modes;
+  for (nb::handle dim : object.attr("modes")) {
+    layout::DimModes& digits = modes.emplace_back();
+    for (nb::handle mode : dim) digits.push_back({Int(mode[0]), Int(mode[1])});
+  }
+  WEFT_ASSIGN_OR_RETURN(layout::IndexMap map,
+                        layout::IndexMap::Make(std::move(box), std::move(modes),
+                                               Int(object.attr("offset"))));
+  return layout::Fragment{nb::cast<int32_t>(object.attr("tensor")),
+                          std::move(map)};
+}
+
+absl::StatusOr<layout::StoredTensor> StoredOf(nb::handle object) {
+  layout::StoredTensor stored;
+  stored.name = Text(object, "name");
+  stored.dtype = DTypeOf(stored.name, object);
+  stored.shape = ShapeOf(object);
+  for (nb::handle fragment : object.attr("fragments")) {
+    absl::StatusOr<layout::Fragment> made = FragmentOf(fragment);
+    WEFT_RETURN_IF_ERROR(base::Annotate(
+        made.status(), absl::StrCat("stored tensor \"", stored.name, "\"")));
+    stored.fragments.push_back(*std::move(made));
+  }
+  for (nb::handle ranges : object.attr("zero_fill")) {
+    absl::StatusOr<tensor::Box> box = BoxOf(ranges);
+    WEFT_RETURN_IF_ERROR(base::Annotate(
+        box.status(), absl::StrCat("zero fill of \"", stored.name, "\"")));
+    stored.zero_fill.push_back(*std::move(box));
+  }
+  return stored;
+}
+
+nb::tuple PyShape(const tensor::Shape& shape) {
+  nb::list list;
+  for (const int64_t extent : shape) list.append(extent);
+  return nb::tuple(list);
+}
+
+nb::tuple PyBox(const tensor::Box& box) {
+  nb::list list;
+  for (const tensor::Range& range : box.ranges()) {
+    list.append(nb::make_tuple(range.begin, range.end));
+  }
+  return nb::tuple(list);
+}
+
+nb::object PyFragment(const nb::module_& layout, const layout::Fragment& each) {
+  nb::list modes;
+  for (const layout::DimModes& digits : each.map.modes()) {
+    nb::list dim;
+    for (const layout::Mode& mode : digits) {
+      dim.append(nb::make_tuple(mode.extent, mode.stride));
+    }
+    modes.append(nb::tuple(dim));
+  }
+  return layout.attr("Fragment")(each.tensor, PyBox(each.map.box()),
+                                 nb::tuple(modes), each.map.offset_elements());
+}
+
+nb::str PyDType(tensor::DType dtype) {
+  const std::string name(tensor::DTypeName(dtype));
+  return nb::str(name.c_str());
+}
+
+}  // namespace
+
+manifest::Placement FromPython(nb::handle object) {
+  manifest::Placement placement;
+  placement.layout_spec = Text(object, "layout_spec");
+  placement.rank = Int(object.attr("rank"));
+  placement.num_ranks = Int(object.attr("num_ranks"));
+  for (nb::handle each : object.attr("tensors")) {
+    tensor::TensorSpec spec;
+    spec.name = Text(each, "name");
+    spec.dtype = DTypeOf(spec.name, each);
+    spec.shape = ShapeOf(each);
+    placement.tensors.push_back(std::move(spec));
+  }
+  for (nb::handle each : object.attr("stored")) {
+    placement.stored.push_back(ValueOrRaise(StoredOf(each)));
+  }
+  return placement;
+}
+
+nb::object ToPython(const manifest::Placement& placement) {
+  const nb::module_ layout = nb::module_::import_("weft.layout");
+  nb::object result = layout.attr("Placement")(
+      placement.layout_spec, placement.rank, placement.num_ranks);
+  for (const tensor::TensorSpec& spec : placement.tensors) {
+    result.attr("tensor")(spec.name, PyDType(spec.dtype), PyShape(spec.shape));
+  }
+  nb::list all;
+  for (const layout::StoredTensor& stored : placement.stored) {
+    nb::list fragments;
+    for (const layout::Fragment& each : stored.fragments) {
+      fragments.append(PyFragment(layout, each));
+    }
+    nb::list zero_fill;
+    for (const tensor::Box& box : stored.zero_fill) {
+      zero_fill.append(PyBox(box));
+    }
+    all.append(layout.attr("StoredTensor")(stored.name, PyDType(stored.dtype),
+                                           PyShape(stored.shape), fragments,
+                                           zero_fill));
+  }
+  result.attr("stored") = all;
+  return result;
+}
+
+}  // namespace weft::python

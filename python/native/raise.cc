@@ -1,0 +1,49 @@
+#include "raise.h"
+
+#include <string>
+
+namespace weft::python {
+namespace {
+
+namespace nb = nanobind;
+
+const char* ClassOf(absl::StatusCode code, Phase phase) {
+  switch (code) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return "BadInput";
+    case absl::StatusCode::kNotFound:
+      return "NotKnown";
+    case absl::StatusCode::kAlreadyExists:
+      return "AlreadyPublished";
+    case absl::StatusCode::kDataLoss:
+      return "DigestMismatch";
+    case absl::StatusCode::kDeadlineExceeded:
+      return "DeadlineExceeded";
+    case absl::StatusCode::kUnavailable:
+      return "PeerLost";
+    case absl::StatusCode::kAborted:
+      return "VersionChanged";
+    case absl::StatusCode::kFailedPrecondition:
+      return phase == Phase::kPlanning ? "CoverageError" : "Refused";
+    case absl::StatusCode::kResourceExhausted:
+      return "OutOfMemory";
+    case absl::StatusCode::kUnimplemented:
+      return "NotSupported";
+    default:
+      return "WeftError";
+  }
+}
+
+}  // namespace
+
+void RaiseIfError(const absl::Status& status, Phase phase) {
+  if (status.ok()) return;
+  const nb::object error_class =
+      nb::module_::import_("weft.errors").attr(ClassOf(status.code(), phase));
+  const std::string message(status.message());
+  PyErr_SetString(error_class.ptr(), message.c_str());
+  throw nb::python_error();
+}
+
+}  // namespace weft::python

@@ -1,0 +1,215 @@
+#include "weft/session/receiver.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "endpoint.h"
+#include "placements.h"
+#include "raise.h"
+#include "sessions.h"
+#include "weft/base/status.h"
+
+namespace weft::python {
+namespace {
+
+namespace nb = nanobind;
+
+// How often a wait looks for Ctrl-C.
+constexpr double kSignalPeriodSeconds = 0.2;
+
+// Calls back into Python between the digests and the commit.
+absl::Status CallHook(const nb::object& hook,
+                      const catalog::VersionId& version) {
+  const nb::gil_scoped_acquire acquire;
+  try {
+    hook(catalog::ToString(version));
+    return absl::OkStatus();
+  } catch (nb::python_error& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
+  nb::dict dict;
+  dict["version"] = catalog::ToString(report.version);
+  dict["bytes"] = report.bytes;
+  dict["wire_bytes"] = report.wire_bytes;
+  dict["seconds"] = report.seconds;
+  dict["transfer_seconds"] = report.transfer_seconds;
+  dict["verify_seconds"] = report.verify_seconds;
+  dict["control_seconds"] = report.control_seconds;
+  dict["bound_bytes_per_second"] = report.bound_bytes_per_second;
+  dict["bound"] = report.bound_name;
+  dict["tiles_checked"] = report.tiles_checked;
+  dict["digest"] = report.digest;
+  dict["planned"] = report.planned;
+  dict["manifests_fetched"] = report.manifests_fetched;
+  dict["moves"] = plan.totals.moves;
+  dict["runs"] = plan.totals.runs;
+  dict["zero_fill_bytes"] = plan.totals.zero_fill_bytes;
+  dict["staging_peak_bytes"] = report.execute.peak_staging_bytes;
+  nb::list peers;
+  for (const session::PeerReport& peer : report.peers) {
+    nb::dict each;
+    each["rank"] = peer.rank;
+    each["transport"] = peer.transport;
+    each["mapped"] = peer.mapped;
+    each["bytes"] = peer.bytes;
+    peers.append(each);
+  }
+  dict["peers"] = peers;
+  nb::list conversions;
+  for (const plan::ConversionUse& use : plan.conversions) {
+    nb::dict each;
+    each["conversion"] = tensor::ToString(use.conversion);
+    each["lossy"] = use.lossy;
+    each["tensors"] = use.num_tensors;
+    conversions.append(each);
+  }
+  dict["conversions"] = conversions;
+  return dict;
+}
+
+class PyReceiver {
+ public:
+  PyReceiver(const std::string& catalog, const std::string& model,
+             nb::handle placement, const Addresses& memory,
+             const std::string& transports, int64_t staging_bytes, int threads,
+             bool verify, bool measure_bound, nb::object hook, double timeout)
+      : model_(model), hook_(std::move(hook)) {
+    session::ReceiverOptions options;
+    options.model = model;
+    options.placement = FromPython(placement);
+    options.memory = MemoryAt(memory);
+    options.limits.staging_bytes = staging_bytes;
+    options.execute.num_threads = threads;
+    options.verify = verify;
+    options.measure_bound = measure_bound;
+    if (!hook_.is_none()) {
+      options.derive_hook = [this](const catalog::VersionId& version) {
+        return CallHook(hook_, version);
+      };
+    }
+    RaiseIfError(WithoutGil([&]() -> absl::Status {
+      const base::Deadline deadline = AfterSeconds(timeout);
+      WEFT_ASSIGN_OR_RETURN(catalog_, ConnectCatalog(catalog, deadline));
+      options.catalog = catalog_;
+      WEFT_ASSIGN_OR_RETURN(options.transports, MakeTransports(transports));
+      WEFT_ASSIGN_OR_RETURN(
+          receiver_, session::Receiver::Create(std::move(options), deadline));
+      return absl::OkStatus();
+    }));
+  }
+  ~PyReceiver() { Close(); }
+
+  void Prepare(double timeout) {
+    session::Receiver& receiver = Open();
+    RaiseIfError(
+        WithoutGil([&] { return receiver.Prepare(AfterSeconds(timeout)); }),
+        Phase::kPlanning);
+  }
+
+  // `version`: RUN:EPOCH:STEP, or empty for the newest.
+  nb::dict Refit(const std::string& version, bool newer, double timeout) {
+    session::Receiver& receiver = Open();
+    const base::Deadline deadline = AfterSeconds(timeout);
+    catalog::VersionId exact;
+    if (!version.empty()) {
+      exact = ValueOrRaise(catalog::ParseVersionId(version));
+    }
+    const catalog::VersionId* wanted = version.empty() ? nullptr : &exact;
+    const catalog::VersionId* newer_than =
+        newer && receiver.committed().has_value() ? &*receiver.committed()
+                                                  : nullptr;
+    AwaitReady(wanted, newer_than, deadline);
+    // Apart from the refit, since what a plan refuses is about coverage.
+    const bool planned_here = receiver.plan() == nullptr;
+    if (planned_here) {
+      RaiseIfError(WithoutGil([&] { return receiver.Prepare(deadline); }),
+                   Phase::kPlanning);
+    }
+    const session::RefitReport report = ValueOrRaise(
+        WithoutGil([&] { return receiver.Refit(wanted, newer, deadline); }));
+    nb::dict dict = ToDict(report, *receiver.plan());
+    dict["planned"] = report.planned || planned_here;
+    return dict;
+  }
+
+  bool fenced() { return Open().fenced(); }
+  std::string fenced_reason() { return Open().fenced_reason(); }
+  std::string committed() {
+    const auto& committed = Open().committed();
+    return committed.has_value() ? catalog::ToString(*committed) : "";
+  }
+  std::string Explain(bool json) { return Open().Explain({}, json); }
+
+  void Close() {
+    if (receiver_ == nullptr) return;
+    WithoutGil([&] { receiver_.reset(); });
+    hook_.reset();  // it may hold what holds this
+  }
+
+ private:
+  session::Receiver& Open() {
+    if (receiver_ == nullptr) {
+      RaiseIfError(absl::FailedPreconditionError("the receiver is closed"));
+    }
+    return *receiver_;
+  }
+
+  // In slices, so that Ctrl-C ends the wait.
+  void AwaitReady(const catalog::VersionId* version,
+                  const catalog::VersionId* newer_than,
+                  base::Deadline deadline) {
+    while (true) {
+      const double slice =
+          std::min(kSignalPeriodSeconds, deadline.RemainingSeconds());
+      const absl::Status ready = WithoutGil([&] {
+        return catalog::WaitForReady(*catalog_, model_, version, newer_than,
+                                     AfterSeconds(slice))
+            .status();
+      });
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (!absl::IsDeadlineExceeded(ready) || deadline.Passed()) {
+        RaiseIfError(ready);
+        return;
+      }
+    }
+  }
+
+  const std::string model_;
+  nb::object hook_;
+  std::shared_ptr<catalog::CatalogStore> catalog_;
+  std::unique_ptr<session::Receiver> receiver_;
+};
+
+}  // namespace
+
+void AddReceiver(nb::module_& module) {
+  nb::class_<PyReceiver>(module, "Receiver")
+      .def(nb::init<const std::string&, const std::string&, nb::handle,
+                    const Addresses&, const std::string&, int64_t, int, bool,
+                    bool, nb::object, double>(),
+           nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
+           nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
+           nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
+           nb::arg("hook").none(), nb::arg("timeout"))
+      .def("prepare", &PyReceiver::Prepare)
+      .def("refit", &PyReceiver::Refit)
+      .def_prop_ro("fenced", &PyReceiver::fenced)
+      .def_prop_ro("fenced_reason", &PyReceiver::fenced_reason)
+      .def_prop_ro("committed", &PyReceiver::committed)
+      .def("explain", &PyReceiver::Explain)
+      .def("close", &PyReceiver::Close);
+}
+
+}  // namespace weft::python

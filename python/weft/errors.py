@@ -1,0 +1,53 @@
+"""One exception class a kind of failure. Each carries the sentence of the C++
+status: what is wrong, with names and values, and what to do."""
+
+
+class WeftError(RuntimeError):
+    """Anything that Weft refuses or that fails; base of all below."""
+
+
+class BadInput(WeftError, ValueError):
+    """An argument, a layout or a file that cannot be meant."""
+
+
+class NotKnown(WeftError, LookupError):
+    """A model, version or worker that the catalog does not know."""
+
+
+class AlreadyPublished(WeftError):
+    """This rank of this run and epoch has a live publisher already."""
+
+
+class CoverageError(WeftError):
+    """The sources do not give each element of the target exactly once; all
+    holes and double writes are listed."""
+
+
+class DigestMismatch(WeftError):
+    """What arrived is not what was published; tensors, tiles and source ranks
+    are named, and the receiver is fenced."""
+
+
+class DeadlineExceeded(WeftError, TimeoutError):
+    """The deadline passed."""
+
+
+class PeerLost(WeftError, ConnectionError):
+    """A peer or the catalog is gone, or never answered."""
+
+
+class VersionChanged(WeftError):
+    """The version changed while it was read; refit again."""
+
+
+class Refused(WeftError):
+    """Not in this state: an older epoch, a version that is gone, a closed
+    session."""
+
+
+class OutOfMemory(WeftError, MemoryError):
+    """A budget or a limit was reached."""
+
+
+class NotSupported(WeftError, NotImplementedError):
+    """This build or this machine cannot do it."""

@@ -1,0 +1,107 @@
+"""The trainer's side."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Iterator
+
+from weft import _native
+from weft import memory as _memory
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """version "RUN:EPOCH:STEP"; READY once ranks_published == ranks_expected."""
+
+    version: str
+    state: str
+    ranks_published: int
+    ranks_expected: int
+    digest_bytes: int
+    digest_seconds: float
+    control_seconds: float
+
+    def __str__(self) -> str:
+        return (f"published {self.version} ({self.state}, "
+                f"{self.ranks_published}/{self.ranks_expected} ranks), "
+                f"{self.digest_bytes / 1e6:.1f} MB digested in "
+                f"{self.digest_seconds * 1e3:.1f} ms")
+
+
+class Publisher:
+    """One trainer rank: offers live memory to engines, version by version.
+
+    catalog: "HOST:PORT". model: the name that engines ask for. source: has
+    `placement` and `tensors()` (weft.torch.fsdp2, weft.megatron.source,
+    weft.tensors). run_id, epoch: the same on all ranks; a restarted trainer
+    takes a larger epoch, which fences the older one. transports: "auto", "shm" or "ucx".
+    threads: for digests. timeout: seconds, for this call.
+
+    The memory is read by peers at any time between publish() and the next
+    update(). Threads: one caller at a time; no call holds the GIL while it
+    waits. Raises AlreadyPublished, Refused (a newer epoch runs), BadInput,
+    PeerLost (no catalog), DeadlineExceeded.
+    """
+
+    def __init__(self, catalog: str, model: str, source: Any, *,
+                 run_id: str = "run", epoch: int = 0, transports: str = "auto",
+                 model_card: str = "", threads: int = 1, timeout: float = 30):
+        self._source = source
+        self._held = source.tensors()  # keeps the memory alive
+        self._check_memory()
+        self._native = _native.Publisher(
+            catalog, model, source.placement,
+            _memory.of_tensors(source.placement, self._held), run_id, epoch,
+            transports, model_card, threads, timeout)
+        self._last_step = -1
+
+    @contextlib.contextmanager
+    def update(self, timeout: float = 30) -> Iterator[None]:
+        """Around whatever changes the weights: waits until readers have left,
+        at most `timeout` seconds, then revokes the rest."""
+        self.begin_update(timeout)
+        yield
+
+    def begin_update(self, timeout: float = 30) -> int:
+        """As update(), for a plain call. Returns how many leases were
+        revoked."""
+        return self._native.begin_update(timeout)
+
+    def publish(self, step: int | None = None, timeout: float = 30) -> PublishReport:
+        """The memory now holds `step` (default: the last one plus one): takes
+        digests and tells the catalog. RuntimeError of the source if parameters
+        have moved since it was made; nothing is published then."""
+        self._check_memory()
+        step = self._last_step + 1 if step is None else step
+        report = PublishReport(**self._native.publish(step, timeout))
+        self._last_step = step
+        return report
+
+    async def publish_async(self, step: int | None = None,
+                            timeout: float = 30) -> PublishReport:
+        """publish() without blocking the event loop."""
+        return await asyncio.to_thread(self.publish, step, timeout)
+
+    def health(self) -> None:
+        """Raises unless the catalog holds this rank as alive."""
+        self._native.health()
+
+    def close(self) -> None:
+        """Withdraws what this rank published. The memory is free afterwards."""
+        self._native.close()
+        self._held = []
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _check_memory(self) -> None:
+        check = getattr(self._source, "check", None)
+        if check is not None:
+            check()
+
+

@@ -1,0 +1,138 @@
+"""The engine's side."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from weft import _native
+from weft import memory as _memory
+
+
+@dataclass(frozen=True)
+class RefitReport:
+    """One committed refit. Bytes and seconds; `digest` is the same for the
+    same received bytes, whatever the layouts. print(report) is for a person."""
+
+    version: str
+    bytes: int
+    wire_bytes: int
+    seconds: float
+    transfer_seconds: float
+    verify_seconds: float
+    control_seconds: float
+    bound_bytes_per_second: float
+    bound: str
+    tiles_checked: int
+    digest: str
+    planned: bool
+    manifests_fetched: int
+    moves: int
+    runs: int
+    zero_fill_bytes: int
+    staging_peak_bytes: int
+    peers: list[dict] = field(default_factory=list)
+    conversions: list[dict] = field(default_factory=list)
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Of the transfer, on the wire."""
+        if self.transfer_seconds == 0:
+            return 0.0
+        return self.wire_bytes / self.transfer_seconds
+
+    @property
+    def ratio(self) -> float:
+        """bytes_per_second over the bound that was measured with it."""
+        if self.bound_bytes_per_second == 0:
+            return 0.0
+        return self.bytes_per_second / self.bound_bytes_per_second
+
+    def __str__(self) -> str:
+        ways = sorted({("mapped " if p["mapped"] else "") + p["transport"]
+                       for p in self.peers})
+        bound = (f", bound {self.bound_bytes_per_second / 1e9:.2f} GB/s "
+                 f"({self.bound}), ratio {self.ratio:.2f}"
+                 if self.bound_bytes_per_second else "")
+        return (f"refit to {self.version}: {self.bytes / 1e6:.1f} MB from "
+                f"{len(self.peers)} peers by {', '.join(ways)} in "
+                f"{self.seconds * 1e3:.1f} ms "
+                f"({self.bytes_per_second / 1e9:.2f} GB/s{bound}); "
+                f"{self.tiles_checked} tiles verified")
+
+
+class Receiver:
+    """One engine rank: brings live memory to a version, as a transaction.
+
+    target: has `placement` and `tensors()`; its memory is written in place and
+    must not move. hook: called with the version after the digests agreed and
+    before the commit (refresh what is derived from weights); if it raises, the
+    receiver stays fenced. staging_bytes: all that posted access may use beside
+    the target's memory. The rest as for Publisher.
+
+    From the first byte of a refit until its commit the receiver is `fenced`:
+    its memory may be torn and must not serve. A refit that fails leaves it
+    fenced; the next one that commits heals it.
+    """
+
+    def __init__(self, catalog: str, model: str, target: Any, *,
+                 transports: str = "auto", staging_bytes: int = 64 << 20,
+                 threads: int = 1, verify: bool = True,
+                 measure_bound: bool = False,
+                 hook: Callable[[str], Any] | None = None, timeout: float = 30):
+        self._target = target
+        self._held = target.tensors()  # keeps the memory alive
+        self._native = _native.Receiver(
+            catalog, model, target.placement,
+            _memory.of_tensors(target.placement, self._held), transports,
+            staging_bytes, threads, verify, measure_bound, hook, timeout)
+
+    def prepare(self, timeout: float = 30) -> None:
+        """Plans and connects now instead of in the first refit. CoverageError
+        lists every hole."""
+        self._native.prepare(timeout)
+
+    def refit(self, version: str = "latest", timeout: float = 30, *,
+              newer: bool = False) -> RefitReport:
+        """Brings the memory to `version` ("RUN:EPOCH:STEP", or "latest", the
+        newest that is READY; with `newer` one newer than what is committed),
+        waiting for it at most until `timeout` seconds from now. Ctrl-C ends
+        the wait. Raises CoverageError, DigestMismatch, PeerLost,
+        VersionChanged, DeadlineExceeded, Refused."""
+        name = "" if version == "latest" else version
+        return RefitReport(**self._native.refit(name, newer, timeout))
+
+    async def refit_async(self, version: str = "latest", timeout: float = 30, *,
+                          newer: bool = False) -> RefitReport:
+        """refit() without blocking the event loop."""
+        return await asyncio.to_thread(self.refit, version, timeout, newer=newer)
+
+    @property
+    def fenced(self) -> bool:
+        """The memory may be torn (or was never filled): do not serve it."""
+        return self._native.fenced
+
+    @property
+    def fenced_reason(self) -> str:
+        return self._native.fenced_reason
+
+    @property
+    def committed(self) -> str:
+        """Version of the last commit, or ""."""
+        return self._native.committed
+
+    def explain(self) -> str:
+        """The plan for a person; empty before the first refit."""
+        return self._native.explain(False)
+
+    def close(self) -> None:
+        """Leaves the catalog. The memory is free afterwards."""
+        self._native.close()
+        self._held = []
+
+    def __enter__(self) -> Receiver:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

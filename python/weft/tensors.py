@@ -1,0 +1,89 @@
+"""Any tensors as a source or a target: for frameworks without one of their
+own."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from weft.layout import Fragment, Placement, StoredTensor
+
+_TORCH_DTYPES = {
+    "torch.bfloat16": "BF16", "torch.float16": "F16", "torch.float32": "F32",
+    "torch.float64": "F64", "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2", "torch.float8_e8m0fnu": "F8_E8M0",
+    "torch.int8": "I8", "torch.uint8": "U8", "torch.int16": "I16",
+    "torch.int32": "I32", "torch.int64": "I64", "torch.bool": "BOOL",
+}
+_NUMPY_DTYPES = {
+    "float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8",
+    "uint8": "U8", "int16": "I16", "uint16": "U16", "int32": "I32",
+    "uint32": "U32", "int64": "I64", "uint64": "U64", "bool": "BOOL",
+    "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}
+
+
+def dtype_name(name: str, value: Any) -> str:
+    """The safetensors name of a tensor's dtype; ValueError names the tensor."""
+    text = str(value.dtype)
+    known = _TORCH_DTYPES.get(text) or _NUMPY_DTYPES.get(text)
+    if known is None:
+        raise ValueError(f'"{name}" has the dtype {text}, which Weft does not '
+                         "carry")
+    return known
+
+
+class Tensors:
+    """A placement with the memory behind it; what Publisher and Receiver take
+    as `source` and `target`."""
+
+    def __init__(self, placement: Placement, memory: list[Any]):
+        self.placement = placement
+        self._memory = memory
+
+    def tensors(self) -> list[Any]:
+        """One object a stored tensor, in the order of placement.stored."""
+        return self._memory
+
+
+def tensors(values: Mapping[str, Any], layout: Placement | None = None) -> Tensors:
+    """Tensors by name. Without `layout` each is the whole logical tensor of
+    its name, on one rank. With it (see weft.recipe_placement) the names are
+    those of its stored tensors, and all must be there, with its shapes and
+    dtypes; a value without a dtype of its own (a bytearray) counts by its bytes.
+    ValueError names what does not fit, all at once."""
+    if layout is None:
+        layout = _whole(values)
+    faults = []
+    memory = []
+    for stored in layout.stored:
+        value = values.get(stored.name)
+        if value is None:
+            faults.append(f'"{stored.name}" is missing')
+            continue
+        memory.append(value)
+        if not hasattr(value, "dtype"):
+            continue
+        if tuple(value.shape) != tuple(stored.shape):
+            faults.append(f'"{stored.name}" has the shape {tuple(value.shape)}, '
+                          f"the layout gives {tuple(stored.shape)}")
+        if dtype_name(stored.name, value) != stored.dtype:
+            faults.append(f'"{stored.name}" is {value.dtype}, the layout gives '
+                          f"{stored.dtype}")
+    known = {stored.name for stored in layout.stored}
+    faults += [f'"{name}" is not in the layout' for name in values
+               if name not in known]
+    if faults:
+        raise ValueError("; ".join(faults))
+    return Tensors(layout, memory)
+
+
+def _whole(values: Mapping[str, Any]) -> Placement:
+    placement = Placement("tensors", 0, 1)
+    for name, value in values.items():
+        shape = tuple(int(n) for n in value.shape)
+        dtype = dtype_name(name, value)
+        index = placement.tensor(name, dtype, shape)
+        fragment = Fragment.row_major(index, [(0, n) for n in shape], shape,
+                                      [0] * len(shape))
+        placement.stored.append(StoredTensor(name, dtype, shape, [fragment]))
+    return placement
