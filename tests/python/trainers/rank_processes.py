@@ -1,0 +1,59 @@
+"""Ranks as real processes, joined by gloo."""
+
+import multiprocessing
+import pickle
+import time
+import traceback
+
+import torch
+import torch.distributed as dist
+
+# The children are forked, so that each need not import transformers again; a
+# forked child must not find a thread pool of its parent.
+torch.set_num_threads(1)
+
+_DEADLINE_SECONDS = 120
+
+
+def run_ranks(function, num_ranks, folder, *args):
+    """[function(*args) of rank 0, ...], each in a process of one default
+    group. AssertionError with the tracebacks if any rank fails."""
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=_main, daemon=True,
+                     args=(function, rank, num_ranks, folder, args))
+        for rank in range(num_ranks)]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+    results, failures = [], []
+    for rank in range(num_ranks):
+        result = folder / f"rank{rank}.pickle"
+        error = folder / f"rank{rank}.error"
+        if error.exists():
+            failures.append(f"rank {rank}:\n{error.read_text()}")
+        elif not result.exists():
+            failures.append(f"rank {rank}: no result")
+        else:
+            results.append(pickle.loads(result.read_bytes()))
+            result.unlink()
+    (folder / "store").unlink(missing_ok=True)
+    assert not failures, "\n".join(failures)
+    return results
+
+
+def _main(function, rank, num_ranks, folder, args):
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store",
+                                rank=rank, world_size=num_ranks)
+        result = function(*args)
+        (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(result))
+        dist.destroy_process_group()
+    except BaseException:
+        (folder / f"rank{rank}.error").write_text(traceback.format_exc())
+        raise SystemExit(1) from None
