@@ -1,5 +1,5 @@
 # The two commands: make demo, make test. Both set up what they need.
-.PHONY: setup build demo test bench lint clean
+.PHONY: setup build demo test test-core wheel bench lint clean
 
 BUILD := build/release
 PYTHON := .deps/venv/bin/python
@@ -15,6 +15,13 @@ demo: build
 
 test: build
 	@scripts/test.sh
+
+# What needs neither torch nor vLLM.
+test-core: build
+	@scripts/test.sh --core
+
+wheel: setup
+	@scripts/wheel.sh
 
 bench: build
 	@scripts/bench.sh

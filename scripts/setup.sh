@@ -11,7 +11,7 @@ REQUIRED="g++ cmake ninja-build ccache pkg-config git make
   libabsl-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
   protobuf-compiler-grpc libssl-dev libucx-dev libhwy-dev nlohmann-json3-dev
   libcli11-dev libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
-  libgmock-dev librapidcheck-dev python3 python3-venv"
+  libgmock-dev librapidcheck-dev python3 python3-venv python3-dev"
 # Only for `make bench`, `make lint` and CI.
 OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev"
 
@@ -45,7 +45,7 @@ install_apt() {
 # Python packages, by their lists; a stamp of the list says it is done.
 install_pip() {
   local stamp
-  stamp="$DEPS/venv.$(cat scripts/requirements*.txt scripts/setup.sh | sha256sum | cut -c1-16)"
+  stamp="$DEPS/venv.$(cat scripts/requirements.txt scripts/requirements-data.txt | sha256sum | cut -c1-16)"
   [ -e "$stamp" ] && return 0
   [ -x "$DEPS/venv/bin/python" ] || python3 -m venv "$DEPS/venv" || {
     say "python3 -m venv failed: no Python checks, the demo uses a synthetic model"
@@ -67,10 +67,33 @@ install_pip() {
   return 0
 }
 
+# A second environment of some 6 GB for what needs torch and vLLM.
+install_ml() {
+  local stamp
+  stamp="$DEPS/venv-ml.$(sha256sum <scripts/requirements-ml.txt | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  say "installing torch, Megatron-Core and vLLM for the CPU into $DEPS/venv-ml (once, some minutes)"
+  [ -x "$DEPS/venv-ml/bin/python" ] || python3 -m venv "$DEPS/venv-ml" || return 1
+  "$DEPS/venv-ml/bin/python" -m pip --disable-pip-version-check -q install \
+    --no-deps -r scripts/requirements-ml.txt >"$DEPS/pip-ml.log" 2>&1 || {
+    say "pip could not install scripts/requirements-ml.txt (see $DEPS/pip-ml.log): no tests with torch or vLLM"
+    return 1
+  }
+  rm -f "$DEPS"/venv-ml.*
+  touch "$stamp"
+}
+
 # shellcheck disable=SC2086
 install_apt $REQUIRED || { say "cannot build without these packages"; exit 1; }
-if [ "${1:-}" = "--all" ]; then
-  # shellcheck disable=SC2086
-  install_apt $OPTIONAL || say "going on without them"
-fi
+for wanted in "$@"; do
+  case "$wanted" in
+    --all)
+      # shellcheck disable=SC2086
+      install_apt $OPTIONAL || say "going on without them"
+      ;;
+    --ml) want_ml=1 ;;
+    *) say "unknown option $wanted; known are --all, --ml" && exit 2 ;;
+  esac
+done
 install_pip
+if [ "${want_ml:-0}" = 1 ]; then install_ml; fi

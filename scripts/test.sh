@@ -1,14 +1,31 @@
 #!/usr/bin/env bash
-# All tests of the release build: C++ by ctest, then the Python checks of the
-# program against NumPy oracles.
+# All tests of the release build: C++ by ctest, the program against NumPy
+# oracles, the Python package as a wheel; then, unless --core, the parts that
+# need torch, Megatron-Core and vLLM.
 set -u
 cd "$(dirname "$0")/.."
 failed=0
+export WEFT_BIN="$PWD/build/release/bin/weft"
 ctest --preset release -j "$(nproc)" --output-on-failure || failed=1
-if [ -x .deps/venv/bin/pytest ]; then
-  WEFT_BIN="$PWD/build/release/bin/weft" .deps/venv/bin/python -m pytest -q tests/python || failed=1
-else
+
+if [ ! -x .deps/venv/bin/pytest ]; then
   echo "test: pytest is not installed (see the lines of scripts/setup.sh): the Python checks did not run" >&2
-  failed=1
+  exit 1
+fi
+ml=""
+if [ "${1:-}" != "--core" ]; then
+  scripts/setup.sh --ml && ml=.deps/venv-ml || failed=1
+fi
+# shellcheck disable=SC2086
+scripts/wheel.sh .deps/venv $ml || exit 1
+.deps/venv/bin/python -m pytest -q tests/python --ignore tests/python/trainers \
+  --ignore tests/python/engines --ignore tests/python/examples || failed=1
+if [ -n "$ml" ]; then
+  folders=""
+  for folder in trainers engines examples; do
+    [ -d "tests/python/$folder" ] && folders="$folders tests/python/$folder"
+  done
+  # shellcheck disable=SC2086
+  $ml/bin/python -m pytest -q --durations 5 $folders || failed=1
 fi
 exit $failed
