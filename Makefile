@@ -1,5 +1,5 @@
 # The two commands: make demo, make test. Both set up what they need.
-.PHONY: setup build demo test test-core wheel bench lint clean
+.PHONY: setup build demo demo-rl test test-core wheel bench lint clean
 
 BUILD := build/release
 PYTHON := .deps/venv/bin/python
@@ -12,6 +12,10 @@ build: setup
 
 demo: build
 	@scripts/demo.sh
+
+# Trains SmolLM2 and refits a running vLLM server after each step.
+demo-rl: setup
+	@scripts/demo_rl.sh
 
 test: build
 	@scripts/test.sh

@@ -1,0 +1,194 @@
+"""Weft behind vLLM's weight transfer routes (backend "weft").
+
+One session is start -> update (once or more) -> finish. An update that fails
+after the first byte leaves the engine fenced: its weights may be torn, every
+later answer says so, and the next update that succeeds heals it. What a worker
+cannot do (stop the scheduler, drop caches) is done by weft.vllm.core_guard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import torch
+from vllm.distributed.weight_transfer.base import (WeightTransferEngine,
+                                                   WeightTransferInitInfo,
+                                                   WeightTransferUpdateInfo)
+
+from .errors import EngineRefused, WeftError
+from .target import check_live_format, target, use_live_weights
+
+
+def make_receiver(**arguments) -> Any:
+    """What brings a target to a version; tests put another one here."""
+    import weft
+    return weft.Receiver(**arguments)
+
+
+receiver_factory: Callable[..., Any] = make_receiver
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """`checkpoint`: a folder whose safetensors headers name the logical
+    tensors, where the engine's own model path has none. timeout: seconds."""
+
+    catalog: str
+    model: str
+    transports: str = "auto"
+    timeout: float = 30.0
+    checkpoint: str | None = None
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """`version`: "RUN:EPOCH:STEP" or "latest". timeout: seconds, by default
+    that of the init info."""
+
+    version: str = "latest"
+    timeout: float | None = None
+
+
+class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """One worker's end. Called by one thread at a time."""
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+    supports_draft_weight_update = False
+
+    def __init__(self, config, vllm_config, device, model) -> None:
+        super().__init__(config, vllm_config, device, model)
+        refusal = refusal_of(vllm_config)
+        if refusal:
+            raise EngineRefused(refusal)
+        check_live_format(model)
+        # Before profiling and compilation, which would keep the packed copy.
+        use_live_weights(model)
+        self._receiver: Any = None
+        self._target: Any = None
+        self._init_info: InitInfo | None = None
+        self._fenced = ""
+        self._session_version: str | None = None
+        self._committed = ""
+
+    # ---- state ------------------------------------------------------------
+
+    @property
+    def fenced_reason(self) -> str:
+        """Why this worker must not serve; empty if it may."""
+        return self._fenced
+
+    @property
+    def committed(self) -> str:
+        """The version of the last successful update, or ""."""
+        return self._committed
+
+    # ---- vLLM's calls -----------------------------------------------------
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """May be called again, with another catalog too; a fence stays."""
+        self._close()
+        if self._target is None:
+            self._target = target(self._default_model, self.vllm_config,
+                                  checkpoint=init_info.checkpoint)
+        self._receiver = receiver_factory(
+            catalog=init_info.catalog, model=init_info.model,
+            target=self._target, transports=init_info.transports,
+            timeout=init_info.timeout,
+            hook=lambda version: self._target.after_refit())
+        self._init_info = init_info
+
+    def start_weight_update(self) -> None:
+        if self._receiver is None:
+            raise WeftError(self._said("no receiver yet; call "
+                                       "init_weight_transfer_engine first"))
+        self._session_version = None
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        if self._receiver is None or self._init_info is None:
+            raise WeftError(self._said("no receiver yet; call "
+                                       "init_weight_transfer_engine first"))
+        # A later failure must not leave an earlier success of this session.
+        self._session_version = None
+        timeout = (self._init_info.timeout if update_info.timeout is None
+                   else update_info.timeout)
+        self._wait_for_device()  # no kernel reads what is written next
+        reason_before = self._receiver.fenced_reason
+        try:
+            report = self._receiver.refit(update_info.version, timeout=timeout)
+            self._wait_for_device()
+        except BaseException as error:
+            # A receiver is born fenced; only a new reason means that bytes
+            # were written.
+            if self._receiver.fenced and (
+                    self._fenced
+                    or self._receiver.fenced_reason != reason_before):
+                self._fenced = (f'refit to "{update_info.version}" failed: '
+                                f"{_sentence(error)}")
+                raise WeftError(self._said("update failed")) from error
+            raise WeftError(self._said(
+                f'refit to "{update_info.version}" failed before the first '
+                f"byte: {_sentence(error)}")) from error
+        self._fenced = ""
+        self._committed = str(report.version)
+        self._session_version = self._committed
+
+    def finish_weight_update(self) -> None:
+        if self._fenced or self._session_version is None:
+            held = f'"{self._committed}"' if self._committed else "the old ones"
+            raise WeftError(self._said(
+                "finish without a successful update in this session: the "
+                f"weights are {held}; call update_weights and finish again"))
+        self._session_version = None
+
+    def shutdown(self) -> None:
+        """Leaves the catalog. A fence stays; init_transfer_engine comes
+        back."""
+        self._close()
+
+    # ---- inside -----------------------------------------------------------
+
+    def _said(self, message: str) -> str:
+        if not self._fenced:
+            return message
+        return (f"{message}; the engine is fenced, its weights may be torn "
+                f"({self._fenced}); an update that succeeds heals it")
+
+    def _wait_for_device(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def _close(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.close()
+
+
+def refusal_of(vllm_config) -> str | None:
+    """Why these settings and direct writes do not go together, or None."""
+    parallel = vllm_config.parallel_config
+    if parallel.enable_eplb:
+        return ("enable_eplb moves experts between ranks while the engine "
+                "serves, so a placement does not hold; switch it off")
+    if vllm_config.model_config.enable_sleep_mode:
+        return ("enable_sleep_mode gives weights other pages at wake-up, and "
+                "registrations with the network die; switch it off")
+    if str(vllm_config.load_config.load_format) == "ipc_cache":
+        return ("load_format ipc_cache shares the weights with other "
+                "processes, which a refit would change too; use another one")
+    offload = getattr(vllm_config, "offload_config", None)
+    if offload is not None and (offload.uva.cpu_offload_gb > 0
+                                or offload.prefetch.offload_group_size > 0):
+        return ("offloaded weights (cpu_offload_gb "
+                f"{offload.uva.cpu_offload_gb}, offload_group_size "
+                f"{offload.prefetch.offload_group_size}) are not where the "
+                "model computes; switch offloading off")
+    return None
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,46 @@
+"""The whole path without a stand-in: a publisher, a catalog and the native
+receiver refit a live vLLM, from a checkpoint's tensors in memory."""
+
+import pytest
+
+import engines
+import tiny_models
+
+weft = pytest.importorskip("weft")
+if not hasattr(weft, "Receiver"):
+    pytest.skip("the native extension is not built", allow_module_level=True)
+
+
+def test_published_steps_reach_the_engine(tmp_path):
+    config = tiny_models.config_of("qwen2", tied=False)
+    a, b = (tiny_models.random_tensors(config, seed) for seed in (1, 2))
+    llm = engines.start(tiny_models.write(tmp_path, config, a))
+    answers_a = engines.answers(llm)
+    trained = {name: tensor.clone() for name, tensor in a.items()}
+    with weft.CatalogServer() as catalog:
+        publisher = weft.Publisher(
+            catalog=catalog.address, model="tiny", run_id="run",
+            source=weft.tensors(trained))
+        publisher.publish(step=1)
+        llm.init_weight_transfer_engine({"init_info": {
+            "catalog": catalog.address, "model": "tiny", "timeout": 60}})
+        answers = {}
+        for step, values in [(2, b), (3, a)]:
+            with publisher.update():
+                for name, tensor in trained.items():
+                    tensor.copy_(values[name])
+            version = publisher.publish(step=step).version
+            llm.start_weight_update()
+            llm.update_weights({"update_info": {"version": version}})
+            llm.finish_weight_update(weight_version=version)
+            answers[step] = engines.answers(llm)
+            assert llm.get_weight_version() == version
+        llm.start_weight_update()
+        with pytest.raises(Exception, match="before the first byte"):
+            llm.update_weights({"update_info": {"version": "run:0:99",
+                                                "timeout": 0.5}})
+        assert engines.answers(llm) == answers_a
+        llm.shutdown_weight_transfer_engine()
+        publisher.close()
+    assert answers[3] == answers_a and answers[2] != answers_a
+    engines.stop(llm)
