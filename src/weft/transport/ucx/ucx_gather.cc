@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,11 +35,9 @@ absl::Status GatherSender::Add(GatherJob job) {
 GatherSender::Chunk* GatherSender::TakeChunk() {
   if (free_chunks_.empty()) {
     const auto count = static_cast<int64_t>(chunks_.size());
-    if ((count + 1) * chunk_bytes_ > kGatherStagingBytes) return nullptr;
+    if ((count + 1) * chunk_bytes_ > kGatherBytesUnderWay) return nullptr;
     auto chunk = std::make_unique<Chunk>();
     chunk->sender = this;
-    chunk->bytes = std::make_unique_for_overwrite<std::byte[]>(
-        static_cast<size_t>(chunk_bytes_));
     free_chunks_.push_back(chunk.get());
     chunks_.push_back(std::move(chunk));
   }
@@ -49,24 +48,59 @@ GatherSender::Chunk* GatherSender::TakeChunk() {
 
 void GatherSender::ReturnChunk(Chunk* chunk) { free_chunks_.push_back(chunk); }
 
-absl::Status GatherSender::Pack(const GatherJob& job, int64_t bytes,
-                                Chunk& chunk) const {
-  return regions_.Visit(
-      job.slot, job.generation, [&](const RegisteredRegion& region) {
-        PackRange(region.memory.data(), job.pieces, job.sent_bytes,
-                  {chunk.bytes.get(), static_cast<size_t>(bytes)});
-        return absl::OkStatus();
-      });
+size_t GatherSender::PackPart(void* chunk_pointer, size_t offset, void* to,
+                              size_t bytes) {
+  auto& chunk = *static_cast<Chunk*>(chunk_pointer);
+  auto* out = static_cast<std::byte*>(to);
+  const auto payload_bytes = static_cast<size_t>(chunk.bytes);
+  const size_t count =
+      offset < payload_bytes ? std::min(bytes, payload_bytes - offset) : 0;
+  if (count > 0 && !chunk.region_is_gone) {
+    const absl::Status packed = chunk.sender->regions_.Visit(
+        chunk.job.slot, chunk.job.generation,
+        [&](const RegisteredRegion& region) {
+          PackRange(region.memory.data(), chunk.job.pieces,
+                    chunk.job.sent_bytes + static_cast<int64_t>(offset),
+                    {out, count});
+          return absl::OkStatus();
+        });
+    chunk.region_is_gone = !packed.ok();
+  }
+  if (chunk.region_is_gone) std::memset(out, 0, count);
+  if (count == bytes) return count;
+  // The last byte: UCX cannot be told that packing failed, the peer can.
+  out[count] = chunk.region_is_gone ? kRegionIsGone : kPayloadIsGood;
+  return count + 1;
 }
 
-absl::Status GatherSender::Post(ucp_ep_h endpoint, int64_t bytes,
-                                Chunk* chunk) {
+ucp_datatype_t GatherSender::PackingType() {
+  static const ucp_datatype_t type = [] {
+    static ucp_generic_dt_ops_t operations = {};
+    operations.start_pack = [](void*, const void* buffer, size_t) {
+      return const_cast<void*>(buffer);
+    };
+    operations.packed_size = [](void* chunk) {
+      return static_cast<size_t>(static_cast<Chunk*>(chunk)->bytes) + 1;
+    };
+    operations.pack = &PackPart;
+    operations.finish = [](void*) {};
+    ucp_datatype_t made = 0;
+    // Fails for want of memory only.
+    if (ucp_dt_create_generic(&operations, nullptr, &made) != UCS_OK) made = 0;
+    return made;
+  }();
+  return type;
+}
+
+absl::Status GatherSender::Post(ucp_ep_h endpoint, Chunk* chunk) {
   ucp_request_param_t params = {};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK |
-                        UCP_OP_ATTR_FIELD_USER_DATA;
+                        UCP_OP_ATTR_FIELD_USER_DATA |
+                        UCP_OP_ATTR_FIELD_DATATYPE;
   // Eager: an endpoint that is closed with a rendezvous under way never gives
   // its request back (UCX 1.13) or frees it twice (1.22).
   params.flags = UCP_AM_SEND_FLAG_EAGER;
+  params.datatype = PackingType();
   params.user_data = chunk;
   params.cb.send = [](void* request, ucs_status_t, void* user_data) {
     // A failed send shows at the endpoint; the chunk is free in any case.
@@ -74,9 +108,9 @@ absl::Status GatherSender::Post(ucp_ep_h endpoint, int64_t bytes,
     sent->sender->ReturnChunk(sent);
     ucp_request_free(request);
   };
-  const ucs_status_ptr_t request = ucp_am_send_nbx(
-      endpoint, kDataId, chunk->header.data(), chunk->header.size(),
-      chunk->bytes.get(), static_cast<size_t>(bytes), &params);
+  const ucs_status_ptr_t request =
+      ucp_am_send_nbx(endpoint, kDataId, chunk->header.data(),
+                      chunk->header.size(), chunk, 1, &params);
   if (!UCS_PTR_IS_PTR(request)) ReturnChunk(chunk);
   return ToStatus(UCS_PTR_IS_PTR(request) ? UCS_OK : UCS_PTR_STATUS(request),
                   "sending gathered bytes");
@@ -85,19 +119,17 @@ absl::Status GatherSender::Post(ucp_ep_h endpoint, int64_t bytes,
 GatherSender::Step GatherSender::SendNext(ucp_ep_h endpoint) {
   if (jobs_.empty()) return {};
   GatherJob& job = jobs_.front();
-  const int64_t left = job.pieces.packed_bytes() - job.sent_bytes;
   Chunk* chunk = TakeChunk();
   if (chunk == nullptr) return {};
-  const int64_t bytes = std::min(left, chunk_bytes_);
+  const int64_t left = job.pieces.packed_bytes() - job.sent_bytes;
+  chunk->job = job;
+  chunk->bytes = std::min(left, chunk_bytes_);
+  chunk->region_is_gone = false;
+  chunk->header =
+      Encode(DataHeader{.id = job.id, .packed_offset_bytes = job.sent_bytes});
+  const int64_t bytes = chunk->bytes;
   Step step{.moved = true, .id = job.id};
-  step.status = Pack(job, bytes, *chunk);
-  if (step.status.ok()) {
-    chunk->header =
-        Encode(DataHeader{.id = job.id, .packed_offset_bytes = job.sent_bytes});
-    step.status = Post(endpoint, bytes, chunk);
-  } else {
-    ReturnChunk(chunk);
-  }
+  step.status = Post(endpoint, chunk);
   job.sent_bytes += bytes;
   step.failed = !step.status.ok();
   if (step.failed || bytes == left) jobs_.pop_front();

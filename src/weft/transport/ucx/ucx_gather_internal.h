@@ -18,9 +18,9 @@
 
 namespace weft::transport::ucx {
 
-// Chunks that one client may have under way: one that stopped reading holds
-// its own staging and nobody else's.
-inline constexpr int64_t kGatherStagingBytes = int64_t{5} << 20;
+// Bytes that one client may have under way: one that stopped reading holds its
+// own messages and nobody else's.
+inline constexpr int64_t kGatherBytesUnderWay = int64_t{5} << 20;
 // Gathers that one client may queue.
 inline constexpr size_t kMaxQueuedGathers = 65536;
 
@@ -60,16 +60,22 @@ class GatherSender {
   }
 
  private:
+  // One message. UCX packs it straight from the region into its segment when
+  // it has one free (a copy less than through staging), which may be long after
+  // the send: so each packing looks the region up again.
   struct Chunk {
     GatherSender* sender = nullptr;
     std::string header;
-    std::unique_ptr<std::byte[]> bytes;
+    GatherJob job;  // sent_bytes: where this message begins
+    int64_t bytes = 0;
+    bool region_is_gone = false;  // found while packing
   };
 
+  static ucp_datatype_t PackingType();
+  static size_t PackPart(void* chunk, size_t offset, void* to, size_t bytes);
   Chunk* TakeChunk();
   void ReturnChunk(Chunk* chunk);
-  absl::Status Pack(const GatherJob& job, int64_t bytes, Chunk& chunk) const;
-  absl::Status Post(ucp_ep_h endpoint, int64_t bytes, Chunk* chunk);
+  absl::Status Post(ucp_ep_h endpoint, Chunk* chunk);
 
   const RegionTable& regions_;
   const int64_t chunk_bytes_;

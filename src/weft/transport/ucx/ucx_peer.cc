@@ -423,6 +423,10 @@ absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
 ucs_status_t UcxPeer::OnData(void* arg, const void* header, size_t header_bytes,
                              void* data, size_t data_bytes,
                              const ucp_am_recv_param_t* param) {
+  // Sent whole and never empty; anything else does not come from Weft.
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0 || data_bytes == 0) {
+    return UCS_OK;
+  }
   auto& peer = *static_cast<UcxPeer*>(arg);
   const absl::StatusOr<DataHeader> decoded =
       DecodeDataHeader({static_cast<const char*>(header), header_bytes});
@@ -430,47 +434,28 @@ ucs_status_t UcxPeer::OnData(void* arg, const void* header, size_t header_bytes,
   const auto found = peer.ops_by_id_.find(decoded->id);
   if (found == peer.ops_by_id_.end()) return UCS_OK;  // given up before
   Op& op = *found->second;
+  const size_t payload_bytes = data_bytes - 1;
   if (!CheckRange(peer.label_, decoded->packed_offset_bytes,
-                  static_cast<int64_t>(data_bytes),
+                  static_cast<int64_t>(payload_bytes),
                   static_cast<int64_t>(op.local.size()))
            .ok()) {
     return UCS_OK;
   }
-  std::byte* local = op.local.data() + decoded->packed_offset_bytes;
-  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
-    std::memcpy(local, data, data_bytes);
-    peer.NoteReceived(op, UCS_OK, data_bytes);
+  const auto* payload = static_cast<const std::byte*>(data);
+  if (payload[payload_bytes] != kPayloadIsGood) {
+    op.status = absl::NotFoundError(absl::StrCat(
+        peer.label_, " has deregistered the region while it was read"));
+    peer.FinishIfDone(op);
     return UCS_OK;
   }
-  ucp_request_param_t params = {};
-  params.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  params.cb.recv_am = &OnReceived;
-  params.user_data = &op;
-  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(
-      peer.worker_->get(), data, local, data_bytes, &params);
-  if (UCS_PTR_IS_PTR(request)) {
-    ++op.ucx_requests;
-  } else {
-    peer.NoteReceived(op, UCS_PTR_STATUS(request), data_bytes);
-  }
-  return UCS_INPROGRESS;
+  std::memcpy(op.local.data() + decoded->packed_offset_bytes, payload,
+              payload_bytes);
+  peer.NoteReceived(op, payload_bytes);
+  return UCS_OK;
 }
 
-void UcxPeer::OnReceived(void* request, ucs_status_t status, size_t bytes,
-                         void* user_data) {
-  auto& op = *static_cast<Op*>(user_data);
-  --op.ucx_requests;
-  op.peer->NoteReceived(op, status, bytes);
-  ucp_request_free(request);
-}
-
-void UcxPeer::NoteReceived(Op& op, ucs_status_t status, size_t bytes) {
-  if (status == UCS_OK) {
-    op.received_bytes += bytes;
-  } else if (op.status.ok()) {
-    op.status = ToStatus(status, label_);
-  }
+void UcxPeer::NoteReceived(Op& op, size_t bytes) {
+  op.received_bytes += bytes;
   FinishIfDone(op);
 }
 

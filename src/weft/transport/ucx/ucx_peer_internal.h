@@ -137,8 +137,6 @@ class UcxPeer final : public Peer {
   static void OnLost(void* arg, ucp_ep_h endpoint, ucs_status_t status);
   static void OnTransferred(void* request, ucs_status_t status,
                             void* user_data);
-  static void OnReceived(void* request, ucs_status_t status, size_t bytes,
-                         void* user_data);
   static void OnFlushed(void* request, ucs_status_t status, void* user_data);
 
   absl::Status SendRequest(Request request);
@@ -156,7 +154,7 @@ class UcxPeer final : public Peer {
   ucp_request_param_t TransferParams(Op& op, const Region* local_region) const;
   absl::Status Posted(Op& op, ucs_status_ptr_t request);
   void NoteTransfer(Op& op, ucs_status_t status);
-  void NoteReceived(Op& op, ucs_status_t status, size_t bytes);
+  void NoteReceived(Op& op, size_t bytes);
   // Delivers the completion if nothing more is awaited.
   void FinishIfDone(Op& op);
   void Finish(Op& op, absl::Status status);

@@ -10,6 +10,7 @@
 #ifndef WEFT_TRANSPORT_UCX_UCX_WIRE_H_
 #define WEFT_TRANSPORT_UCX_UCX_WIRE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -21,7 +22,7 @@
 namespace weft::transport::ucx {
 
 inline constexpr std::string_view kLeaf = "ucx";
-inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersion = 2;
 
 // Active message ids.
 inline constexpr unsigned kRequestId = 1;
@@ -51,6 +52,11 @@ struct Reply {
   absl::Status status = absl::OkStatus();
   int64_t size_bytes = 0;  // Import: of the region
 };
+
+// The last byte of a kData payload: whether the region was there until the
+// bytes before it were packed.
+inline constexpr std::byte kPayloadIsGood{1};
+inline constexpr std::byte kRegionIsGone{2};
 
 struct DataHeader {
   uint64_t id = 0;
