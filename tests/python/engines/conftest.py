@@ -1,19 +1,17 @@
 """A real vLLM on the CPU, in this process, with Weft's plug-in.
 
-The plug-in is found by a .dist-info folder beside which nothing is installed.
-One thread: OpenMP's barriers are slow where other work shares the cores.
+The plug-in is that of the installed package. One thread: OpenMP's barriers are
+slow where other work shares the cores.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
-import sys
-import types
 
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
-PACKAGE = REPOSITORY / "python"
 SMOLLM2 = REPOSITORY / "build" / "smollm2"
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -28,31 +26,14 @@ collect_ignore_glob = []
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob.append("test_*.py")
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-sys.path.insert(0, str(PACKAGE))
-try:
-    import weft  # noqa: F401
-except ImportError:
-    # Nothing here needs the native extension: a fake receiver stands in.
-    package = types.ModuleType("weft")
-    package.__path__ = [str(PACKAGE / "weft")]
-    sys.modules["weft"] = package
-
 
 @pytest.fixture(scope="session", autouse=True)
-def plugin_path(tmp_path_factory):
-    """Makes the entry point visible, here and in child processes."""
-    folder = tmp_path_factory.mktemp("site")
-    info = folder / "weft_under_test-0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: weft-under-test\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(
-        "[vllm.general_plugins]\nweft = weft.vllm.plugin:register\n")
-    sys.path.insert(0, str(folder))
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [str(folder), str(PACKAGE), os.environ.get("PYTHONPATH", "")])
-    return folder
+def plugin_path():
+    """The package weft must be installed: vLLM finds the plug-in by its entry
+    point, here and in child processes."""
+    names = [point.value for point in
+             importlib.metadata.entry_points(group="vllm.general_plugins")]
+    assert "weft.vllm.plugin:register" in names, "install the wheel first"
 
 
 @pytest.fixture(scope="session")

@@ -41,10 +41,12 @@ def test_table():
     assert result.stdout.count("between two processes of this host: ") == 1
 
 
-def test_without_packages_and_ucx():
-    """-S: a Python without site-packages, as if nothing were installed."""
+def test_without_packages_and_ucx(tmp_path):
+    """-S: a Python without site-packages, as if nothing but weft were there."""
+    (tmp_path / "weft").symlink_to(pathlib.Path(weft.__file__).parent)
     found, between = findings_of(run("doctor", "--json", flags=("-S",),
-                                     WEFT_UCX_LIB_DIR="/nowhere"))
+                                     WEFT_UCX_LIB_DIR="/nowhere",
+                                     PYTHONPATH=str(tmp_path)))
     for name in ("torch", "UCX", "vLLM"):
         assert not found[name]["is_there"] and found[name]["how"], name
     assert found["weft"]["is_there"]
