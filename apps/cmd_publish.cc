@@ -18,6 +18,7 @@
 #include "stand_in_step.h"
 #include "weft/base/status.h"
 #include "weft/session/publisher.h"
+#include "weft/session/rank_placement.h"
 
 namespace weft::apps {
 namespace {
@@ -97,7 +98,7 @@ absl::Status Publish(const PublishArgs& args) {
   options.model = args.model;
   options.run_id = version.run_id;
   options.epoch = version.epoch;
-  options.placement = ToPlacement(std::move(layout));
+  options.placement = session::ToPlacement(std::move(layout));
   options.model_card = EncodeModelCard({model.config_json, model.logical});
   WEFT_ASSIGN_OR_RETURN(
       session::OwnedRankMemory owned,

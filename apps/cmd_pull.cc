@@ -16,6 +16,7 @@
 #include "report_json.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
+#include "weft/session/rank_placement.h"
 #include "weft/session/receiver.h"
 #include "weft/transport/testing/fault_transport.h"
 
@@ -82,7 +83,7 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
                         book.Find(config.architecture));
   WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
                         recipe->Layout(config, spec, args.rank, card.tensors));
-  return ToPlacement(std::move(layout));
+  return session::ToPlacement(std::move(layout));
 }
 
 void Poison(Engine& engine) {

@@ -51,16 +51,6 @@ base::Deadline AfterSeconds(double seconds) {
       std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)));
 }
 
-manifest::Placement ToPlacement(recipe::RankLayout layout) {
-  manifest::Placement placement;
-  placement.layout_spec = std::move(layout.layout_spec);
-  placement.rank = layout.rank;
-  placement.num_ranks = layout.num_ranks;
-  placement.tensors = std::move(layout.tensors);
-  placement.stored = std::move(layout.stored);
-  return placement;
-}
-
 namespace {
 
 sigset_t StopSignals() {

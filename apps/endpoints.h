@@ -1,5 +1,5 @@
 // What `publish`, `pull`, `plan` and the demo build a session from: the
-// catalog connection, transports by name, a placement from a recipe.
+// catalog connection and transports by name.
 #ifndef WEFT_APPS_ENDPOINTS_H_
 #define WEFT_APPS_ENDPOINTS_H_
 
@@ -10,8 +10,6 @@
 #include "absl/status/statusor.h"
 #include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
-#include "weft/manifest/placement.h"
-#include "weft/recipe/recipe.h"
 #include "weft/transport/testing/fault_transport.h"
 #include "weft/transport/transport.h"
 
@@ -30,8 +28,6 @@ MakeTransports(const std::string& choice,
 
 // What --timeout gives each wait.
 base::Deadline AfterSeconds(double seconds);
-
-manifest::Placement ToPlacement(recipe::RankLayout layout);
 
 // Blocks SIGINT and SIGTERM in this and all later threads; call first in main.
 void BlockStopSignals();

@@ -6,6 +6,7 @@
 #include "endpoints.h"
 #include "weft/base/status.h"
 #include "weft/recipe/recipe.h"
+#include "weft/session/rank_placement.h"
 
 namespace weft::apps {
 namespace {
@@ -19,7 +20,7 @@ absl::StatusOr<std::vector<manifest::Placement>> AllRanks(
   for (int64_t rank = 0; rank < num_ranks; ++rank) {
     WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
                           recipe.Layout(config, spec, rank, logical));
-    placements.push_back(ToPlacement(std::move(layout)));
+    placements.push_back(session::ToPlacement(std::move(layout)));
   }
   return placements;
 }

@@ -12,6 +12,7 @@
 #include "weft/base/status.h"
 #include "weft/recipe/recipe.h"
 #include "weft/session/publisher.h"
+#include "weft/session/rank_placement.h"
 
 namespace weft::bench {
 namespace {
@@ -63,11 +64,11 @@ absl::StatusOr<BenchJob> RecipeJob(const std::string& config_text,
   for (int64_t rank = 0; rank < ranks; ++rank) {
     WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
                           recipe->Layout(config, from_spec, rank, logical));
-    job.sources.push_back(apps::ToPlacement(std::move(layout)));
+    job.sources.push_back(session::ToPlacement(std::move(layout)));
   }
   WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
                         recipe->Layout(config, to_spec, to_rank, logical));
-  job.target = apps::ToPlacement(std::move(layout));
+  job.target = session::ToPlacement(std::move(layout));
   return job;
 }
 

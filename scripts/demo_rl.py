@@ -23,6 +23,8 @@ import time
 import urllib.error
 import urllib.request
 
+import psutil
+
 import weft
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -31,6 +33,7 @@ PROMPT = "The capital of France is"
 MODEL = "smollm2"
 NEW_TOKENS = 8
 START_SECONDS = 300
+STAGING_BYTES = 64 << 20  # the default of weft.Receiver
 ENGINE_ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
                       "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 
@@ -59,13 +62,45 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def end(process):
+    """Waits for a process that was asked to end; kills one that does not."""
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class PeakMemory:
+    """The most memory that a process and its children used beyond what they
+    had when this was made."""
+
+    def __init__(self, process):
+        root = psutil.Process(process.pid)
+        self._before = {}
+        for each in [root, *root.children(recursive=True)]:
+            # 5: the peak starts again from what is resident now (proc(5)).
+            pathlib.Path(f"/proc/{each.pid}/clear_refs").write_text("5")
+            self._before[each.pid] = status_bytes(each.pid, "VmRSS")
+
+    def extra_bytes(self):
+        return sum(max(0, status_bytes(pid, "VmHWM") - before)
+                   for pid, before in self._before.items())
+
+
+def status_bytes(pid, field):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise Failure(f"process {pid} has no {field}")
+
+
 class Server:
     """vLLM's own server, with one flag more."""
 
     def __init__(self, checkpoint):
         self.port = free_port()
-        self.log = WORK / "vllm.log"
-        self.checkpoint = checkpoint
+        self.log = WORK / f"vllm-{self.port}.log"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server",
              "--model", str(checkpoint), "--served-model-name", MODEL,
@@ -117,11 +152,7 @@ class Server:
 
     def close(self):
         self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 def logprobs_of(choice):
@@ -159,11 +190,7 @@ class Trainer:
     def close(self):
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 def fresh_answer(checkpoint, prompt_ids):
@@ -177,9 +204,20 @@ def fresh_answer(checkpoint, prompt_ids):
         server.close()
 
 
+def say_memory(extra, checkpoint):
+    """`extra`: bytes of (server, trainer), a refit."""
+    server, trainer = map(max, zip(*extra, strict=True))
+    model = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    say(f"memory beside the weights, at most, in any refit: {server / 1e6:.1f} MB "
+        f"in the server, {trainer / 1e6:.1f} MB in the trainer (staging budget "
+        f"{STAGING_BYTES / 1e6:.0f} MB, model {model / 1e6:.0f} MB)")
+    if max(server, trainer) > STAGING_BYTES:
+        raise Failure("a refit took more memory than the staging budget")
+
+
 def run(args):
     prompt_ids, decode = tokens_of(args.checkpoint, PROMPT)
-    rows = []
+    rows, extra = [], []
     with weft.CatalogServer() as catalog, contextlib.ExitStack() as stack:
         say(f"catalog at {catalog.address}; starting the vLLM server and two "
             "FSDP2 trainer ranks (a minute)")
@@ -196,12 +234,15 @@ def run(args):
         rows.append((first, 0.0, ids, logprobs))
         for _ in range(args.steps):
             event = trainer.step()
+            memory = PeakMemory(server.process), PeakMemory(trainer.process)
             paused = server.refit(event["version"])
+            extra.append([each.extra_bytes() for each in memory])
             ids, logprobs = server.answer(prompt_ids)
             say(f"step {event['step']}: loss {event['loss']:.3f}, "
                 f"{event['version']} served after a pause of {paused * 1e3:.0f} "
                 f'ms -> "{decode(ids)}"')
             rows.append((event, paused, ids, logprobs))
+        say_memory(extra, args.checkpoint)
         say(f"catalog: {weft.Catalog(catalog.address).versions(MODEL)[-1]}")
     say("the same prompt from fresh engines that load the saved checkpoints")
     wrong = 0

@@ -16,6 +16,7 @@ ml=""
 if [ "${1:-}" != "--core" ]; then
   scripts/setup.sh --ml && ml=.deps/venv-ml || failed=1
 fi
+scripts/smollm2.sh || failed=1
 # shellcheck disable=SC2086
 scripts/wheel.sh .deps/venv $ml || exit 1
 .deps/venv/bin/python -m pytest -q tests/python --ignore tests/python/trainers \

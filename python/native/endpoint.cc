@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 
@@ -21,11 +22,8 @@ base::Deadline AfterSeconds(double seconds) {
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address, base::Deadline deadline) {
   catalog::GrpcClientOptions options;
-  options.connect_timeout = std::min(
-      options.connect_timeout,
-      decltype(options.connect_timeout)(
-          std::chrono::duration_cast<decltype(options.connect_timeout)>(
-              deadline.Remaining())));
+  options.connect_timeout =
+      std::min(options.connect_timeout, deadline.Remaining());
   WEFT_ASSIGN_OR_RETURN(std::unique_ptr<catalog::CatalogStore> client,
                         catalog::MakeGrpcClient(address, options));
   return std::shared_ptr<catalog::CatalogStore>(std::move(client));

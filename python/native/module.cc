@@ -10,6 +10,7 @@ NB_MODULE(_native, module) {
   // A hook that refers to its receiver is a cycle, and no defect at exit.
   nanobind::set_leak_warnings(false);
   weft::python::AddCatalog(module);
+  weft::python::AddMemory(module);
   weft::python::AddPlan(module);
   weft::python::AddPublisher(module);
   weft::python::AddReceiver(module);

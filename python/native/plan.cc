@@ -16,6 +16,7 @@
 #include "weft/base/status.h"
 #include "weft/plan/explain.h"
 #include "weft/recipe/recipe.h"
+#include "weft/session/rank_placement.h"
 
 namespace weft::python {
 namespace {
@@ -78,15 +79,8 @@ nb::object RecipePlacement(const std::string& config_json,
   const recipe::LayoutSpec spec = ValueOrRaise(recipe::ParseLayoutSpec(layout));
   const std::vector<tensor::TensorSpec> logical =
       ValueOrRaise(recipe->LogicalTensors(config));
-  recipe::RankLayout made =
-      ValueOrRaise(recipe->Layout(config, spec, rank, logical));
-  manifest::Placement placement;
-  placement.layout_spec = std::move(made.layout_spec);
-  placement.rank = made.rank;
-  placement.num_ranks = made.num_ranks;
-  placement.tensors = std::move(made.tensors);
-  placement.stored = std::move(made.stored);
-  return ToPython(placement);
+  return ToPython(session::ToPlacement(
+      ValueOrRaise(recipe->Layout(config, spec, rank, logical))));
 }
 
 }  // namespace

@@ -5,8 +5,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -23,8 +21,19 @@ namespace {
 
 namespace nb = nanobind;
 
-// How often a wait looks for Ctrl-C.
-constexpr double kSignalPeriodSeconds = 0.2;
+// Leaves Python's exception set if a signal's handler raised one.
+absl::Status CheckSignals() {
+  const nb::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals() == 0
+             ? absl::OkStatus()
+             : absl::CancelledError("interrupted while waiting");
+}
+
+Phase PhaseOf(const absl::Status& status) {
+  return status.GetPayload(session::kPlanRefusedPayload).has_value()
+             ? Phase::kPlanning
+             : Phase::kAny;
+}
 
 // Calls back into Python between the digests and the commit.
 absl::Status CallHook(const nb::object& hook,
@@ -85,7 +94,7 @@ class PyReceiver {
              nb::handle placement, const Addresses& memory,
              const std::string& transports, int64_t staging_bytes, int threads,
              bool verify, bool measure_bound, nb::object hook, double timeout)
-      : model_(model), hook_(std::move(hook)) {
+      : hook_(std::move(hook)) {
     session::ReceiverOptions options;
     options.model = model;
     options.placement = FromPython(placement);
@@ -94,6 +103,7 @@ class PyReceiver {
     options.execute.num_threads = threads;
     options.verify = verify;
     options.measure_bound = measure_bound;
+    options.while_waiting = &CheckSignals;
     if (!hook_.is_none()) {
       options.derive_hook = [this](const catalog::VersionId& version) {
         return CallHook(hook_, version);
@@ -101,8 +111,7 @@ class PyReceiver {
     }
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
-      WEFT_ASSIGN_OR_RETURN(catalog_, ConnectCatalog(catalog, deadline));
-      options.catalog = catalog_;
+      WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
       WEFT_ASSIGN_OR_RETURN(options.transports, MakeTransports(transports));
       WEFT_ASSIGN_OR_RETURN(
           receiver_, session::Receiver::Create(std::move(options), deadline));
@@ -113,35 +122,25 @@ class PyReceiver {
 
   void Prepare(double timeout) {
     session::Receiver& receiver = Open();
-    RaiseIfError(
-        WithoutGil([&] { return receiver.Prepare(AfterSeconds(timeout)); }),
-        Phase::kPlanning);
+    const absl::Status prepared =
+        WithoutGil([&] { return receiver.Prepare(AfterSeconds(timeout)); });
+    RaiseIfError(prepared, PhaseOf(prepared));
   }
 
   // `version`: RUN:EPOCH:STEP, or empty for the newest.
   nb::dict Refit(const std::string& version, bool newer, double timeout) {
     session::Receiver& receiver = Open();
-    const base::Deadline deadline = AfterSeconds(timeout);
     catalog::VersionId exact;
     if (!version.empty()) {
       exact = ValueOrRaise(catalog::ParseVersionId(version));
     }
-    const catalog::VersionId* wanted = version.empty() ? nullptr : &exact;
-    const catalog::VersionId* newer_than =
-        newer && receiver.committed().has_value() ? &*receiver.committed()
-                                                  : nullptr;
-    AwaitReady(wanted, newer_than, deadline);
-    // Apart from the refit, since what a plan refuses is about coverage.
-    const bool planned_here = receiver.plan() == nullptr;
-    if (planned_here) {
-      RaiseIfError(WithoutGil([&] { return receiver.Prepare(deadline); }),
-                   Phase::kPlanning);
-    }
-    const session::RefitReport report = ValueOrRaise(
-        WithoutGil([&] { return receiver.Refit(wanted, newer, deadline); }));
-    nb::dict dict = ToDict(report, *receiver.plan());
-    dict["planned"] = report.planned || planned_here;
-    return dict;
+    const absl::StatusOr<session::RefitReport> report = WithoutGil([&] {
+      return receiver.Refit(version.empty() ? nullptr : &exact, newer,
+                            AfterSeconds(timeout));
+    });
+    if (PyErr_Occurred() != nullptr) throw nb::python_error();  // Ctrl-C
+    RaiseIfError(report.status(), PhaseOf(report.status()));
+    return ToDict(*report, *receiver.plan());
   }
 
   bool fenced() { return Open().fenced(); }
@@ -166,29 +165,7 @@ class PyReceiver {
     return *receiver_;
   }
 
-  // In slices, so that Ctrl-C ends the wait.
-  void AwaitReady(const catalog::VersionId* version,
-                  const catalog::VersionId* newer_than,
-                  base::Deadline deadline) {
-    while (true) {
-      const double slice =
-          std::min(kSignalPeriodSeconds, deadline.RemainingSeconds());
-      const absl::Status ready = WithoutGil([&] {
-        return catalog::WaitForReady(*catalog_, model_, version, newer_than,
-                                     AfterSeconds(slice))
-            .status();
-      });
-      if (PyErr_CheckSignals() != 0) throw nb::python_error();
-      if (!absl::IsDeadlineExceeded(ready) || deadline.Passed()) {
-        RaiseIfError(ready);
-        return;
-      }
-    }
-  }
-
-  const std::string model_;
   nb::object hook_;
-  std::shared_ptr<catalog::CatalogStore> catalog_;
   std::unique_ptr<session::Receiver> receiver_;
 };
 

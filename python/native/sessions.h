@@ -7,6 +7,7 @@
 namespace weft::python {
 
 void AddCatalog(nanobind::module_& module);
+void AddMemory(nanobind::module_& module);
 void AddPlan(nanobind::module_& module);
 void AddPublisher(nanobind::module_& module);
 void AddReceiver(nanobind::module_& module);

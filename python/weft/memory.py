@@ -1,58 +1,99 @@
-"""Addresses of tensors, without copies and without importing torch."""
+"""Addresses of tensors, without copies and without importing a framework."""
 
 from __future__ import annotations
 
-import ctypes
+import os
+from dataclasses import dataclass
 from typing import Any
 
+from weft import _native
 
-def address_and_bytes(name: str, value: Any) -> tuple[int, int]:
-    """(address, bytes) of host memory that `value` holds. A tensor with
-    data_ptr() (torch), else the buffer protocol (NumPy, bytearray, memoryview).
-    The memory must stay where it is for as long as the session lives.
 
-    ValueError that names the tensor if it is not contiguous host memory."""
+@dataclass(frozen=True)
+class Held:
+    """Host memory, and what keeps it alive."""
+
+    address: int
+    num_bytes: int
+    owner: Any
+
+
+def hold(name: str, value: Any, to_write: bool = False) -> Held:
+    """The memory of a tensor, by DLPack (torch, NumPy, JAX ...) or the buffer
+    protocol (bytearray, memoryview), or NumPy's array interface (dtypes of
+    ml_dtypes). It must stay where it is for as long as the session lives.
+
+    ValueError that names the tensor if it is not contiguous host memory, or
+    read-only where it is to be written."""
+    if to_write and _is_read_only(value):
+        raise ValueError(f'"{name}" is read-only memory; give a tensor that '
+                         "can be written")
+    if hasattr(value, "detach"):  # torch lends no tensor that wants a gradient
+        value = value.detach()
+    device = getattr(value, "device", None)
+    if getattr(device, "type", "cpu") not in ("cpu", "cuda"):
+        raise ValueError(f'"{name}" lies on {device} and has no memory here')
+    try:
+        borrowed = (_native.Borrowed.to_write if to_write
+                    else _native.Borrowed)(value)
+    except (TypeError, BufferError) as error:
+        return _by_description(name, value, error)
+    if not borrowed.on_host:
+        raise ValueError(f'"{name}" lies on {device or borrowed.device_type}; '
+                         "this build moves host memory only")
+    if not borrowed.is_contiguous:
+        raise _not_contiguous(name, value, borrowed.strides)
+    return Held(borrowed.address, borrowed.num_bytes, borrowed)
+
+
+def _is_read_only(value: Any) -> bool:
+    described = getattr(value, "__array_interface__", None)
+    if described is not None:
+        return described["data"][1]
+    try:
+        return memoryview(value).readonly
+    except TypeError:  # no buffer
+        return False
+
+
+def _by_description(name: str, value: Any, error: Exception) -> Held:
+    """For dtypes that DLPack has no word for."""
+    described = getattr(value, "__array_interface__", None)
+    if described is not None:
+        if described.get("strides") is not None:
+            raise _not_contiguous(name, value, described["strides"])
+        return Held(described["data"][0], value.nbytes, value)
     if hasattr(value, "data_ptr") and hasattr(value, "is_contiguous"):
-        if value.device.type != "cpu":
-            raise ValueError(f'"{name}" lies on {value.device}; this build '
-                             "moves host memory only")
         if not value.is_contiguous():
-            raise ValueError(f'"{name}" of shape {tuple(value.shape)} has the '
-                             f"strides {value.stride()}; give contiguous memory")
-        return value.data_ptr(), value.numel() * value.element_size()
-    view = memoryview(value)
-    if not view.c_contiguous:
-        raise ValueError(f'"{name}" is not contiguous')
-    if view.nbytes == 0:
-        return 0, 0
-    if view.readonly:
-        # from_buffer wants a writable one; the address is the same.
-        return _readonly_address(view), view.nbytes
-    flat = view.cast("B") if view.format != "B" or view.ndim != 1 else view
-    return (ctypes.addressof(ctypes.c_char.from_buffer(flat)), view.nbytes)
+            raise _not_contiguous(name, value, value.stride())
+        return Held(value.data_ptr(), value.numel() * value.element_size(),
+                    value)
+    raise ValueError(f'"{name}" is a {type(value).__name__}, which lends its '
+                     "memory neither by DLPack nor by the buffer protocol: "
+                     f"{error}") from error
 
 
-def _readonly_address(view: memoryview) -> int:
-    class _PyBuffer(ctypes.Structure):
-        _fields_ = [("buf", ctypes.c_void_p), ("obj", ctypes.py_object),
-                    ("len", ctypes.c_ssize_t), ("itemsize", ctypes.c_ssize_t),
-                    ("readonly", ctypes.c_int), ("ndim", ctypes.c_int),
-                    ("format", ctypes.c_char_p), ("shape", ctypes.c_void_p),
-                    ("strides", ctypes.c_void_p), ("suboffsets", ctypes.c_void_p),
-                    ("internal", ctypes.c_void_p)]
-    buffer = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view),
-                                        ctypes.byref(buffer), 0)
-    address = buffer.buf
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
-    return address
+def _not_contiguous(name: str, value: Any, strides: Any) -> ValueError:
+    shape = tuple(getattr(value, "shape", ()))
+    return ValueError(f'"{name}" of shape {shape} has the strides {strides}; '
+                      "give contiguous memory")
 
 
-def of_tensors(placement: Any, tensors: list[Any]) -> list[tuple[int, int]]:
-    """Addresses for every stored tensor of a placement, sizes checked."""
+def of_tensors(placement: Any, tensors: list[Any],
+               to_write: bool = False) -> list[Held]:
+    """The memory of every stored tensor of a placement."""
     stored = placement.stored
     if len(stored) != len(tensors):
         raise ValueError(f"the placement has {len(stored)} stored tensors, "
                          f"{len(tensors)} were given")
-    return [address_and_bytes(each.name, tensor)
-            for each, tensor in zip(stored, tensors)]
+    return [hold(each.name, tensor, to_write)
+            for each, tensor in zip(stored, tensors, strict=True)]
+
+
+def default_threads() -> int:
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+def addresses(held: list[Held]) -> list[tuple[int, int]]:
+    """As weft._native takes them."""
+    return [(each.address, each.num_bytes) for each in held]

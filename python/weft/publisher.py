@@ -37,7 +37,8 @@ class Publisher:
     `placement` and `tensors()` (weft.torch.fsdp2, weft.megatron.source,
     weft.tensors). run_id, epoch: the same on all ranks; a restarted trainer
     takes a larger epoch, which fences the older one. transports: "auto", "shm" or "ucx".
-    threads: for digests. timeout: seconds, for this call.
+    threads: for digests; 0: as many as this process may run on, at most four.
+    timeout: seconds, for this call.
 
     The memory is read by peers at any time between publish() and the next
     update(). Threads: one caller at a time; no call holds the GIL while it
@@ -47,14 +48,14 @@ class Publisher:
 
     def __init__(self, catalog: str, model: str, source: Any, *,
                  run_id: str = "run", epoch: int = 0, transports: str = "auto",
-                 model_card: str = "", threads: int = 1, timeout: float = 30):
+                 model_card: str = "", threads: int = 0, timeout: float = 30):
         self._source = source
-        self._held = source.tensors()  # keeps the memory alive
         self._check_memory()
+        self._held = _memory.of_tensors(source.placement, source.tensors())
         self._native = _native.Publisher(
             catalog, model, source.placement,
-            _memory.of_tensors(source.placement, self._held), run_id, epoch,
-            transports, model_card, threads, timeout)
+            _memory.addresses(self._held), run_id, epoch,
+            transports, model_card, threads or _memory.default_threads(), timeout)
         self._last_step = -1
 
     @contextlib.contextmanager

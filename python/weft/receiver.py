@@ -69,7 +69,9 @@ class Receiver:
     must not move. hook: called with the version after the digests agreed and
     before the commit (refresh what is derived from weights); if it raises, the
     receiver stays fenced. staging_bytes: all that posted access may use beside
-    the target's memory. The rest as for Publisher.
+    the target's memory. threads: one drives the wire, the others digest and
+    convert what has arrived; 0: as many as this process may run on, at most
+    four. The rest as for Publisher.
 
     From the first byte of a refit until its commit the receiver is `fenced`:
     its memory may be torn and must not serve. A refit that fails leaves it
@@ -78,15 +80,17 @@ class Receiver:
 
     def __init__(self, catalog: str, model: str, target: Any, *,
                  transports: str = "auto", staging_bytes: int = 64 << 20,
-                 threads: int = 1, verify: bool = True,
+                 threads: int = 0, verify: bool = True,
                  measure_bound: bool = False,
                  hook: Callable[[str], Any] | None = None, timeout: float = 30):
         self._target = target
-        self._held = target.tensors()  # keeps the memory alive
+        self._held = _memory.of_tensors(target.placement, target.tensors(),
+                                        to_write=True)
         self._native = _native.Receiver(
             catalog, model, target.placement,
-            _memory.of_tensors(target.placement, self._held), transports,
-            staging_bytes, threads, verify, measure_bound, hook, timeout)
+            _memory.addresses(self._held), transports,
+            staging_bytes, threads or _memory.default_threads(), verify,
+            measure_bound, hook, timeout)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError

@@ -5,27 +5,14 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from weft.dtypes import SAFETENSORS_NAMES
 from weft.layout import Fragment, Placement, StoredTensor
-
-_TORCH_DTYPES = {
-    "torch.bfloat16": "BF16", "torch.float16": "F16", "torch.float32": "F32",
-    "torch.float64": "F64", "torch.float8_e4m3fn": "F8_E4M3",
-    "torch.float8_e5m2": "F8_E5M2", "torch.float8_e8m0fnu": "F8_E8M0",
-    "torch.int8": "I8", "torch.uint8": "U8", "torch.int16": "I16",
-    "torch.int32": "I32", "torch.int64": "I64", "torch.bool": "BOOL",
-}
-_NUMPY_DTYPES = {
-    "float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8",
-    "uint8": "U8", "int16": "I16", "uint16": "U16", "int32": "I32",
-    "uint32": "U32", "int64": "I64", "uint64": "U64", "bool": "BOOL",
-    "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-}
 
 
 def dtype_name(name: str, value: Any) -> str:
     """The safetensors name of a tensor's dtype; ValueError names the tensor."""
     text = str(value.dtype)
-    known = _TORCH_DTYPES.get(text) or _NUMPY_DTYPES.get(text)
+    known = SAFETENSORS_NAMES.get(text.removeprefix("torch."))
     if known is None:
         raise ValueError(f'"{name}" has the dtype {text}, which Weft does not '
                          "carry")

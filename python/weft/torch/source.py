@@ -6,27 +6,12 @@ from typing import Callable, Mapping, NamedTuple
 
 import torch
 
+from weft.dtypes import SAFETENSORS_NAMES
 from weft.layout import Fragment, Placement, StoredTensor
 
 # The names that safetensors gives to dtypes.
-DTYPE_NAMES = {
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e8m0fnu: "F8_E8M0",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.uint8: "U8",
-    torch.uint16: "U16",
-    torch.uint32: "U32",
-    torch.uint64: "U64",
-    torch.bool: "BOOL",
-}
+DTYPE_NAMES = {getattr(torch, word): name
+               for word, name in SAFETENSORS_NAMES.items()}
 
 
 class UnsupportedTensors(ValueError):

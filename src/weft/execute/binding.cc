@@ -314,6 +314,7 @@ class Binder {
     }
     BoundMove bound;
     bound.peer = static_cast<int32_t>(binding_.peers.size()) - 1;
+    bound.plan_move = static_cast<int32_t>(index);
     bound.tensor_name = in_.target.tensors[move.tensor].name;
     bound.conversion = move.conversion;
     bound.runs = &move.runs;

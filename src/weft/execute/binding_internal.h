@@ -23,6 +23,7 @@ namespace weft::execute {
 // A move, or a witness (a move into scratch).
 struct BoundMove {
   int32_t peer = 0;              // index into Binding::peers
+  int32_t plan_move = -1;        // into the plan's peer; -1 = a witness
   int32_t converted_table = -1;  // index of its digest table, -1 = identity
   bool witness = false;
   std::string_view tensor_name;  // of the plan's target

@@ -43,6 +43,12 @@ struct ExecuteOptions {
   // Called now and then from the driving thread with bytes done so far.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress =
       nullptr;
+  // Pull: called with (peer, move) of the plan when all bytes of a move that
+  // is posted, converts nothing and shares no wire operation with another one
+  // are in place, so that they can be digested while the wire works on. From
+  // any thread of the run, for several moves at a time, before Run returns.
+  // Never called for the other moves.
+  std::function<void(size_t peer, size_t move)> landed = nullptr;
 };
 
 // One stored tensor of the local side.

@@ -64,6 +64,7 @@ bool LocalWork::TakeJob(SlotJob& job) {
 
 void LocalWork::RunJob(const SlotJob& job) {
   tasks_.run_job(job);
+  if (job.landed_move >= 0) return;
   const std::lock_guard lock(mutex_);
   done_.push_back(job);
   num_done_.fetch_add(1, std::memory_order_relaxed);

@@ -17,12 +17,19 @@
 
 namespace weft::execute {
 
-// A copy between a staging slot and near memory.
+// A copy between a staging slot and near memory, or word of a move that has
+// landed.
 struct SlotJob {
+  static SlotJob Landed(int32_t move) {
+    SlotJob job;
+    job.landed_move = move;
+    return job;
+  }
   int32_t peer = 0;
   int32_t transfer = 0;  // into PeerTransfers::staged
   int32_t active = 0;    // the driver's name for it
   int64_t slot_offset_bytes = 0;
+  int32_t landed_move = -1;  // into Binding::moves; -1 = a copy
 };
 
 // One run at a time: Begin, then TryOne by the driving thread and Add as slots
@@ -47,7 +54,7 @@ class LocalWork {
   void Add(const SlotJob& job);
   // Does one job, else one chunk, in this thread; false when there is neither.
   bool TryOne();
-  // Moves out the jobs that are done.
+  // Moves out the copies that are done.
   void TakeDone(std::vector<SlotJob>& done);
   bool AllChunksTaken() const {
     return next_chunk_.load(std::memory_order_relaxed) >= tasks_.num_chunks;

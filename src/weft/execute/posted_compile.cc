@@ -262,6 +262,8 @@ class Compiler {
           break;
         }
         end = joined_end;
+        out_.joined_moves.push_back(span.transfer.move);
+        out_.joined_moves.push_back(other.transfer.move);
         span.direct_if_alone = false;
         span.transfer.dst_bytes += other.transfer.dst_bytes;
         span.wanted_bytes += other.wanted_bytes;

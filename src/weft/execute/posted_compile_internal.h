@@ -73,6 +73,8 @@ struct PeerTransfers {
   std::vector<Transfer> direct;
   std::vector<SlotCopy> copies;
   std::vector<SlotDigest> digests;
+  // Moves of which a part shares its transfer with other moves.
+  std::vector<int32_t> joined_moves;
   int64_t total_slot_bytes = 0;
   std::array<bool, kNumWireWays> ways{};
   bool over_reads = false;    // some transfer reads bytes that nobody wants

@@ -38,6 +38,7 @@ absl::StatusOr<std::unique_ptr<PostedDriver>> PostedDriver::Make(
   }
   const int64_t num_posted =
       std::max<int64_t>(1, std::count(posted.begin(), posted.end(), true));
+  driver->transfers_of_move_.resize(binding.moves.size());
   driver->share_bytes_ = options.staging_bytes / num_posted;
   const int64_t max_slot_bytes = std::clamp(
       driver->share_bytes_ / kSlotsPerPeer, kMinSlotBytes, kMaxSlotBytes);
@@ -60,6 +61,7 @@ absl::StatusOr<std::unique_ptr<PostedDriver>> PostedDriver::Make(
                                         options.posted_way, max_slot_bytes));
     driver->has_transfers_ |=
         !peer.transfers.staged.empty() || !peer.transfers.direct.empty();
+    driver->CountTransfers(peer.transfers);
     slot_bytes += peer.transfers.total_slot_bytes;
     if (!peer.transfers.staged.empty()) {
       transports.push_back(binding.peers[p].transport);
@@ -76,6 +78,20 @@ absl::StatusOr<std::unique_ptr<PostedDriver>> PostedDriver::Make(
     }
   }
   return driver;
+}
+
+void PostedDriver::CountTransfers(const PeerTransfers& transfers) {
+  if (!pull() || options_.landed == nullptr) return;
+  for (const auto* list : {&transfers.staged, &transfers.direct}) {
+    for (const Transfer& transfer : *list) {
+      const BoundMove& move = binding_.moves[transfer.move];
+      if (move.witness || move.converted_table >= 0) continue;
+      ++transfers_of_move_[transfer.move];
+    }
+  }
+  for (const int32_t move : transfers.joined_moves) {
+    transfers_of_move_[move] = 0;
+  }
 }
 
 PostedDriver::~PostedDriver() {
@@ -133,6 +149,7 @@ absl::Status PostedDriver::Begin() {
   staging_.Reset();
   fault_ = PostedFault();
   num_unfinished_ = 0;
+  transfers_left_ = transfers_of_move_;
   for (PeerState& peer : peers_) num_unfinished_ += ResetPeer(peer);
   return absl::OkStatus();
 }
@@ -197,7 +214,8 @@ bool PostedDriver::BeginDirect(PeerState& peer) {
   return true;
 }
 
-void PostedDriver::Retire(PeerState& peer, int32_t active_name) {
+void PostedDriver::Retire(PeerState& peer, int32_t active_name,
+                          LocalWork& work) {
   const Active& active = peer.actives[active_name];
   const Transfer& transfer = TransferOf(peer, active);
   if (active.staged) {
@@ -209,6 +227,8 @@ void PostedDriver::Retire(PeerState& peer, int32_t active_name) {
   }
   peer.free_actives.push_back(active_name);
   --num_unfinished_;
+  int32_t& left = transfers_left_[transfer.move];
+  if (left > 0 && --left == 0) work.Add(SlotJob::Landed(transfer.move));
 }
 
 void PostedDriver::WireDone(PeerState& peer, int32_t active_name,
@@ -218,7 +238,7 @@ void PostedDriver::WireDone(PeerState& peer, int32_t active_name,
     work.Add(
         {peer.index, active.transfer, active_name, active.slot_offset_bytes});
   } else {
-    Retire(peer, active_name);
+    Retire(peer, active_name, work);
   }
 }
 
@@ -228,7 +248,7 @@ void PostedDriver::CollectCopied(LocalWork& work, bool& advanced) {
     PeerState& peer = peers_[job.peer];
     advanced = true;
     if (pull()) {
-      Retire(peer, job.active);
+      Retire(peer, job.active, work);
     } else {
       peer.posting.push_back(job.active);
     }

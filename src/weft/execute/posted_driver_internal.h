@@ -98,7 +98,8 @@ class PostedDriver {
   bool BeginDirect(PeerState& peer);
   int32_t NewActive(PeerState& peer, const Active& active);
   void WireDone(PeerState& peer, int32_t active_name, LocalWork& work);
-  void Retire(PeerState& peer, int32_t active_name);
+  void Retire(PeerState& peer, int32_t active_name, LocalWork& work);
+  void CountTransfers(const PeerTransfers& transfers);
   void CollectCopied(LocalWork& work, bool& advanced);
   absl::Status Fail(absl::Status status, const char* phase, int32_t move);
   const char* PhaseOf(const Transfer& transfer) const;
@@ -112,8 +113,11 @@ class PostedDriver {
   int64_t share_bytes_ = 0;  // of staging, per peer with staged transfers
   bool has_transfers_ = false;
   int64_t num_unfinished_ = 0;  // transfers of all peers
-  uint64_t generation_ = 0;     // upper half of the tags of this run
-  size_t first_peer_ = 0;       // whose turn begins the round
+  // By Binding::moves: transfers until the move has landed. 0 = nobody asks.
+  std::vector<int32_t> transfers_of_move_;
+  std::vector<int32_t> transfers_left_;
+  uint64_t generation_ = 0;  // upper half of the tags of this run
+  size_t first_peer_ = 0;    // whose turn begins the round
   PostedFault fault_;
   std::vector<SlotJob> copied_;
 };

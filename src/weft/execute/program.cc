@@ -127,6 +127,12 @@ void BoundProgram::RunChunk(int64_t chunk_index) {
 }
 
 void BoundProgram::RunSlotJob(const SlotJob& job) {
+  if (job.landed_move >= 0) {
+    const BoundMove& move = binding_.moves[job.landed_move];
+    options_.landed(binding_.peers[move.peer].plan_peer,
+                    static_cast<size_t>(move.plan_move));
+    return;
+  }
   const PeerTransfers& transfers = posted_->transfers(job.peer);
   const Transfer& transfer = transfers.staged[job.transfer];
   std::byte* const slot = posted_->staging().at(job.slot_offset_bytes);

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <mutex>
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_split.h"
 #include "weft/execute/testing/fake_fleet.h"
@@ -99,8 +101,35 @@ std::string CheckReport(const RefitCase& refit, const ExecuteReport& report,
   return "";
 }
 
+// Looks at each move at the moment that it is said to have landed.
+class LandingWatch {
+ public:
+  explicit LandingWatch(const RefitCase& refit) : refit_(refit) {}
+
+  void Landed(size_t peer, size_t move) {
+    const plan::Move& landed = refit_.plan.peers[peer].moves[move];
+    std::string fault =
+        landed.conversion.identity() ? refit_.CheckMove(landed) : "it converts";
+    const std::lock_guard lock(mutex_);
+    if (!moves_.emplace(peer, move).second) fault = "it landed before";
+    if (!fault.empty() && fault_.empty()) {
+      fault_ = absl::StrCat("peer ", peer, " move ", move, " landed: ", fault);
+    }
+  }
+  void NextRun() { moves_.clear(); }
+  const std::string& fault() const { return fault_; }
+  int64_t num_landed() const { return static_cast<int64_t>(moves_.size()); }
+
+ private:
+  const RefitCase& refit_;
+  std::mutex mutex_;
+  std::set<std::pair<size_t, size_t>> moves_;
+  std::string fault_;
+};
+
 // What the cases have exercised.
 struct Seen {
+  int64_t landed = 0;
   std::set<std::string> ways;
   int64_t witnesses = 0;
   int64_t digests = 0;
@@ -108,7 +137,7 @@ struct Seen {
 
 std::string RunPull(uint64_t seed, Seen& seen) {
   std::mt19937_64 random(seed);
-  const Setting setting = RandomSetting(random);
+  Setting setting = RandomSetting(random);
   RefitCase refit(random());
   if (!refit.error.empty()) return refit.error;
   FakeFleet fleet(refit, setting.access, random());
@@ -118,6 +147,10 @@ std::string RunPull(uint64_t seed, Seen& seen) {
       setting.costs.posted_bytes_per_second;
   fleet.transport.known.gather_seconds_per_op =
       setting.costs.gather_seconds_per_op;
+  LandingWatch watch(refit);
+  setting.options.landed = [&watch](size_t peer, size_t move) {
+    watch.Landed(peer, move);
+  };
   const auto local = fleet.TargetLocal(setting.registered);
   const convert::Kernels& kernels =
       random() % 2 == 0 ? convert::ReferenceKernels() : convert::CpuKernels();
@@ -128,10 +161,13 @@ std::string RunPull(uint64_t seed, Seen& seen) {
   if (setting.digests) (*program)->SetDigestConstants(&constants);
   for (int version = 0; version < 2; ++version) {
     refit.NewVersion();
+    watch.NextRun();
     ApplyZeroFills(refit.plan, refit.target, local);
     const auto report = (*program)->Run(base::Deadline::Infinite());
     std::string fault = report.ok() ? fleet.Complaint(setting.options.window)
                                     : report.status().ToString();
+    if (fault.empty()) fault = watch.fault();
+    seen.landed += watch.num_landed();
     if (fault.empty()) fault = refit.CheckTarget();
     if (fault.empty()) fault = refit.CheckScratch((*program)->scratch());
     if (fault.empty()) fault = CheckReport(refit, *report, setting, -1);
@@ -215,6 +251,14 @@ TEST(RefitTest, CasesReachEveryWay) {
                   {"mapped", "short gets", "staged", "over-read", "gather"}));
   EXPECT_GT(seen.witnesses, 0);
   EXPECT_GT(seen.digests, 0);
+  EXPECT_GT(seen.landed, 0);
+}
+
+// Here one run of a move shares a Get with another move, and another run of it
+// has a Get of its own that comes back first.
+TEST(RefitTest, AMoveLandsWithItsLastRun) {
+  Seen seen;
+  EXPECT_EQ(RunPull(538744860, seen), "");
 }
 
 TEST(RefitTest, PushEqualsTheOracle) {

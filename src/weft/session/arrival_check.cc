@@ -51,6 +51,7 @@ ArrivalCheck::ArrivalCheck(const plan::Plan& plan,
     const verify::TableLayout tables = verify::LayOutTables(source);
     TableRange range{tables.num_values, 0};
     const size_t first_item = items_.size();
+    first_item_.push_back(first_item);
     for (size_t m = 0; m < peer.moves.size(); ++m) {
       const plan::Move& move = peer.moves[m];
       const tensor::Box& fragment_box =
@@ -99,79 +100,102 @@ const manifest::Placement& ArrivalCheck::SourceOf(
               ->placement;
 }
 
-ArrivalCheck::ItemDigest ArrivalCheck::DigestItem(
-    const Item& item, const convert::Kernels& kernels,
-    const convert::DigestConstants& constants,
-    const execute::Program& program) const {
-  const plan::PeerPlan& peer = plan_.peers[item.peer];
-  const plan::Move& move = peer.moves[item.move];
-  ItemDigest digest;
-  std::vector<DigestValue>& values = digest.values;
-  values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
-  if (move.conversion.identity()) {
-    for (const layout::IndexMap& map : item.maps) {
-      verify::AccumulateTiles(kernels, constants, map, item.dst_base,
-                              item.item_bytes, item.cover_grid,
-                              absl::MakeSpan(values));
-    }
-  } else {
-    AddGrid(item.move_grid, program.ConvertedDigests(item.peer, item.move),
-            item.cover_grid, absl::MakeSpan(values));
+void ArrivalCheck::Begin(const convert::Kernels& kernels,
+                         const convert::DigestConstants* constants) {
+  kernels_ = &kernels;
+  constants_ = constants;
+  landed_.assign(items_.size(), {});
+}
+
+void ArrivalCheck::Landed(size_t peer, size_t move) {
+  if (constants_ == nullptr) return;
+  const size_t index = first_item_[peer] + move;
+  landed_[index] = DigestInPlace(items_[index]);
+}
+
+ArrivalCheck::Values ArrivalCheck::DigestInPlace(const Item& item) const {
+  Values values(static_cast<size_t>(item.cover_grid.num_tiles));
+  for (const layout::IndexMap& map : item.maps) {
+    verify::AccumulateTiles(*kernels_, *constants_, map, item.dst_base,
+                            item.item_bytes, item.cover_grid,
+                            absl::MakeSpan(values));
   }
-  // Before the witnesses: what this receiver holds, and nothing else.
-  verify::AddToTensorDigest(constants.seed ^ item.name_hash,
-                            target_.tensors[move.tensor].shape, item.cover_box,
-                            values, digest.received);
+  return values;
+}
+
+void ArrivalCheck::AddWitnesses(const Item& item,
+                                const execute::Program& program,
+                                Values& values) const {
   for (const size_t w : item.witnesses) {
-    const plan::Witness& witness = peer.witnesses[w];
+    const plan::Witness& witness = plan_.peers[item.peer].witnesses[w];
     const tensor::Shape shape = witness.box.shape();
     const absl::InlinedVector<int64_t, 4> origin(shape.size(), 0);
     const layout::IndexMap map =
         *layout::IndexMap::RowMajor(witness.box, shape, origin);
     verify::AccumulateTiles(
-        kernels, constants, map,
+        *kernels_, *constants_, map,
         program.scratch().data() + witness.scratch_offset_bytes,
         item.item_bytes, item.cover_grid, absl::MakeSpan(values));
   }
-  return digest;
 }
 
-absl::StatusOr<ArrivalResult> ArrivalCheck::Run(
-    const convert::Kernels& kernels, const convert::DigestConstants& constants,
-    const execute::Program& program,
-    absl::Span<const std::vector<DigestValue>> tables, int num_threads) const {
+std::string ArrivalCheck::CheckItem(size_t index,
+                                    const execute::Program& program,
+                                    absl::Span<const DigestValue> table,
+                                    ArrivalResult& result) {
+  const Item& item = items_[index];
+  const plan::Move& move = plan_.peers[item.peer].moves[item.move];
+  Values values = std::move(landed_[index]);
+  if (!move.conversion.identity()) {
+    values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
+    AddGrid(item.move_grid, program.ConvertedDigests(item.peer, item.move),
+            item.cover_grid, absl::MakeSpan(values));
+  } else if (values.empty()) {
+    values = DigestInPlace(item);
+  }
+  result.tiles_checked += item.cover_grid.num_tiles;
+  result.bytes_digested += item.bytes;
+  // Before the witnesses: what this receiver holds, and nothing else.
+  const tensor::TensorSpec& logical = target_.tensors[move.tensor];
+  verify::AddToTensorDigest(constants_->seed ^ item.name_hash, logical.shape,
+                            item.cover_box, values, result.digest);
+  AddWitnesses(item, program, values);
+  const int64_t fragment_tiles =
+      tensor::TileGrid::Of(item.fragment_box).num_tiles;
+  const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
+      verify::CompareTables(item.fragment_box, move.box,
+                            table.subspan(static_cast<size_t>(item.table_begin),
+                                          static_cast<size_t>(fragment_tiles)),
+                            values);
+  if (!mismatches.ok()) return std::string(mismatches.status().message());
+  if (mismatches->empty()) return "";
+  return verify::DescribeMismatches(logical.name,
+                                    plan_.peers[item.peer].src_rank,
+                                    item.cover_grid.num_tiles, *mismatches);
+}
+
+absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
+                                                absl::Span<const Values> tables,
+                                                int num_threads) {
   std::mutex mutex;
   base::FaultList faults;
   ArrivalResult result;
   std::atomic<size_t> next{0};
   const auto work = [&] {
+    ArrivalResult mine;
     while (true) {
       const size_t i = next.fetch_add(1);
-      if (i >= items_.size()) return;
-      const Item& item = items_[i];
-      const plan::Move& move = plan_.peers[item.peer].moves[item.move];
-      const ItemDigest digest = DigestItem(item, kernels, constants, program);
-      const int64_t fragment_tiles =
-          tensor::TileGrid::Of(item.fragment_box).num_tiles;
-      const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
-          verify::CompareTables(
-              item.fragment_box, move.box,
-              absl::MakeConstSpan(tables[item.peer])
-                  .subspan(static_cast<size_t>(item.table_begin),
-                           static_cast<size_t>(fragment_tiles)),
-              digest.values);
+      if (i >= items_.size()) break;
+      const std::string fault =
+          CheckItem(i, program, tables[items_[i].peer], mine);
+      if (fault.empty()) continue;
       const std::lock_guard<std::mutex> lock(mutex);
-      result.tiles_checked += item.cover_grid.num_tiles;
-      result.bytes_digested += item.bytes;
-      result.digest += digest.received;
-      if (!mismatches.ok()) {
-        faults.Add(std::string(mismatches.status().message()));
-      } else if (!mismatches->empty()) {
-        faults.Add(verify::DescribeMismatches(
-            target_.tensors[move.tensor].name, plan_.peers[item.peer].src_rank,
-            item.cover_grid.num_tiles, *mismatches));
-      }
+      faults.Add(fault);
     }
+    const std::lock_guard<std::mutex> lock(mutex);
+    result.tiles_checked += mine.tiles_checked;
+    result.bytes_digested += mine.bytes_digested;
+    result.digest += mine.digest;
   };
   std::vector<std::thread> threads;
   for (int t = 1; t < num_threads; ++t) threads.emplace_back(work);

@@ -39,15 +39,21 @@ class ArrivalCheck {
   };
   const std::vector<TableRange>& table_ranges() const { return ranges_; }
 
-  // Digests the received boxes where they lie now, adds the witnesses, and
-  // compares tile by tile. `tables[p]` holds table_ranges()[p] of peer p.
-  // kDataLoss with every tensor that differs.
+  // Forgets the last arrival. `kernels` and `constants` must live until Run
+  // has returned; null constants: nothing is digested.
+  void Begin(const convert::Kernels& kernels,
+             const convert::DigestConstants* constants);
+  // All bytes of this move are in place: digests it. From any thread, for
+  // different moves at the same time, between Begin and Run.
+  void Landed(size_t peer, size_t move);
+
+  // Digests the received boxes that have not been digested where they lie now,
+  // adds the witnesses, and compares tile by tile. `tables[p]` holds
+  // table_ranges()[p] of peer p. kDataLoss with every tensor that differs.
   absl::StatusOr<ArrivalResult> Run(
-      const convert::Kernels& kernels,
-      const convert::DigestConstants& constants,
       const execute::Program& program,
       absl::Span<const std::vector<convert::DigestValue>> tables,
-      int num_threads) const;
+      int num_threads);
 
  private:
   struct Item {  // one move
@@ -66,19 +72,26 @@ class ArrivalCheck {
     int64_t bytes = 0;
   };
   const manifest::Placement& SourceOf(const plan::PeerPlan& peer) const;
-  struct ItemDigest {
-    // Tiles that the move touches, over the cover grid, witnesses included.
-    std::vector<convert::DigestValue> values;
-    convert::DigestValue received;  // weighted sum without the witnesses
-  };
-  ItemDigest DigestItem(const Item& item, const convert::Kernels& kernels,
-                        const convert::DigestConstants& constants,
-                        const execute::Program& program) const;
+  using Values = std::vector<convert::DigestValue>;
+  // Of what lies at the destination: the tiles that the move touches, over the
+  // cover grid.
+  Values DigestInPlace(const Item& item) const;
+  void AddWitnesses(const Item& item, const execute::Program& program,
+                    Values& values) const;
+  // Adds to `result`; returns what differs, or "".
+  std::string CheckItem(size_t index, const execute::Program& program,
+                        absl::Span<const convert::DigestValue> table,
+                        ArrivalResult& result);
 
   const plan::Plan& plan_;
   const plan::SourceIndex& sources_;
   const manifest::Placement& target_;
   std::vector<Item> items_;
+  std::vector<size_t> first_item_;  // by peer
+  // Of the arrival that is checked now.
+  const convert::Kernels* kernels_ = nullptr;
+  const convert::DigestConstants* constants_ = nullptr;
+  std::vector<Values> landed_;  // by item; empty = not digested yet
   std::vector<TableRange> ranges_;
 };
 

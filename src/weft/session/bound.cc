@@ -64,7 +64,8 @@ absl::StatusOr<Bound> MeasureBound(
     if (rate > best_posted) {
       best_posted = rate;
       if (!any_mapped || rate < bound.bytes_per_second) {
-        bound.name = absl::StrCat(link->transport_name(), " reads of 1 MiB");
+        bound.name =
+            absl::StrCat(link->transport_name(), " reads of up to 1 MiB");
       }
     }
   }

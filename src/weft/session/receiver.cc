@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "weft/base/status.h"
@@ -21,6 +22,8 @@ namespace weft::session {
 namespace {
 
 using std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kWaitSlice{200};
 
 double SecondsBetween(steady_clock::time_point from,
                       steady_clock::time_point to) {
@@ -44,8 +47,8 @@ struct Prepared {
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
   std::vector<std::unique_ptr<transport::Region>> local_regions;
   std::vector<execute::LocalStored> local;
-  std::unique_ptr<execute::Program> program;
   std::unique_ptr<ArrivalCheck> arrival;
+  std::unique_ptr<execute::Program> program;  // tells `arrival` what landed
   Bound bound;
 };
 
@@ -182,12 +185,24 @@ class ReceiverImpl : public Receiver {
                            absl::IsFailedPrecondition(lease.status());
     if (lease.ok() || !not_ready) return lease;
     WEFT_RETURN_IF_ERROR(attachment_->Health());
-    WEFT_ASSIGN_OR_RETURN(
-        const catalog::VersionRecord ready,
-        catalog::WaitForReady(*options_.catalog, options_.model, version,
-                              newer_than, deadline));
+    WEFT_ASSIGN_OR_RETURN(const catalog::VersionRecord ready,
+                          AwaitReady(version, newer_than, deadline));
     return options_.catalog->AcquireLease(registration_.worker_id,
                                           ready.version, deadline);
+  }
+
+  absl::StatusOr<catalog::VersionRecord> AwaitReady(
+      const catalog::VersionId* version, const catalog::VersionId* newer_than,
+      base::Deadline deadline) {
+    while (true) {
+      const bool whole = options_.while_waiting == nullptr ||
+                         deadline.Remaining() <= kWaitSlice;
+      absl::StatusOr<catalog::VersionRecord> ready = catalog::WaitForReady(
+          *options_.catalog, options_.model, version, newer_than,
+          whole ? deadline : base::Deadline::After(kWaitSlice));
+      if (whole || !absl::IsDeadlineExceeded(ready.status())) return ready;
+      WEFT_RETURN_IF_ERROR(options_.while_waiting());
+    }
   }
 
   // After the refit, so that both are measured in the same minute. What was
@@ -243,7 +258,9 @@ class ReceiverImpl : public Receiver {
     WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "before", deadline));
     const convert::DigestConstants constants =
         convert::DigestConstants::FromSeed(DigestSeed(version));
-    now.program->SetDigestConstants(options_.verify ? &constants : nullptr);
+    const auto* const digested = options_.verify ? &constants : nullptr;
+    now.program->SetDigestConstants(digested);
+    now.arrival->Begin(*options_.kernels, digested);
     const auto transfer_start = steady_clock::now();
     execute::ApplyZeroFills(*now.plan, options_.placement, now.local);
     absl::StatusOr<execute::ExecuteReport> moved = now.program->Run(deadline);
@@ -263,8 +280,7 @@ class ReceiverImpl : public Receiver {
       const auto verify_start = steady_clock::now();
       WEFT_ASSIGN_OR_RETURN(
           const ArrivalResult arrived,
-          now.arrival->Run(*options_.kernels, constants, *now.program, tables,
-                           options_.execute.num_threads));
+          now.arrival->Run(*now.program, tables, options_.execute.num_threads));
       report.verify_seconds = SecondsBetween(verify_start, steady_clock::now());
       report.tiles_checked = arrived.tiles_checked;
       report.digest = convert::ToHex(arrived.digest);
@@ -363,10 +379,14 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   if (same_layouts) {
     next->plan = std::make_unique<plan::Plan>(*prepared_->plan);
   } else {
-    WEFT_ASSIGN_OR_RETURN(plan::Plan built,
-                          plan::BuildPlan(*next->index, options_.placement,
-                                          target_digest_, options_.limits));
-    next->plan = std::make_unique<plan::Plan>(std::move(built));
+    absl::StatusOr<plan::Plan> built = plan::BuildPlan(
+        *next->index, options_.placement, target_digest_, options_.limits);
+    if (!built.ok()) {
+      absl::Status refused = built.status();
+      refused.SetPayload(kPlanRefusedPayload, absl::Cord());
+      return refused;
+    }
+    next->plan = std::make_unique<plan::Plan>(*std::move(built));
     ++counters_.plans_built;
   }
   WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
@@ -460,12 +480,16 @@ absl::Status ReceiverImpl::BindProgram(Prepared& next) {
   }
   std::vector<execute::RemoteRank> remotes;
   for (const auto& link : next.links) remotes.push_back(link->RemoteRank());
-  WEFT_ASSIGN_OR_RETURN(
-      next.program, execute::BindPull(*next.plan, *next.index,
-                                      options_.placement, *options_.kernels,
-                                      next.local, remotes, options_.execute));
   next.arrival = std::make_unique<ArrivalCheck>(
       *next.plan, *next.index, options_.placement, options_.memory);
+  execute::ExecuteOptions options = options_.execute;
+  options.landed = [arrival = next.arrival.get()](size_t peer, size_t move) {
+    arrival->Landed(peer, move);
+  };
+  WEFT_ASSIGN_OR_RETURN(
+      next.program,
+      execute::BindPull(*next.plan, *next.index, options_.placement,
+                        *options_.kernels, next.local, remotes, options));
   return absl::OkStatus();
 }
 

@@ -47,10 +47,18 @@ struct ReceiverOptions {
   // After each commit measure the link that was used, for the bound (some
   // 100 ms, not counted in the report's seconds).
   bool measure_bound = true;
+  // Called some times a second while Refit waits for a version to be READY; an
+  // error ends the wait and is Refit's.
+  std::function<absl::Status()> while_waiting;
   // Run after the digests agreed and before the commit: refresh what the
   // engine derives from weights. An error fences.
   std::function<absl::Status(const catalog::VersionId&)> derive_hook;
 };
+
+// Statuses of Prepare and Refit that say why no plan can be made (holes, double
+// writes) carry this payload: their code, kFailedPrecondition, has other
+// meanings too.
+inline constexpr char kPlanRefusedPayload[] = "weft.session.plan_refused";
 
 struct PeerReport {
   int64_t rank = 0;

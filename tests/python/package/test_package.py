@@ -2,6 +2,8 @@
 
 import array
 import asyncio
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -263,6 +266,53 @@ def test_memory_without_numpy(catalog):
         p.publish(0)
         r.refit(timeout=PATIENCE)
     assert mine == live
+
+
+def hold_one(value, **options):
+    from weft import memory
+    return memory.hold("t", value, **options)
+
+
+def test_memory_is_borrowed_not_copied():
+    value = numpy.arange(24, dtype=numpy.float32).reshape(4, 6)
+    address = value.ctypes.data
+    assert (hold_one(value).address, hold_one(value).num_bytes) == (address, 96)
+    assert hold_one(value[1:3]).address == address + 24
+    assert hold_one(memoryview(value)).address == address
+    frozen = value[:]
+    frozen.flags.writeable = False
+    assert hold_one(frozen).address == address
+    assert hold_one(bytes(range(9))).num_bytes == 9
+    assert hold_one(numpy.zeros((0, 3))).num_bytes == 0
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    small = value.astype(ml_dtypes.bfloat16)
+    assert hold_one(small).address == small.__array_interface__["data"][0]
+    assert hold_one(small).num_bytes == 48
+
+
+def test_borrowed_memory_outlives_the_tensor():
+    value = numpy.full(1 << 20, 7, numpy.uint8)
+    alive = weakref.ref(value)
+    held = hold_one(value)
+    del value
+    gc.collect()
+    assert alive() is not None and ctypes.string_at(held.address, 3) == b"\7\7\7"
+    del held
+    gc.collect()
+    assert alive() is None
+
+
+def test_memory_that_is_refused():
+    value = numpy.arange(24, dtype=numpy.float32).reshape(4, 6)
+    for wrong in (value.T, value[:, ::2], memoryview(value)[::2]):
+        with pytest.raises(ValueError, match='"t".*strides.*contiguous'):
+            hold_one(wrong)
+    with pytest.raises(ValueError, match='"t" is a list.*neither by DLPack'):
+        hold_one([1, 2])
+    value.flags.writeable = False
+    for frozen in (value, bytes(8), memoryview(bytes(8))):
+        with pytest.raises(ValueError, match='"t" is read-only'):
+            hold_one(frozen, to_write=True)
 
 
 def test_import_needs_nothing():

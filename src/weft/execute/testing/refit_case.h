@@ -188,6 +188,25 @@ class RefitCase {
     return "";
   }
 
+  // "" or the first element of an identity move that is not in place.
+  std::string CheckMove(const plan::Move& move) const {
+    std::string fault;
+    const layout::StoredTensor& stored = target.stored[move.dst_stored];
+    const layout::IndexMap& map = stored.fragments[move.dst_fragment].map;
+    const auto item = static_cast<size_t>(tensor::ItemBytes(stored.dtype));
+    const std::byte* const base =
+        target_memory.at(static_cast<size_t>(move.dst_stored));
+    ForEach(move.box, [&](absl::Span<const int64_t> x) {
+      const uint64_t bits = Bits(move.tensor, stored.dtype, x);
+      const auto offset = static_cast<size_t>(map.OffsetOf(x)) * item;
+      if (std::memcmp(base + offset, &bits, item) != 0) {
+        fault = absl::StrCat("byte ", offset, " of \"", stored.name,
+                             "\" is not in place");
+      }
+    });
+    return fault;
+  }
+
   // "" or the first witness element that is not the source's value.
   std::string CheckScratch(absl::Span<const std::byte> scratch) const {
     std::string fault;

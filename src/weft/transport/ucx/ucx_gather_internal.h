@@ -46,12 +46,12 @@ class GatherSender {
   absl::Status Add(GatherJob job);
 
   struct Step {
-    bool moved = false;   // something was packed and sent
+    bool moved = false;   // a message was sent
     bool failed = false;  // the gather `id` ended with `status`
     uint64_t id = 0;
     absl::Status status = absl::OkStatus();
   };
-  // Packs and sends the next chunk, if one is due and staging is free.
+  // Sends the next message, if one is due and not too much is under way.
   Step SendNext(ucp_ep_h endpoint);
 
   void DropAll() { jobs_.clear(); }

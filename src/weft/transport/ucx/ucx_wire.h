@@ -4,7 +4,8 @@
 //                                Put: header + payload
 //   server -> client   kReply:   answer to Hello, Import, Put; a Gather's
 //                                failure; Bye
-//                      kData:    packed bytes of a Gather, header + payload
+//                      kData:    packed bytes of a Gather, header + payload and
+//                                one byte more: was the region still there
 //
 // Both ends may run different releases of Weft: Hello carries the version.
 #ifndef WEFT_TRANSPORT_UCX_UCX_WIRE_H_

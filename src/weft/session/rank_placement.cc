@@ -1,0 +1,17 @@
+#include "weft/session/rank_placement.h"
+
+#include <utility>
+
+namespace weft::session {
+
+manifest::Placement ToPlacement(recipe::RankLayout layout) {
+  manifest::Placement placement;
+  placement.layout_spec = std::move(layout.layout_spec);
+  placement.rank = layout.rank;
+  placement.num_ranks = layout.num_ranks;
+  placement.tensors = std::move(layout.tensors);
+  placement.stored = std::move(layout.stored);
+  return placement;
+}
+
+}  // namespace weft::session
