@@ -21,6 +21,9 @@
 
 namespace weft::execute {
 
+// More runs than this from one block of a move: refused.
+inline constexpr int64_t kMaxRunsPerBlock = int64_t{1} << 20;
+
 // Disjoint boxes whose union is `box`, each of at most `max_elements` (at
 // least 1). They grow first along the dimensions that `map` lays out with the
 // smallest strides, so that a block is as contiguous in that memory as

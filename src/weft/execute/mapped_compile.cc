@@ -19,11 +19,10 @@ constexpr int64_t kChunksPerThread = 8;
 constexpr int64_t kMaxCopiesPerChunk = 256;
 // Source values of a digested block stay in a core's L2 until converted.
 constexpr int64_t kBlockBytes = int64_t{256} << 10;
-constexpr int64_t kMaxRunsPerBlock = int64_t{1} << 20;
 
-class Compiler {
+class MappedCompiler {
  public:
-  Compiler(const Binding& binding, int num_threads) : binding_(binding) {
+  MappedCompiler(const Binding& binding, int num_threads) : binding_(binding) {
     int64_t total = 0;
     for (const BoundMove& move : binding.moves) {
       if (move.far_mapped != nullptr) total += move.dst_bytes;
@@ -145,7 +144,7 @@ class Compiler {
 
 absl::StatusOr<MappedProgram> CompileMapped(const Binding& binding,
                                             int num_threads) {
-  return Compiler(binding, num_threads).Compile();
+  return MappedCompiler(binding, num_threads).Compile();
 }
 
 }  // namespace weft::execute

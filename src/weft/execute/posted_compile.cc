@@ -16,7 +16,6 @@ namespace {
 // Longest direct operation: keeps progress and deadlines fine-grained at no
 // cost in rate (docs/design.md section 6).
 constexpr int64_t kMaxDirectOpBytes = int64_t{4} << 20;
-constexpr int64_t kMaxRunsPerBlock = int64_t{1} << 20;
 
 // A span transfer that may still be joined with its neighbours in far memory.
 struct Span {
@@ -30,10 +29,10 @@ struct Span {
   }
 };
 
-class Compiler {
+class PostedCompiler {
  public:
-  Compiler(const Binding& binding, const WireCost& cost, PostedWay forced,
-           int64_t max_slot_bytes)
+  PostedCompiler(const Binding& binding, const WireCost& cost, PostedWay forced,
+                 int64_t max_slot_bytes)
       : binding_(binding),
         cost_(cost),
         forced_(forced),
@@ -408,7 +407,7 @@ absl::StatusOr<PeerTransfers> CompilePosted(const Binding& binding, int peer,
                                             const WireCost& cost,
                                             PostedWay forced,
                                             int64_t max_slot_bytes) {
-  return Compiler(binding, cost, forced, max_slot_bytes).Compile(peer);
+  return PostedCompiler(binding, cost, forced, max_slot_bytes).Compile(peer);
 }
 
 }  // namespace weft::execute

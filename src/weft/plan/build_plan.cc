@@ -19,7 +19,6 @@ using layout::Run;
 using tensor::Box;
 
 constexpr int64_t kMinStagingBytes = 4096;
-constexpr int64_t kScratchAlignment = 64;
 
 // True when no digest tile has elements of `box` and others of `clip`, so that
 // TileCover(box, clip) == box without making it.
@@ -146,16 +145,16 @@ absl::Status PlanWriter::PlaceScratch(std::vector<PeerPlan>& peers) {
     totals_.witness_bytes += peer.witness_bytes;
     for (Witness& witness : peer.witnesses) {
       const tensor::DType dtype = peer.moves[witness.move].conversion.from;
-      witness.scratch_offset_bytes = base::AlignUp(end, kScratchAlignment);
+      witness.scratch_offset_bytes = base::AlignUp(end, kScratchAlignBytes);
       const std::optional<int64_t> next = base::CheckedAdd(
-          witness.scratch_offset_bytes + kScratchAlignment,
+          witness.scratch_offset_bytes + kScratchAlignBytes,
           witness.box.num_elements() * tensor::ItemBytes(dtype));
       if (!next.has_value()) {
         return absl::ResourceExhaustedError(absl::StrCat(
             "the witnesses of the plan for target rank ", target_.rank,
             " need more scratch than 64 bits can count"));
       }
-      end = *next - kScratchAlignment;
+      end = *next - kScratchAlignBytes;
     }
   }
   totals_.scratch_bytes = end;

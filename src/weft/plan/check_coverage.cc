@@ -35,8 +35,6 @@ namespace {
 using layout::IndexMap;
 using tensor::Box;
 
-constexpr int64_t kScratchAlignment = 64;
-
 struct MoveRef {
   const PeerPlan* peer = nullptr;
   const Move* move = nullptr;
@@ -226,7 +224,7 @@ void CoverageCheck::CheckWitness(const PeerPlan& peer, const Witness& witness,
   const int64_t bytes =
       witness.box.num_elements() * tensor::ItemBytes(move.conversion.from);
   if (witness.scratch_offset_bytes < 0 ||
-      witness.scratch_offset_bytes % kScratchAlignment != 0 ||
+      witness.scratch_offset_bytes % kScratchAlignBytes != 0 ||
       witness.scratch_offset_bytes > plan_.totals.scratch_bytes - bytes) {
     faults_.Add(absl::StrCat(where, " lies at ", witness.scratch_offset_bytes,
                              " in a scratch of ", plan_.totals.scratch_bytes,

@@ -28,10 +28,13 @@ struct Move {
   friend bool operator==(const Move&, const Move&) = default;
 };
 
+inline constexpr int64_t kScratchAlignBytes = 64;
+
 // Elements that are read only to complete digest tiles that a move cuts
 // through (docs/decisions/0003-digest-tiles.md): logical box -> scratch, a
 // row-major block of the box, in the dtype of the source (`conversion.from`),
-// at `scratch_offset_bytes` of the plan's scratch, a multiple of 64.
+// at `scratch_offset_bytes` of the plan's scratch, a multiple of
+// kScratchAlignBytes.
 struct Witness {
   int32_t move = 0;  // index into PeerPlan::moves
   tensor::Box box;

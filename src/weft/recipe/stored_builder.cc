@@ -23,11 +23,6 @@ struct StoredBuilder::Piece {
 
 namespace {
 
-absl::Status Fail(std::string_view where, std::string_view message) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(std::string(where), ": ", std::string(message)));
-}
-
 bool AreDisjoint(const std::vector<layout::IndexMap>& maps) {
   for (std::size_t i = 0; i < maps.size(); ++i) {
     for (std::size_t j = i + 1; j < maps.size(); ++j) {
@@ -79,8 +74,8 @@ absl::StatusOr<int32_t> StoredBuilder::IndexOf(const std::string& name,
                                                std::string_view where) const {
   const auto found = index_by_name_.find(name);
   if (found != index_by_name_.end()) return found->second;
-  return Fail(where,
-              absl::StrCat("the checkpoint has no tensor \"", name, "\""));
+  return FailAt(where,
+                absl::StrCat("the checkpoint has no tensor \"", name, "\""));
 }
 
 absl::StatusOr<StoredBuilder::Piece> StoredBuilder::PieceOf(
@@ -98,11 +93,11 @@ absl::StatusOr<StoredBuilder::Piece> StoredBuilder::PieceOf(
       [&](int dim, const std::optional<tensor::Range>& range) -> absl::Status {
     if (!range) return absl::OkStatus();
     if (dim >= piece.box.rank() || range->end > piece.box.extent(dim)) {
-      return Fail(part.where,
-                  absl::StrCat(dim == 0 ? "rows [" : "columns [", range->begin,
-                               ",", range->end, ") exceed shape ",
-                               tensor::ShapeToString(spec.shape), " of \"",
-                               spec.name, "\""));
+      return FailAt(part.where, absl::StrCat(dim == 0 ? "rows [" : "columns [",
+                                             range->begin, ",", range->end,
+                                             ") exceed shape ",
+                                             tensor::ShapeToString(spec.shape),
+                                             " of \"", spec.name, "\""));
     }
     piece.box = piece.box.WithRange(dim, *range);
     return absl::OkStatus();
@@ -127,16 +122,17 @@ absl::StatusOr<std::vector<StoredBuilder::Piece>> StoredBuilder::PiecesOf(
     const tensor::Shape have = piece.box.shape();
     if (want.size() != have.size() ||
         !std::equal(want.begin() + 1, want.end(), have.begin() + 1)) {
-      return Fail(piece.where,
-                  absl::StrCat("a part of shape ", tensor::ShapeToString(have),
-                               " cannot follow one of shape ",
-                               tensor::ShapeToString(want), " in \"",
-                               description.name, "\""));
+      return FailAt(
+          piece.where,
+          absl::StrCat("a part of shape ", tensor::ShapeToString(have),
+                       " cannot follow one of shape ",
+                       tensor::ShapeToString(want), " in \"", description.name,
+                       "\""));
     }
   }
   if (first == nullptr) {
-    return Fail(description.where, absl::StrCat("\"", description.name,
-                                                "\" has no logical tensor"));
+    return FailAt(description.where, absl::StrCat("\"", description.name,
+                                                  "\" has no logical tensor"));
   }
   return pieces;
 }
@@ -166,14 +162,14 @@ absl::Status StoredBuilder::AddDescribed(const StoredDescription& description) {
   tensor::Shape shape;
   for (const Piece& piece : pieces) {
     const auto sum = base::CheckedAdd(num_rows, piece.num_rows);
-    if (!sum) return Fail(piece.where, "the number of rows overflows");
+    if (!sum) return FailAt(piece.where, "the number of rows overflows");
     num_rows = *sum;
     if (shape.empty() && !piece.is_zeros()) shape = piece.box.shape();
   }
   const tensor::Range kept =
       description.cut.value_or(tensor::Range{0, num_rows});
   if (kept.end > num_rows) {
-    return Fail(
+    return FailAt(
         description.where,
         absl::StrCat("cut [", kept.begin, ",", kept.end, ") exceeds the ",
                      num_rows, " rows of \"", description.name, "\""));

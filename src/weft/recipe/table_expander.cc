@@ -6,16 +6,16 @@
 #include "absl/strings/str_cat.h"
 
 namespace weft::recipe {
+
+absl::Status FailAt(std::string_view where, std::string_view message) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(where), ": ", std::string(message)));
+}
 namespace {
 
 // More layers or heads than any model; stops a config with an absurd number
 // before it fills the memory.
 constexpr int64_t kMaxLoopCount = 65536;
-
-absl::Status Fail(std::string_view where, std::string_view message) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(std::string(where), ": ", std::string(message)));
-}
 
 // Runs `body` as often as the guard says, with the loop variable set.
 template <typename Body>
@@ -29,9 +29,9 @@ absl::Status ForEach(const Guard& guard, Environment& environment, Body body) {
   WEFT_ASSIGN_OR_RETURN(const tensor::Range range,
                         guard.loop->range.Evaluate(environment));
   if (range.extent() > kMaxLoopCount) {
-    return Fail(guard.loop->where,
-                absl::StrCat("loop of ", range.extent(), " rounds is longer ",
-                             "than ", kMaxLoopCount));
+    return FailAt(guard.loop->where,
+                  absl::StrCat("loop of ", range.extent(), " rounds is longer ",
+                               "than ", kMaxLoopCount));
   }
   const std::size_t slot = static_cast<std::size_t>(guard.loop->slot);
   if (environment.size() <= slot) environment.resize(slot + 1);
@@ -79,12 +79,12 @@ class LogicalExpander {
     const absl::StatusOr<tensor::Box> box =
         tensor::Box::OfShape(logical.spec.shape);
     if (!box.ok()) {
-      return Fail(rule.where, absl::StrCat("shape of \"", logical.spec.name,
-                                           "\": ", box.status().message()));
+      return FailAt(rule.where, absl::StrCat("shape of \"", logical.spec.name,
+                                             "\": ", box.status().message()));
     }
     if (!names_.insert(logical.spec.name).second) {
-      return Fail(rule.where, absl::StrCat("tensor \"", logical.spec.name,
-                                           "\" is described twice"));
+      return FailAt(rule.where, absl::StrCat("tensor \"", logical.spec.name,
+                                             "\" is described twice"));
     }
     tensors_.push_back(std::move(logical));
     return absl::OkStatus();
@@ -128,8 +128,8 @@ class StoredExpander {
     stored.name = prefix + name;
     stored.where = rule.where;
     if (!names_.insert(stored.name).second) {
-      return Fail(rule.where, absl::StrCat("stored tensor \"", stored.name,
-                                           "\" is described twice"));
+      return FailAt(rule.where, absl::StrCat("stored tensor \"", stored.name,
+                                             "\" is described twice"));
     }
     WEFT_RETURN_IF_ERROR(AddParts(rule.parts, of_prefix, stored));
     if (rule.cut) {
@@ -163,7 +163,8 @@ class StoredExpander {
       WEFT_ASSIGN_OR_RETURN(part.zero_rows,
                             rule.zero_rows->Evaluate(environment_));
       if (part.zero_rows < 0) {
-        return Fail(rule.where, absl::StrCat(part.zero_rows, " rows of zeros"));
+        return FailAt(rule.where,
+                      absl::StrCat(part.zero_rows, " rows of zeros"));
       }
       return part;
     }

@@ -18,6 +18,9 @@
 
 namespace weft::recipe {
 
+// kInvalidArgument "WHERE: MESSAGE"; `where` is file and line of a rule.
+absl::Status FailAt(std::string_view where, std::string_view message);
+
 struct LogicalTensor {
   tensor::TensorSpec spec;
   TpCut tp = TpCut::kNone;

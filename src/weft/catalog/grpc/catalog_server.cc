@@ -14,15 +14,11 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/catalog_service_internal.h"
+#include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
 
 namespace weft::catalog {
 namespace {
-
-// A host that vanished without closing its connection is noticed after about
-// the sum of the two.
-constexpr int kKeepaliveMs = 10'000;
-constexpr int kKeepaliveTimeoutMs = 10'000;
 
 // "HOST:PORT" as gRPC wants it.
 absl::StatusOr<std::string> CheckedAddress(const std::string& listen_address) {

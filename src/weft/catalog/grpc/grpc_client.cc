@@ -23,8 +23,6 @@ namespace {
 
 using Stub = v1::Catalog::Stub;
 
-constexpr int kKeepaliveMs = 10'000;
-constexpr int kKeepaliveTimeoutMs = 10'000;
 // A status message of kMaxTextBytes takes three times as much on the way.
 constexpr int kMaxHeaderBytes = 64 << 10;
 constexpr int kReconnectFirstMs = 100;

@@ -14,6 +14,11 @@
 
 namespace weft::catalog {
 
+// Both ends: a host that vanished without closing its connection is noticed
+// after about the sum of the two.
+inline constexpr int kKeepaliveMs = 10'000;
+inline constexpr int kKeepaliveTimeoutMs = 10'000;
+
 namespace wire = ::weft::catalog::v1;
 
 void ToWire(const VersionId& version, wire::VersionId& message);

@@ -14,7 +14,6 @@ namespace {
 
 // Progress steps that one Poll takes at most.
 constexpr int kStepsPerPoll = 16;
-constexpr std::chrono::milliseconds kGoodbyeLimit{2};
 
 }  // namespace
 

@@ -14,12 +14,9 @@
 namespace weft::transport::ucx {
 namespace {
 
-constexpr int kIdleStepsBeforeSleep = 64;
 // The thread sleeps until an event comes; the bound only guards against one
 // that a library lost.
 constexpr std::chrono::seconds kLongestSleep{1};
-// A farewell is a courtesy: a peer that does not listen is dropped.
-constexpr std::chrono::milliseconds kGoodbyeLimit{2};
 
 }  // namespace
 

@@ -20,10 +20,6 @@ namespace {
 // Closing by force is local work; this only bounds a defect of the library.
 constexpr std::chrono::seconds kCloseLimit{5};
 
-// Progress calls without news before the worker sleeps: an answer that is
-// under way costs less when it is awaited awake.
-constexpr int kIdleStepsBeforeSleep = 64;
-
 void DeleteSentBytes(void* request, ucs_status_t, void* user_data) {
   delete static_cast<std::string*>(user_data);
   ucp_request_free(request);

@@ -17,6 +17,12 @@
 
 namespace weft::transport::ucx {
 
+// Progress calls without news before a worker sleeps: an answer that is under
+// way costs less when it is awaited awake.
+inline constexpr int kIdleStepsBeforeSleep = 64;
+// A farewell is a courtesy: a peer that does not listen is dropped.
+inline constexpr std::chrono::milliseconds kGoodbyeLimit{2};
+
 // Used by one thread at a time. Callbacks run inside Progress. Destroying it
 // ends everything that is in flight; no callback runs afterwards.
 class Worker {
