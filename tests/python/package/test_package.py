@@ -315,6 +315,37 @@ def test_memory_that_is_refused():
             hold_one(frozen, to_write=True)
 
 
+def memory_kib(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status
+                    if line.startswith(field + ":"))
+
+
+@pytest.mark.parametrize("transports", ["auto", "ucx"])
+def test_no_copy_of_the_model(catalog, transports):
+    """Whatever is used beside the weights fits the staging budget, at both
+    ends together, in the first refit (which plans and connects) and later."""
+    if transports == "ucx" and weft.ucx is None:
+        pytest.skip("no UCX on this machine")
+    shape, staging_bytes = (6, 8 << 20), 32 << 20  # 192 MiB of weights
+    live = {"w": numpy.full(shape, 1, numpy.float32)}
+    mine = {"w": numpy.full(shape, -7, numpy.float32)}
+    with weft.Publisher(catalog, "m", weft.tensors(live),
+                        transports=transports) as publisher, \
+            weft.Receiver(catalog, "m", weft.tensors(mine), transports=transports,
+                          staging_bytes=staging_bytes) as receiver:
+        for step in range(2):
+            with publisher.update():
+                live["w"] += 1
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # the peak begins anew (proc(5))
+            before = memory_kib("VmRSS")
+            publisher.publish(step)
+            receiver.refit(timeout=PATIENCE)
+            assert (memory_kib("VmHWM") - before) << 10 < staging_bytes
+            assert numpy.array_equal(mine["w"], live["w"])
+
+
 def test_import_needs_nothing():
     code = ("import sys, weft; heavy = {'torch', 'numpy', 'vllm'} & set(sys.modules);"
             "import json; print(json.dumps(sorted(heavy)))")
