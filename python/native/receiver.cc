@@ -93,7 +93,9 @@ class PyReceiver {
   PyReceiver(const std::string& catalog, const std::string& model,
              nb::handle placement, const Addresses& memory,
              const std::string& transports, int64_t staging_bytes, int threads,
-             bool verify, bool measure_bound, nb::object hook, double timeout)
+             bool verify, bool measure_bound,
+             std::vector<std::string> known_tensors, nb::object hook,
+             double timeout)
       : hook_(std::move(hook)) {
     session::ReceiverOptions options;
     options.model = model;
@@ -103,6 +105,7 @@ class PyReceiver {
     options.execute.num_threads = threads;
     options.verify = verify;
     options.measure_bound = measure_bound;
+    options.known_tensors = std::move(known_tensors);
     options.while_waiting = &CheckSignals;
     if (!hook_.is_none()) {
       options.derive_hook = [this](const catalog::VersionId& version) {
@@ -175,11 +178,11 @@ void AddReceiver(nb::module_& module) {
   nb::class_<PyReceiver>(module, "Receiver")
       .def(nb::init<const std::string&, const std::string&, nb::handle,
                     const Addresses&, const std::string&, int64_t, int, bool,
-                    bool, nb::object, double>(),
+                    bool, std::vector<std::string>, nb::object, double>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
            nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
-           nb::arg("hook").none(), nb::arg("timeout"))
+           nb::arg("known_tensors"), nb::arg("hook").none(), nb::arg("timeout"))
       .def("prepare", &PyReceiver::Prepare)
       .def("refit", &PyReceiver::Refit)
       .def_prop_ro("fenced", &PyReceiver::fenced)

@@ -66,7 +66,9 @@ class Receiver:
     """One engine rank: brings live memory to a version, as a transaction.
 
     target: has `placement` and `tensors()`; its memory is written in place and
-    must not move. hook: called with the version after the digests agreed and
+    must not move. If it has `known_tensors`, the names of all tensors of its
+    model, a trainer that publishes others is refused: it trains another model.
+    hook: called with the version after the digests agreed and
     before the commit (refresh what is derived from weights); if it raises, the
     receiver stays fenced. staging_bytes: all that posted access may use beside
     the target's memory. threads: one drives the wire, the others digest and
@@ -90,7 +92,8 @@ class Receiver:
             catalog, model, target.placement,
             _memory.addresses(self._held), transports,
             staging_bytes, threads or _memory.default_threads(), verify,
-            measure_bound, hook, timeout)
+            measure_bound, list(getattr(target, "known_tensors", ())), hook,
+            timeout)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError

@@ -235,12 +235,12 @@ class CatalogStore {
 // `exact` is nullptr (newer than `newer_than` if that is given).
 // kDeadlineExceeded says what state things were in: "model \"m\" has no READY
 // version after 5 s; newest is run:0:3 STAGING with 2 of 4 ranks".
-// kFailedPrecondition when `exact` is GONE.
-absl::StatusOr<VersionRecord> WaitForReady(CatalogStore& store,
-                                           const std::string& model,
-                                           const VersionId* exact,
-                                           const VersionId* newer_than,
-                                           base::Deadline deadline);
+// kFailedPrecondition when `exact` is GONE. `while_waiting`, if given, is
+// called some times a second; an error of it ends the wait and is returned.
+absl::StatusOr<VersionRecord> WaitForReady(
+    CatalogStore& store, const std::string& model, const VersionId* exact,
+    const VersionId* newer_than, base::Deadline deadline,
+    const std::function<absl::Status()>& while_waiting = nullptr);
 
 }  // namespace weft::catalog
 

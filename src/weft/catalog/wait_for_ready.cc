@@ -1,6 +1,6 @@
 #include <chrono>
 #include <cstdio>
-#include <map>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +12,8 @@
 
 namespace weft::catalog {
 namespace {
+
+constexpr std::chrono::milliseconds kSlice{200};
 
 std::string Seconds(base::Deadline::Clock::duration elapsed) {
   char text[32];
@@ -74,13 +76,25 @@ struct Waiting {
   }
 };
 
+// watch.Next, with `between` called from slice to slice.
+absl::StatusOr<VersionRecord> NextOf(
+    VersionWatch& watch, base::Deadline deadline,
+    const std::function<absl::Status()>& between) {
+  while (between != nullptr && deadline.Remaining() > kSlice) {
+    absl::StatusOr<VersionRecord> record =
+        watch.Next(base::Deadline::After(kSlice));
+    if (!absl::IsDeadlineExceeded(record.status())) return record;
+    WEFT_RETURN_IF_ERROR(between());
+  }
+  return watch.Next(deadline);
+}
+
 }  // namespace
 
-absl::StatusOr<VersionRecord> WaitForReady(CatalogStore& store,
-                                           const std::string& model,
-                                           const VersionId* exact,
-                                           const VersionId* newer_than,
-                                           base::Deadline deadline) {
+absl::StatusOr<VersionRecord> WaitForReady(
+    CatalogStore& store, const std::string& model, const VersionId* exact,
+    const VersionId* newer_than, base::Deadline deadline,
+    const std::function<absl::Status()>& while_waiting) {
   Waiting waiting{.model = model, .exact = exact, .newer_than = newer_than};
   absl::StatusOr<std::unique_ptr<VersionWatch>> watch =
       store.WatchVersions(model, deadline);
@@ -89,7 +103,8 @@ absl::StatusOr<VersionRecord> WaitForReady(CatalogStore& store,
   }
   WEFT_RETURN_IF_ERROR(watch.status());
   while (true) {
-    absl::StatusOr<VersionRecord> record = (*watch)->Next(deadline);
+    absl::StatusOr<VersionRecord> record =
+        NextOf(**watch, deadline, while_waiting);
     if (absl::IsDeadlineExceeded(record.status())) {
       return waiting.DeadlinePassed();
     }

@@ -6,8 +6,12 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <set>
+#include <string>
+#include <string_view>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -22,8 +26,6 @@ namespace weft::session {
 namespace {
 
 using std::chrono::steady_clock;
-
-constexpr std::chrono::milliseconds kWaitSlice{200};
 
 double SecondsBetween(steady_clock::time_point from,
                       steady_clock::time_point to) {
@@ -51,6 +53,11 @@ struct Prepared {
   std::unique_ptr<execute::Program> program;  // tells `arrival` what landed
   Bound bound;
 };
+
+absl::Status PlanRefused(absl::Status status) {
+  status.SetPayload(kPlanRefusedPayload, absl::Cord());
+  return status;
+}
 
 class ReceiverImpl : public Receiver {
  public:
@@ -185,24 +192,12 @@ class ReceiverImpl : public Receiver {
                            absl::IsFailedPrecondition(lease.status());
     if (lease.ok() || !not_ready) return lease;
     WEFT_RETURN_IF_ERROR(attachment_->Health());
-    WEFT_ASSIGN_OR_RETURN(const catalog::VersionRecord ready,
-                          AwaitReady(version, newer_than, deadline));
+    WEFT_ASSIGN_OR_RETURN(
+        const catalog::VersionRecord ready,
+        catalog::WaitForReady(*options_.catalog, options_.model, version,
+                              newer_than, deadline, options_.while_waiting));
     return options_.catalog->AcquireLease(registration_.worker_id,
                                           ready.version, deadline);
-  }
-
-  absl::StatusOr<catalog::VersionRecord> AwaitReady(
-      const catalog::VersionId* version, const catalog::VersionId* newer_than,
-      base::Deadline deadline) {
-    while (true) {
-      const bool whole = options_.while_waiting == nullptr ||
-                         deadline.Remaining() <= kWaitSlice;
-      absl::StatusOr<catalog::VersionRecord> ready = catalog::WaitForReady(
-          *options_.catalog, options_.model, version, newer_than,
-          whole ? deadline : base::Deadline::After(kWaitSlice));
-      if (whole || !absl::IsDeadlineExceeded(ready.status())) return ready;
-      WEFT_RETURN_IF_ERROR(options_.while_waiting());
-    }
   }
 
   // After the refit, so that both are measured in the same minute. What was
@@ -337,6 +332,7 @@ class ReceiverImpl : public Receiver {
                           base::Deadline deadline);
   absl::Status FetchPlacements(const catalog::SourceSet& set, Prepared& next,
                                base::Deadline deadline);
+  absl::Status CheckSourcesAreKnown(const Prepared& next) const;
   absl::Status OpenLinks(const catalog::SourceSet& set, Prepared& next,
                          base::Deadline deadline);
   absl::Status BindProgram(Prepared& next);
@@ -367,6 +363,7 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   auto next = std::make_unique<Prepared>();
   next->source_set = set.source_set;
   WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));
+  WEFT_RETURN_IF_ERROR(CheckSourcesAreKnown(*next));
   std::vector<plan::SourceInfo> infos;
   for (size_t i = 0; i < set.sources.size(); ++i) {
     infos.push_back({.placement = &next->placements[i]->placement,
@@ -382,9 +379,7 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     absl::StatusOr<plan::Plan> built = plan::BuildPlan(
         *next->index, options_.placement, target_digest_, options_.limits);
     if (!built.ok()) {
-      absl::Status refused = built.status();
-      refused.SetPayload(kPlanRefusedPayload, absl::Cord());
-      return refused;
+      return PlanRefused(built.status());
     }
     next->plan = std::make_unique<plan::Plan>(*std::move(built));
     ++counters_.plans_built;
@@ -430,6 +425,24 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
     next.placements.push_back(cached->second);
   }
   return absl::OkStatus();
+}
+
+absl::Status ReceiverImpl::CheckSourcesAreKnown(const Prepared& next) const {
+  if (options_.known_tensors.empty()) return absl::OkStatus();
+  const absl::flat_hash_set<std::string_view> known(
+      options_.known_tensors.begin(), options_.known_tensors.end());
+  std::set<std::string> unknown;
+  for (const auto& fetched : next.placements) {
+    for (const tensor::TensorSpec& tensor : fetched->placement.tensors) {
+      if (!known.contains(tensor.name)) unknown.insert(tensor.name);
+    }
+  }
+  base::FaultList faults;
+  for (const std::string& name : unknown) {
+    faults.Add(absl::StrCat("the trainer publishes \"", name,
+                            "\", which this model does not have"));
+  }
+  return PlanRefused(faults.ToStatus(absl::StatusCode::kFailedPrecondition));
 }
 
 absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,

@@ -40,6 +40,11 @@ struct ReceiverOptions {
   // taken, mapped access before posted.
   std::vector<std::shared_ptr<transport::Transport>> transports;
   const convert::Kernels* kernels = nullptr;  // default: convert::CpuKernels()
+  // Names of all logical tensors of the receiver's model, of this rank and of
+  // others. Sources that hold other ones are refused: they belong to another
+  // model, which would be served without a part of its weights. Empty = no
+  // check.
+  std::vector<std::string> known_tensors;
   plan::PlanLimits limits;
   execute::ExecuteOptions execute;
   // Compare digests of all that arrived. Off only for measurements.

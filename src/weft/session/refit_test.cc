@@ -184,8 +184,9 @@ class RefitTest : public ::testing::TestWithParam<std::string> {
     std::unique_ptr<Receiver> receiver;
   };
 
-  Engine StartEngine(manifest::Placement placement, bool faulty = false,
-                     std::function<void(int64_t, int64_t)> progress = nullptr) {
+  Engine StartEngine(
+      manifest::Placement placement, bool faulty = false,
+      const std::function<void(ReceiverOptions&)>& adjust = nullptr) {
     Engine engine;
     engine.placement = std::move(placement);
     engine.owned = *AllocateFor(engine.placement, memory::MemoryKind::kShared);
@@ -204,7 +205,7 @@ class RefitTest : public ::testing::TestWithParam<std::string> {
     options.transports.push_back(std::move(transport));
     options.execute.num_threads = 2;
     options.measure_bound = false;
-    options.execute.progress = std::move(progress);
+    if (adjust) adjust(options);
     engine.receiver = *Receiver::Create(std::move(options), Soon());
     return engine;
   }
@@ -326,14 +327,14 @@ TEST_P(RefitTest, AnUpdateDuringTheTransferAbortsTheRefit) {
   bool begun = false;
   Engine engine = StartEngine(
       ColumnCut(kRows, kCols, 0, kCols), /*faulty=*/false,
-      [&](int64_t, int64_t) {
-        if (std::exchange(begun, true)) return;
-        ASSERT_TRUE(trainers_[0]
-                        ->publisher
-                        ->BeginUpdate(
-                            base::Deadline::After(std::chrono::nanoseconds(0)))
-                        .ok());
-        FillPlain(trainers_[0]->placement, trainers_[0]->owned.memory, 2);
+      [&](ReceiverOptions& options) {
+        options.execute.progress = [&](int64_t, int64_t) {
+          if (std::exchange(begun, true)) return;
+          const base::Deadline now =
+              base::Deadline::After(std::chrono::nanoseconds(0));
+          ASSERT_TRUE(trainers_[0]->publisher->BeginUpdate(now).ok());
+          FillPlain(trainers_[0]->placement, trainers_[0]->owned.memory, 2);
+        };
       });
   PublishAll(1);
   const auto report = engine.receiver->Refit(nullptr, false, Soon());
@@ -349,24 +350,55 @@ TEST_P(RefitTest, AnUpdateDuringTheTransferAbortsTheRefit) {
 TEST_P(RefitTest, AHookThatFailsFences) {
   StartTrainers(1);
   PublishAll(1);
-  Engine engine;
-  engine.placement = ColumnCut(kRows, kCols, 0, 10);
-  engine.owned = *AllocateFor(engine.placement, memory::MemoryKind::kShared);
-  ReceiverOptions options;
-  options.model = "m";
-  options.placement = engine.placement;
-  options.memory = engine.owned.memory;
-  options.catalog = store_;
-  options.transports.push_back(MakeTransport(GetParam()));
-  options.measure_bound = false;
-  options.derive_hook = [](const catalog::VersionId&) {
-    return absl::InternalError("the absorbed weights are stale");
-  };
-  auto receiver = *Receiver::Create(std::move(options), Soon());
-  const auto report = receiver->Refit(nullptr, false, Soon());
+  Engine engine = StartEngine(
+      ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+      [](ReceiverOptions& options) {
+        options.derive_hook = [](const catalog::VersionId&) {
+          return absl::InternalError("the absorbed weights are stale");
+        };
+      });
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
   EXPECT_THAT(std::string(report.status().message()),
               HasSubstr("the absorbed weights are stale"));
-  EXPECT_TRUE(receiver->fenced());
+  EXPECT_TRUE(engine.receiver->fenced());
+}
+
+TEST_P(RefitTest, AWaitCanBeInterrupted) {
+  StartTrainers(1);
+  int calls = 0;
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, 10),
+                              /*faulty=*/false, [&](ReceiverOptions& options) {
+                                options.while_waiting = [&] {
+                                  return ++calls < 2
+                                             ? absl::OkStatus()
+                                             : absl::CancelledError("enough");
+                                };
+                              });
+  const auto report =
+      engine.receiver->Refit(nullptr, false, base::Deadline::Infinite());
+  EXPECT_EQ(report.status(), absl::CancelledError("enough"));
+  EXPECT_EQ(calls, 2);
+}
+
+// A trainer of another model whose tensors happen to cover this one.
+TEST_P(RefitTest, TensorsThatTheModelDoesNotHaveAreRefused) {
+  StartTrainers(2);
+  PublishAll(1);
+  std::vector<std::string> known = {"w"};
+  Engine engine = StartEngine(
+      ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+      [&](ReceiverOptions& options) { options.known_tensors = known; });
+  const std::string before = BytesOf(engine.owned);
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  EXPECT_EQ(report.status().message(),
+            "the trainer publishes \"norm\", which this model does not have");
+  EXPECT_TRUE(report.status().GetPayload(kPlanRefusedPayload).has_value());
+  EXPECT_EQ(BytesOf(engine.owned), before);
+  known.emplace_back("norm");
+  Engine right = StartEngine(
+      ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+      [&](ReceiverOptions& options) { options.known_tensors = known; });
+  EXPECT_TRUE(right.receiver->Refit(nullptr, false, Soon()).ok());
 }
 
 TEST_P(RefitTest, LayoutsThatDoNotFitAreRefusedBeforeAByteMoves) {
