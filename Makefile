@@ -1,5 +1,5 @@
 # The two commands: make demo, make test. Both set up what they need.
-.PHONY: setup build demo demo-rl test test-core wheel bench lint clean
+.PHONY: setup build demo demo-rl test test-core wheel bench bench-rl lint clean
 
 BUILD := build/release
 PYTHON := .deps/venv/bin/python
@@ -29,6 +29,10 @@ wheel: setup
 
 bench: build
 	@scripts/bench.sh
+
+# A live trainer and a live vLLM: Weft against what is done today.
+bench-rl: setup
+	@scripts/bench_rl.sh
 
 lint: setup
 	@scripts/lint.sh

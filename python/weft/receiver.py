@@ -67,9 +67,9 @@ class Receiver:
 
     target: has `placement` and `tensors()`; its memory is written in place and
     must not move. If it has `known_tensors`, the names of all tensors of its
-    model, a trainer that publishes others is refused: it trains another model.
-    hook: called with the version after the digests agreed and
-    before the commit (refresh what is derived from weights); if it raises, the
+    model, a trainer with more tensors in one of that model's modules is
+    refused. hook: called with the version after the digests agreed and before
+    the commit (refresh what is derived from weights); if it raises, the
     receiver stays fenced. staging_bytes: all that posted access may use beside
     the target's memory. threads: one drives the wire, the others digest and
     convert what has arrived; 0: as many as this process may run on, at most

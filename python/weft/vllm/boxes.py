@@ -58,6 +58,10 @@ def tile_faults(region: Box, boxes: Sequence[Box]):
             for slot in range(first, last):
                 inside[slot].append(m)
         for slot, there in enumerate(inside):
+            if len(there) == 1 and all(
+                    b <= begin and end <= e for (b, e), (begin, end) in zip(
+                        boxes[there[0]][dim + 1:], region[dim + 1:])):
+                continue  # one box, all the way
             here = prefix + ((cuts[slot], cuts[slot + 1]),)
             if there:
                 walk(here, dim + 1, there)

@@ -7,29 +7,25 @@ is exact, or an error that names every tensor it cannot explain.
 
 from __future__ import annotations
 
+import functools
+import gc
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 
-from weft.layout import (Box, Fragment, LogicalTensor, Placement,
-                         StoredTensor)
+from weft.layout import LogicalTensor, Placement
 
-from . import boxes
+from .coverage import Filled, partly_read, stored_of
 from .errors import CaptureError, CoverageError, WeftError, listed
+from .live import (DTYPES, Live, all_tensors, check_untouched, live_tensors,
+                   objects_of)
+from .loader_path import LoaderPath, find_loader_paths, staged_tensors
 from .recorder import ROOT_SHIFT, ZERO, Recorder, View, Write, storage_of
 from .strided import Irregular, Piece, pieces_of
-
-DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8,
-    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
-    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
-    "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 # Values of the first dtype survive a stay in the second one.
 _EXACT_THROUGH = {(torch.bfloat16, torch.float32),
@@ -37,54 +33,67 @@ _EXACT_THROUGH = {(torch.bfloat16, torch.float32),
 
 
 @dataclass
-class Live:
-    """One buffer of the model: a tensor with its elements to itself.
-    `tensor` is C-contiguous, a view of the live memory."""
-
-    name: str
-    tensor: torch.Tensor
-    is_parameter: bool
-    begin: int  # elements of the storage
-    end: int
-
-
-@dataclass
 class Captured:
-    """`tensors[i]` is the live memory of `placement.stored[i]`."""
+    """`tensors[i]` is the live memory of `placement.stored[i]`, or, for the
+    loader path, host memory that holds a logical tensor for it."""
 
     placement: Placement
     tensors: list[torch.Tensor]
     unused: list[str]  # logical tensors that the loader put nowhere
     untouched: list[str]  # live buffers that the loader does not write
-    seconds: float
-
-
-@dataclass
-class _Filled:
-    """What the loader put into one live tensor, in the order of its writes."""
-
-    pieces: list[tuple[int, Piece]] = field(default_factory=list)  # root index
-    zeros: list[tuple[int, Box]] = field(default_factory=list)  # write index
-    order: list[int] = field(default_factory=list)  # write index of a piece
+    seconds: float = 0.0
+    loader_paths: list[LoaderPath] = field(default_factory=list)
 
 
 def capture(model: torch.nn.Module, tensors: Iterable[LogicalTensor], *,
             layout_spec: str = "vllm", rank: int = 0, num_ranks: int = 1,
-            derived: Callable[[str], bool] = lambda name: False) -> Captured:
+            derived: Callable[[str], bool] = lambda name: False,
+            skeletons: Mapping[str, torch.Tensor] | None = None,
+            by_loader: Mapping[str, str] | None = None) -> Captured:
     """The placement of this rank. `derived(name)`: parameters that the engine
     computes from others after loading, which no checkpoint fills.
+    `skeletons`: meta tensors of the model that stand for live memory, by name.
+    `by_loader`: {skeleton: why} of those that only the loader itself can fill;
+    with it (an empty one too), what the loader computes takes that way as
+    well. Without it, that is refused.
 
     CaptureError names what has no description as boxes; CoverageError names
     all holes and double writes; both before anything is moved."""
     begin = time.monotonic()
-    live = live_tensors(model)
-    before = _objects(model)
-    recorder = _run_loader(model, live, list(tensors))
-    _check_untouched(model, before)
-    filled = _explain(recorder, live)
-    placement = Placement(layout_spec, rank, num_ranks)
+    # Some hundred thousand objects are made here and all of them are kept:
+    # looking for garbage among them takes longer than making them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        captured = _capture(model, list(tensors), Placement(
+            layout_spec, rank, num_ranks), derived, skeletons or {}, by_loader)
+    finally:
+        if collecting:
+            gc.enable()
+    captured.seconds = time.monotonic() - begin
+    return captured
+
+
+def _capture(model, tensors, placement: Placement, derived, skeletons,
+             by_loader) -> Captured:
+    live = live_tensors(model, skeletons)
+    before = objects_of(model)
+    recorder = run_loader(model, tensors)
+    filled, refused = _explain(recorder, live)
+    paths = []
+    if by_loader is not None:
+        paths = find_loader_paths(
+            recorder, live, {**refused, **by_loader}, skeletons,
+            lambda some: run_loader(model, some))
+    elif refused:
+        raise CaptureError("no description as boxes for " + "; ".join(
+            f'"{name}": {why}' for name, why in refused.items()))
+    check_untouched(model, before)
     memory, faults, untouched = [], [], []
+    loaded = {name for path in paths for name in path.live}
     for number, item in enumerate(live):
+        if item.name in loaded:
+            continue
         if number not in filled and not item.is_parameter:
             untouched.append(item.name)
             continue
@@ -94,13 +103,16 @@ def capture(model: torch.nn.Module, tensors: Iterable[LogicalTensor], *,
                                    "is known as a derived tensor")
             untouched.append(item.name)
             continue
-        stored, wrong = _stored(item, filled.get(number, _Filled()),
-                                recorder, placement)
+        stored, wrong = stored_of(item, filled.get(number, Filled()),
+                                  recorder, placement)
         faults.extend(wrong)
         placement.stored.append(stored)
         memory.append(item.tensor)
-    if num_ranks == 1:
-        faults.extend(_partly_read(placement))
+    for path in paths:
+        faults.extend(path.faults)
+        memory.extend(staged_tensors(path, placement))
+    if placement.num_ranks == 1:
+        faults.extend(partly_read(placement))
     if faults:
         raise CoverageError(
             f"{len(faults)} faults in what the loader of "
@@ -109,102 +121,25 @@ def capture(model: torch.nn.Module, tensors: Iterable[LogicalTensor], *,
     used = {t.name for t in placement.tensors}
     unused = [root.tensor.name for root in recorder.roots
               if root.tensor.name not in used]
-    return Captured(placement, memory, unused, untouched,
-                    time.monotonic() - begin)
-
-
-# ---- the live model -------------------------------------------------------
-
-
-def live_tensors(model: torch.nn.Module) -> list[Live]:
-    """The distinct buffers of the model. An alias (a tied head, a view that
-    lies within another tensor) is not listed again."""
-    named = [(n, t, True) for n, t in
-             model.named_parameters(remove_duplicate=False)]
-    named += [(n, t, False) for n, t in
-              model.named_buffers(remove_duplicate=False)]
-    spans: dict[int, list[Live]] = {}
-    # The larger first, so that a part finds its whole; named order otherwise.
-    order = sorted(range(len(named)), key=lambda i: (
-        not named[i][2], -named[i][1].numel()))
-    found: dict[int, Live] = {}
-    for i in order:
-        name, tensor, is_parameter = named[i]
-        if tensor.numel() == 0 or tensor.is_meta:
-            continue
-        dense = _c_contiguous(tensor.detach())
-        begin = tensor.storage_offset()
-        end = begin + 1 + sum((n - 1) * s for n, s in zip(
-            tensor.shape, tensor.stride(), strict=True))
-        others = spans.setdefault(storage_of(tensor), [])
-        clash = next((o for o in others if o.begin < end and begin < o.end),
-                     None)
-        if clash is not None:
-            if clash.begin <= begin and end <= clash.end:
-                continue
-            raise CaptureError(f'live tensors "{clash.name}" and "{name}" '
-                               "share a part of their memory")
-        if dense is None:
-            if is_parameter:
-                raise CaptureError(
-                    f'live tensor "{name}" of shape {tuple(tensor.shape)} and '
-                    f"strides {tensor.stride()} is not dense")
-            continue
-        live = Live(name, dense, is_parameter, begin, end)
-        others.append(live)
-        found[i] = live
-    return [found[i] for i in sorted(found)]
-
-
-def _c_contiguous(tensor):
-    """The tensor with its dimensions in the order of its memory, or None if
-    that has gaps or repeats."""
-    order = sorted(range(tensor.dim()), key=lambda d: (
-        -tensor.stride(d), -tensor.shape[d], d))
-    if tensor.is_contiguous():
-        return tensor
-    permuted = tensor.permute(order)
-    return permuted if permuted.is_contiguous() else None
-
-
-def _objects(model):
-    """What must be the same after capture: the very objects, their memory."""
-    state = []
-    for prefix, module in model.named_modules():
-        for kind in (module._parameters, module._buffers):
-            for name, tensor in kind.items():
-                state.append((f"{prefix}.{name}", tensor,
-                              None if tensor is None else
-                              (storage_of(tensor), tensor.storage_offset(),
-                               tuple(tensor.shape), tensor.stride())))
-    return state
-
-
-def _check_untouched(model, before):
-    after = _objects(model)
-    changed = [a[0] for a, b in zip(before, after)
-               if a[0] != b[0] or a[1] is not b[1] or a[2] != b[2]]
-    if changed or len(before) != len(after):
-        raise CaptureError("the loader replaces live tensors "
-                           f"{listed(changed)} instead of writing into them; "
-                           "start the engine again before it serves")
+    return Captured(placement, memory, unused, untouched, loader_paths=paths)
 
 
 # ---- running the loader ---------------------------------------------------
 
 
-def _run_loader(model, live, tensors) -> Recorder:
+def run_loader(model, tensors: list[LogicalTensor]) -> Recorder:
+    """What the model's loader does with these tensors; nothing is written."""
     unknown = [f"{t.name} ({t.dtype})" for t in tensors
                if t.dtype not in DTYPES]
     if unknown:
         raise CaptureError(f"unknown dtypes of {listed(unknown)}")
-    recorder = Recorder({storage_of(t): t for t in _all_tensors(model)})
-    fed = []
+    recorder = Recorder({storage_of(t): t for _, t in all_tensors(model)})
+    handles = [recorder.feed(t, DTYPES[t.dtype]) for t in tensors]
 
     def feed():
-        for tensor in tensors:
-            fed.append(tensor)
-            yield tensor.name, recorder.feed(tensor, DTYPES[tensor.dtype])
+        for turn, (tensor, handle) in enumerate(zip(tensors, handles)):
+            recorder.turn = turn
+            yield tensor.name, handle
 
     try:
         with torch.no_grad(), recorder:
@@ -212,8 +147,9 @@ def _run_loader(model, live, tensors) -> Recorder:
     except WeftError:
         raise
     except Exception as error:
-        at = (f'on tensor "{fed[-1].name}" of shape {fed[-1].shape}'
-              if fed else "before the first tensor")
+        last = tensors[recorder.turn] if recorder.turn >= 0 else None
+        at = (f'on tensor "{last.name}" of shape {last.shape}'
+              if last else "before the first tensor")
         reason = " ".join(str(error).split()) or "no reason given"
         raise CaptureError(f"the loader of {type(model).__name__} failed {at}: "
                            f"{type(error).__name__}: {reason}") from error
@@ -224,19 +160,15 @@ def _run_loader(model, live, tensors) -> Recorder:
     return recorder
 
 
-def _all_tensors(model):
-    yield from (t for _, t in model.named_parameters(remove_duplicate=False))
-    yield from (t for _, t in model.named_buffers(remove_duplicate=False))
-
-
 # ---- explaining the writes ------------------------------------------------
 
 
-def _explain(recorder, live) -> dict[int, _Filled]:
+def _explain(recorder, live):
+    """({number of a live tensor: what fills it}, {name: why it has none})."""
     by_storage: dict[int, list[int]] = {}
     for number, item in enumerate(live):
         by_storage.setdefault(storage_of(item.tensor), []).append(number)
-    filled: dict[int, _Filled] = {}
+    filled: dict[int, Filled] = {}
     refusals: dict[str, str] = {}
     for index, write in enumerate(recorder.writes):
         numbers = by_storage.get(write.storage, [])
@@ -251,20 +183,17 @@ def _explain(recorder, live) -> dict[int, _Filled]:
         item = live[number]
         try:
             _explain_one(index, write, item, recorder,
-                         filled.setdefault(number, _Filled()))
+                         filled.setdefault(number, Filled()))
         except (_Refused, Irregular) as error:
             refusals.setdefault(item.name, str(error))
-    if refusals:
-        raise CaptureError("no description as boxes for " + "; ".join(
-            f'"{name}": {why}' for name, why in refusals.items()))
-    return filled
+    return filled, refusals
 
 
 class _Refused(Exception):
     pass
 
 
-def _explain_one(index, write: Write, item: Live, recorder, into: _Filled):
+def _explain_one(index, write: Write, item: Live, recorder, into: Filled):
     if write.refusal:
         raise _Refused(write.refusal)
     if write.dst_dtype != item.tensor.dtype:
@@ -296,11 +225,34 @@ def _explain_one(index, write: Write, item: Live, recorder, into: _Filled):
 
 
 def _add(index, root, view: View, strides, at, shape, recorder, into):
-    for piece in pieces_of(view.shape, view.strides, view.offset,
-                           recorder.roots[root].tensor.shape,
-                           strides, at, shape):
+    for piece in _pieces(view.shape, view.strides, view.offset,
+                         recorder.roots[root].tensor.shape,
+                         strides, at, shape):
         into.pieces.append((root, piece))
         into.order.append(index)
+
+
+def _pieces(view_shape, view_strides, view_offset, root_shape, strides, at,
+            shape) -> list[Piece]:
+    """pieces_of(), which does not depend on where in the outermost dimension
+    of the live tensor the copy begins: experts differ in that alone."""
+    if not shape:
+        return pieces_of(view_shape, view_strides, view_offset, root_shape,
+                         strides, at, shape)
+    row = math.prod(shape[1:])
+    first, inside = divmod(at, row)
+    found = _pieces_from_row_0(view_shape, view_strides, view_offset,
+                               root_shape, strides, inside, shape)
+    if first == 0:
+        return found
+    return [Piece(p.src, ((p.dst[0][0] + first, p.dst[0][1] + first),
+                          *p.dst[1:]), p.modes, p.offset + first * row)
+            for p in found]
+
+
+@functools.lru_cache(maxsize=4096)
+def _pieces_from_row_0(*arguments) -> list[Piece]:
+    return pieces_of(*arguments)
 
 
 def _check_casts(write, item, recorder):
@@ -368,62 +320,3 @@ def _cut(start, part, found, ideal):
                 moved = tuple(s + at * (i == d) for i, s in enumerate(start))
                 return [(moved, part[b]), (start, part[a])]
     raise AssertionError("a pattern that breaks at no index")
-
-
-# ---- coverage -------------------------------------------------------------
-
-
-def _stored(item: Live, filled: _Filled, recorder, placement):
-    """The stored tensor, and its holes and double writes in words."""
-    shape = tuple(item.tensor.shape)
-    stored = StoredTensor(item.name, NAMES[item.tensor.dtype], shape)
-    taken: list[Box] = []
-    labels: list[str] = []
-    last_write: list[int] = []
-    seen = set()
-    for (root, piece), index in zip(filled.pieces, filled.order, strict=True):
-        if (root, piece) in seen:  # the same bytes once more
-            continue
-        seen.add((root, piece))
-        logical = recorder.roots[root].tensor
-        number = placement.tensor(logical.name, logical.dtype, logical.shape)
-        stored.fragments.append(
-            Fragment(number, piece.src, piece.modes, piece.offset))
-        taken.append(piece.dst)
-        labels.append(logical.name)
-        last_write.append(index)
-    for position, (index, box) in enumerate(filled.zeros):
-        # What is written later covers the zeros; zeros over earlier bytes
-        # stay, and show up as a double write below.
-        later = [t for t, i in zip(taken[:len(last_write)], last_write)
-                 if i > index]
-        later += [b for i, b in filled.zeros[position + 1:]]
-        for rest in boxes.subtract(box, later):
-            stored.zero_fill.append(rest)
-            taken.append(rest)
-            labels.append("zeros")
-    holes, doubles = boxes.tile_faults(boxes.whole(shape), taken)
-    faults = [f'nothing fills {boxes.text(hole)} of "{item.name}" {shape}'
-              for hole in holes]
-    faults += [f'{listed(labels[m] for m in members)} all fill '
-               f'{boxes.text(box)} of "{item.name}" {shape}'
-               for box, members in doubles]
-    return stored, faults
-
-
-def _partly_read(placement: Placement) -> list[str]:
-    """One rank holds everything, so a logical tensor of which it takes a part
-    has another shape than the model believes."""
-    read: dict[int, list[Box]] = {}
-    for stored in placement.stored:
-        for fragment in stored.fragments:
-            read.setdefault(fragment.tensor, []).append(fragment.box)
-    faults = []
-    for index, taken in read.items():
-        tensor = placement.tensors[index]
-        faults += [f'{boxes.text(hole)} of logical tensor "{tensor.name}" '
-                   f"{tensor.shape} goes nowhere"
-                   for hole in boxes.subtract(boxes.whole(tensor.shape), taken)]
-    return faults
-
-

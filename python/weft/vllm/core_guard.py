@@ -5,14 +5,23 @@ belong to the engine core, often in another process. The plug-in runs there
 too, so it wraps methods of EngineCore. They do something only if the weight
 transfer backend is "weft":
 
-- collective_rpc("update_weights"): after a success the prefix, connector,
+- collective_rpc of a weight transfer call: every rank's answer is heard, also
+  after one has failed, and all failures are told at once. Between steps only:
+  the core calls it from the loop that steps, and a worker takes calls and
+  steps from one queue, so without a pause too each forward pass runs wholly
+  under the old or wholly under the new weights.
+- collective_rpc("update_weights"), after a success: the prefix, connector,
   multimodal and encoder caches are dropped, whatever the caller of /pause
-  asked for: keys and values of old weights do not outlive them. Running
-  requests are recomputed. After a failure that may have torn weights, running
-  requests are aborted, the scheduler stops, and the core is fenced.
-- preprocess_add_request, resume_scheduler: refused while fenced, with the
-  reason. (An engine core in the process of its front end is asked before the
-  front end books the request: it would wait for it for ever.)
+  asked for, for keys and values of old weights do not outlive them. Running
+  requests are recomputed and go on. The version label becomes that of the
+  weights at once, so that no token is labelled older than it is; a label given
+  to finish_weight_update replaces it.
+- the same after a failure that may have torn weights, or left ranks with
+  different ones: running requests are aborted, the scheduler stops, and the
+  core is fenced.
+- preprocess_add_request, resume_scheduler, set_weight_version: refused while
+  fenced, with the reason. (An engine core in the process of its front end is
+  asked before the front end books the request: it would wait for it for ever.)
 - pause_scheduler: remembered, so that healing does not resume what an
   operator paused.
 """
@@ -20,13 +29,19 @@ transfer backend is "weft":
 from __future__ import annotations
 
 import functools
-import logging
 
-from .errors import WeftError
+from vllm.logger import init_logger
 
-logger = logging.getLogger(__name__)
+from .errors import BadInput, WeftError
+
+logger = init_logger("vllm.weft.core_guard")  # below "vllm" it has a handler
 
 _MARK = "_weft_guard"
+_FENCED = "fenced"  # the label of a fenced engine
+_START, _UPDATE = "start_weight_update", "update_weights"
+_SESSION_CALLS = {_START, _UPDATE, "finish_weight_update"}
+_TRANSFER_CALLS = _SESSION_CALLS | {"init_weight_transfer_engine",
+                                    "shutdown_weight_transfer_engine"}
 
 
 def install() -> None:
@@ -34,9 +49,11 @@ def install() -> None:
     from vllm.v1.engine import core, llm_engine
 
     _wrap(core.EngineCore, "collective_rpc", _collective_rpc)
-    _wrap(core.EngineCore, "preprocess_add_request", _refused_while_fenced)
-    _wrap(core.EngineCore, "resume_scheduler", _refused_while_fenced)
-    for owner in (core.EngineCore, core.EngineCoreProc):
+    for name in ("preprocess_add_request", "set_weight_version"):
+        _wrap(core.EngineCore, name, _refused_while_fenced)
+    for owner in (core.EngineCore, core.EngineCoreProc, core.DPEngineCoreProc):
+        if "resume_scheduler" in vars(owner):
+            _wrap(owner, "resume_scheduler", _refused_while_fenced)
         if "pause_scheduler" in vars(owner):
             _wrap(owner, "pause_scheduler", _pause_scheduler)
     _wrap(llm_engine.LLMEngine, "add_request", _add_request)
@@ -47,12 +64,34 @@ def fence_of(core) -> str:
     return getattr(core, "_weft_fence", "")
 
 
-def worker_state(worker) -> tuple[str, str]:
-    """Runs in a worker: (why it must not serve, committed version)."""
+# ---- in a worker -----------------------------------------------------------
+
+def call_in_worker(worker, method, args, kwargs):
+    """(failure, why it must not serve, committed version); the failure is None
+    or (class, text). It does not raise: vLLM's executor stops reading at the
+    first rank that did, and takes what it left unread for answers to the next
+    calls."""
+    failure = None
+    try:
+        getattr(worker, method)(*args, **kwargs)
+    except (WeftError, KeyboardInterrupt) as error:
+        failure = (type(error), str(error))
+    except Exception as error:
+        logger.exception("%s failed", method)
+        failure = (RuntimeError, str(error) or type(error).__name__)
     engine = getattr(worker, "weight_transfer_engine", None)
-    return (getattr(engine, "fenced_reason", ""),
+    return (failure, getattr(engine, "fenced_reason", ""),
             getattr(engine, "committed", ""))
 
+
+def end_session(worker) -> None:
+    """As vLLM does it on a rank that failed: the ranks that succeeded must not
+    refuse the next start."""
+    worker.worker._weight_update_active = False
+    worker.weight_transfer_engine.reset_weight_update_target()
+
+
+# ---- in the engine core ----------------------------------------------------
 
 def _wrap(owner, name, around) -> None:
     original = getattr(owner, name)
@@ -70,38 +109,94 @@ def _wrap(owner, name, around) -> None:
     setattr(owner, name, wrapped)
 
 
-def _collective_rpc(original, core, method, *args, **kwargs):
-    if method != "update_weights":
-        return original(core, method, *args, **kwargs)
+def _collective_rpc(original, core, method, timeout=None, args=(), kwargs=None):
+    if method not in _TRANSFER_CALLS:
+        return original(core, method, timeout, args, kwargs)
+    kwargs = kwargs or {}
+    end_sessions = functools.partial(original, core, end_session)
+    _before_call(core, method, args, kwargs, end_sessions)
     try:
-        result = original(core, method, *args, **kwargs)
-    except BaseException:
-        reason = _reason_of(core)
-        if reason:
-            _fence(core, reason)
+        answers = original(core, call_in_worker, timeout,
+                           (method, args, kwargs))
+    except BaseException as error:  # no answer: a worker has died
+        if method == _UPDATE:
+            _fence(core, f"no answer to an update: {error!r}")
         raise
-    try:
-        core._reset_caches()
-    except BaseException as error:
-        reason = f"caches of old weights could not be dropped: {error}"
+    failures = [(rank, *failure)
+                for rank, (failure, _, _) in enumerate(answers) if failure]
+    in_part = method == _START and len(failures) < len(answers)
+    if failures and (method == _UPDATE or in_part):
+        end_sessions()
+    if method in _SESSION_CALLS:
+        core._weft_unfinished = method == _UPDATE and not failures
+    if method == _UPDATE:
+        _after_update(core, answers)
+    if failures:
+        raise _joined(failures, len(answers))
+    return [None] * len(answers)
+
+
+def _before_call(core, method, args, kwargs, end_sessions) -> None:
+    # Updated, but another replica was not, and so nobody finished.
+    if method == _START and getattr(core, "_weft_unfinished", False):
+        end_sessions()
+    short = _too_short(core, *args, **kwargs) if method == _UPDATE else ""
+    if short:
+        end_sessions()
+        raise BadInput(short)
+
+
+def _too_short(core, update_info) -> str:
+    """What is wrong with a list, which has an entry for each rank of each
+    data-parallel replica; or ""."""
+    parallel = core.vllm_config.parallel_config
+    needed = (parallel.data_parallel_index + 1) * parallel.world_size
+    if not isinstance(update_info, list) or len(update_info) >= needed:
+        return ""
+    return (f"update_info lists {len(update_info)} ranks, data-parallel "
+            f"replica {parallel.data_parallel_index} takes the entries from "
+            f"{needed - parallel.world_size} to {needed - 1}; give one for "
+            "each rank of each replica")
+
+
+def _joined(failures, num_ranks):
+    """One exception for the failures of all ranks."""
+    _, kind, first = failures[0]
+    if len(failures) == num_ranks and all(
+            text == first for _, _, text in failures):
+        return kind(first)
+    return kind("; ".join(f"rank {rank}: {text}" for rank, _, text in failures))
+
+
+def _after_update(core, answers) -> None:
+    """Fences the core or, if all is well, makes it one of the new version."""
+    has_failed = any(failure for failure, _, _ in answers)
+    reason = _reason_of(answers)
+    if not reason and not has_failed:
+        try:
+            core._reset_caches()
+        except Exception as error:
+            reason = f"caches of old weights could not be dropped: {error}"
+    if reason:
         _fence(core, reason)
-        raise WeftError(f"the weights are new, but {reason}") from error
-    _heal(core)
-    return result
+        if not has_failed:
+            raise WeftError("the update has come, but the engine is fenced: "
+                            f"{reason}; update again")
+    elif not has_failed:
+        _heal(core)
+        core.set_weight_version(answers[0][2])
 
 
-def _reason_of(core) -> str:
-    """Why the workers together must not serve, or "". One that does not
-    answer may be torn as well."""
-    try:
-        states = core.model_executor.collective_rpc(worker_state, timeout=30)
-    except BaseException as error:
-        return f"a worker does not answer: {error}"
-    for rank, (reason, _) in enumerate(states):
-        if reason:
-            return f"rank {rank}: {reason}"
-    held = [committed or "what it was started with" for _, committed in states]
+def _reason_of(answers) -> str:
+    """Why the workers together must not serve, or ""."""
+    reasons = [f"rank {rank}: {reason}"
+               for rank, (_, reason, _) in enumerate(answers) if reason]
+    if reasons:
+        return "; ".join(reasons)
+    held = [committed or "what it was started with"
+            for _, _, committed in answers]
     if len(set(held)) > 1:
+        # One rank failed, or "latest" became another version in between.
         return "ranks hold different versions: " + ", ".join(
             f"rank {rank} {version}" for rank, version in enumerate(held))
     return ""
@@ -110,8 +205,9 @@ def _reason_of(core) -> str:
 def _fence(core, reason: str) -> None:
     logger.error("engine is fenced: %s", reason)
     first = not fence_of(core)
+    if first:
+        core.set_weight_version(_FENCED)
     core._weft_fence = reason
-    core.set_weight_version("fenced")
     if not first:
         return
     # Engines of a data-parallel group pause only together; there, refusing
@@ -130,8 +226,6 @@ def _heal(core) -> None:
     if not fence_of(core):
         return
     core._weft_fence = ""
-    if core.get_weight_version() == "fenced":
-        core.set_weight_version("default")  # vLLM's word for no label
     resume_to = getattr(core, "_weft_resume_to", None)
     if resume_to is not None:
         core._weft_resume_to = None

@@ -15,9 +15,15 @@ import torch
 from vllm.distributed.weight_transfer.base import (WeightTransferEngine,
                                                    WeightTransferInitInfo,
                                                    WeightTransferUpdateInfo)
+from vllm.logger import init_logger
 
 from .errors import EngineRefused, WeftError
 from .target import check_live_format, target, use_live_weights
+
+logger = init_logger("vllm.weft.engine")  # below "vllm" it has a handler
+
+# What a worker says it holds when an operator lifted its fence.
+UNVERIFIED = "unverified"
 
 
 def make_receiver(**arguments) -> Any:
@@ -40,14 +46,28 @@ class InitInfo(WeightTransferInitInfo):
     timeout: float = 30.0
     checkpoint: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_texts(catalog=self.catalog, model=self.model,
+                     transports=self.transports)
+        _check_seconds(self.timeout)
+
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
     """`version`: "RUN:EPOCH:STEP" or "latest". timeout: seconds, by default
-    that of the init info."""
+    that of the init info. unfence: move nothing, and serve the weights that a
+    failed update left, torn as they may be; the label becomes "unverified", and
+    init_transfer_engine must be called again. For an operator who has made them
+    good by other means."""
 
     version: str = "latest"
     timeout: float | None = None
+    unfence: bool = False
+
+    def __post_init__(self) -> None:
+        _check_texts(version=self.version)
+        if self.timeout is not None:
+            _check_seconds(self.timeout)
 
 
 class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -92,6 +112,7 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self._target is None:
             self._target = target(self._default_model, self.vllm_config,
                                   checkpoint=init_info.checkpoint)
+            logger.info("%s", self._target.report())
         self._receiver = receiver_factory(
             catalog=init_info.catalog, model=init_info.model,
             target=self._target, transports=init_info.transports,
@@ -100,39 +121,42 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._init_info = init_info
 
     def start_weight_update(self) -> None:
-        if self._receiver is None:
-            raise WeftError(self._said("no receiver yet; call "
-                                       "init_weight_transfer_engine first"))
+        # A fence can be lifted without a catalog: there may be none any more.
+        if self._receiver is None and not self._fenced:
+            raise WeftError(self._no_receiver())
         self._session_version = None
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        if self._receiver is None or self._init_info is None:
-            raise WeftError(self._said("no receiver yet; call "
-                                       "init_weight_transfer_engine first"))
         # A later failure must not leave an earlier success of this session.
         self._session_version = None
+        if update_info.unfence:
+            self._unfence()
+            return
+        if self._receiver is None or self._init_info is None:
+            raise WeftError(self._no_receiver())
         timeout = (self._init_info.timeout if update_info.timeout is None
                    else update_info.timeout)
-        self._wait_for_device()  # no kernel reads what is written next
+        # Steps and updates of a worker come one after another from one queue,
+        # so none overlaps another; kernels of the last step may still read.
+        self._wait_for_device()
         reason_before = self._receiver.fenced_reason
         try:
             report = self._receiver.refit(update_info.version, timeout=timeout)
             self._wait_for_device()
         except BaseException as error:
-            # A receiver is born fenced; only a new reason means that bytes
-            # were written.
-            if self._receiver.fenced and (
-                    self._fenced
-                    or self._receiver.fenced_reason != reason_before):
-                self._fenced = (f'refit to "{update_info.version}" failed: '
-                                f"{_sentence(error)}")
-                raise WeftError(self._said("update failed")) from error
-            raise WeftError(self._said(
-                f'refit to "{update_info.version}" failed before the first '
-                f"byte: {_sentence(error)}")) from error
+            failure = self._failed(update_info.version, reason_before, error)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C stays what it is
+            kind = type(error) if isinstance(error, WeftError) else WeftError
+            raise kind(failure) from error
+        logger.info("%s", report)
+        for change in report.conversions:
+            logger.info("%d tensors converted %s%s", change["tensors"],
+                        change["conversion"],
+                        ", which rounds" if change["lossy"] else "")
         self._fenced = ""
         self._committed = str(report.version)
         self._session_version = self._committed
@@ -151,6 +175,29 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._close()
 
     # ---- inside -----------------------------------------------------------
+
+    def _failed(self, version: str, reason_before: str, error) -> str:
+        """What to say of a refit that failed. Fences, unless no byte can have
+        been written: a receiver is born fenced, and only a new reason means
+        that it began to write."""
+        if (self._receiver.fenced
+                and self._receiver.fenced_reason != reason_before):
+            self._fenced = f'refit to "{version}" failed: {_sentence(error)}'
+            return self._said("update failed")
+        return self._said(f'refit to "{version}" failed before the first '
+                          f"byte: {_sentence(error)}")
+
+    def _unfence(self) -> None:
+        logger.warning("weights that nothing has proven are served, as told: "
+                       "%s", self._fenced or "this worker was not fenced")
+        # Its reason would hide that a later failure has the same one.
+        self._close()
+        self._fenced = ""
+        self._committed = self._session_version = UNVERIFIED
+
+    def _no_receiver(self) -> str:
+        return self._said("no receiver yet; call init_weight_transfer_engine "
+                          "first")
 
     def _said(self, message: str) -> str:
         if not self._fenced:
@@ -188,6 +235,20 @@ def refusal_of(vllm_config) -> str | None:
                 f"{offload.prefetch.offload_group_size}) are not where the "
                 "model computes; switch offloading off")
     return None
+
+
+def _check_texts(**values) -> None:
+    """TypeError, which vLLM reports with the name of the info class."""
+    for name, value in values.items():
+        if not isinstance(value, str) or not value:
+            raise TypeError(f"{name} is {value!r}, it must be a text")
+
+
+def _check_seconds(timeout) -> None:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) \
+            or not timeout > 0:
+        raise TypeError(f"timeout is {timeout!r}, it must be a number of "
+                        "seconds above 0")
 
 
 def _sentence(error: BaseException) -> str:

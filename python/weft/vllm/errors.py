@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.errors import CoverageError, NotSupported, WeftError
+from weft.errors import BadInput, CoverageError, NotSupported, WeftError
 
 
 class CaptureError(NotSupported):
@@ -21,5 +21,5 @@ def listed(names, limit=8) -> str:
     return ", ".join(names[:limit]) + f" and {len(names) - limit} more"
 
 
-__all__ = ["CaptureError", "CoverageError", "EngineRefused", "WeftError",
-           "listed"]
+__all__ = ["BadInput", "CaptureError", "CoverageError", "EngineRefused",
+           "WeftError", "listed"]

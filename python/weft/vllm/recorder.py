@@ -10,6 +10,7 @@ becomes a `Write`; the bytes stay as they are.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,15 +60,21 @@ class Made:
 
 @dataclass
 class Computed:
+    """`roots` and `live`: what its values come from, by index and storage."""
+
     reason: str
     handle: torch.Tensor
+    roots: frozenset[int] = frozenset()
+    live: frozenset[int] = frozenset()
 
 
 @dataclass
 class Write:
     """One write into a live storage. Exactly one of the last four is set:
     `root` (copy of root_view), `codes` (copy of a made tensor, already in the
-    shape of dst), `constant`, or `refusal`."""
+    shape of dst), `constant`, or `refusal`. `fed`: the root that was handed out
+    last before it. `from_roots`, `from_live`: what a refused value comes from.
+    `changes`: the old value counts, too."""
 
     storage: int
     dst: View
@@ -78,6 +85,10 @@ class Write:
     dtypes: frozenset = frozenset()
     constant: Any = None
     refusal: str | None = None
+    fed: int = -1
+    from_roots: frozenset[int] = frozenset()
+    from_live: frozenset[int] = frozenset()
+    changes: bool = False
 
 
 def storage_of(tensor: torch.Tensor) -> int:
@@ -90,11 +101,19 @@ def view_of(tensor: torch.Tensor) -> View:
 
 
 class Recorder(TorchDispatchMode):
-    """`writes` are in the order in which the loader made them."""
+    """`writes` are in the order in which the loader made them. `turn`: index of
+    the root that was handed out last, to be set by whoever does that."""
+
+    @classmethod
+    def _should_skip_dynamo(cls):
+        # No loader is compiled, and the guard against it would double the
+        # cost of each of some 100,000 operators.
+        return False
 
     def __init__(self, live: dict[int, torch.Tensor]):
         super().__init__()
         self._live = live
+        self.turn = -1
         self._known: dict[int, Root | Made | Computed] = {}
         self._items: dict[float, torch.Tensor] = {}
         self.roots: list[Root] = []
@@ -113,12 +132,23 @@ class Recorder(TorchDispatchMode):
         return sorted({name for tensor in self._items.values()
                        for name in self._names(tensor)})
 
+    def roots_of(self, write: Write) -> frozenset[int]:
+        """The roots that the written values come from, by index."""
+        if write.root is not None:
+            return frozenset([write.root])
+        if write.codes is not None:
+            codes = write.codes[write.codes >= 0]
+            return frozenset(torch.unique(codes >> ROOT_SHIFT).tolist())
+        return write.from_roots
+
     # ---- dispatch ---------------------------------------------------------
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if _is_view(func):  # the same storage
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = dict(kwargs or {})
         inputs = _tensors((args, kwargs))
-        written = _written(func, args, kwargs)
+        written = written_by(func, args, kwargs)
         if written:
             return self._on_write(func, args, kwargs, inputs, written)
         tracked = [t for t in inputs if self._is_tracked(t)]
@@ -132,7 +162,7 @@ class Recorder(TorchDispatchMode):
             kwargs["device"] = torch.device("meta")
             kwargs.pop("pin_memory", None)
         result = func(*args, **kwargs)
-        self._on_derive(func, args, kwargs, tracked, result)
+        self._on_derive(func, args, kwargs, inputs, tracked, result)
         return result
 
     def _is_tracked(self, tensor):
@@ -155,7 +185,26 @@ class Recorder(TorchDispatchMode):
         for out in _tensors(result):
             if storage_of(out) not in self._live:
                 self._known[storage_of(out)] = Computed(
-                    f"{_op(func)} of live values", out)
+                    f"{_op(func)} of live values", out, *self._origins(inputs))
+
+    def _origins(self, tensors) -> tuple[frozenset[int], frozenset[int]]:
+        """(roots, live storages) that the values of `tensors` come from."""
+        roots: set[int] = set()
+        live: set[int] = set()
+        for tensor in tensors:
+            key = storage_of(tensor)
+            known = self._known.get(key)
+            if key in self._live:
+                live.add(key)
+            elif isinstance(known, Root):
+                roots.add(known.index)
+            elif isinstance(known, Made):
+                codes = known.codes[known.codes >= 0]
+                roots.update(torch.unique(codes >> ROOT_SHIFT).tolist())
+            elif isinstance(known, Computed):
+                roots |= known.roots
+                live |= known.live
+        return frozenset(roots), frozenset(live)
 
     def _on_item(self, tensor):
         """A number that stands for one value, until a fill_ uses it."""
@@ -165,27 +214,28 @@ class Recorder(TorchDispatchMode):
 
     # ---- new storages -----------------------------------------------------
 
-    def _on_derive(self, func, args, kwargs, tracked, result):
+    def _on_derive(self, func, args, kwargs, inputs, tracked, result):
         old = {storage_of(t) for t in tracked}
         for out in _tensors(result):
             if storage_of(out) in old or storage_of(out) in self._known:
                 continue
             self._known[storage_of(out)] = self._made_by(
-                func, args, kwargs, tracked, out)
+                func, args, kwargs, inputs, tracked, out)
 
-    def _made_by(self, func, args, kwargs, tracked, out):
+    def _made_by(self, func, args, kwargs, inputs, tracked, out):
         computed = next((self._known[storage_of(t)] for t in tracked
                          if isinstance(self._known[storage_of(t)], Computed)),
                         None)
         if computed is not None:
-            return Computed(computed.reason, out)
+            return Computed(computed.reason, out, *self._origins(inputs))
         codes = None
         if out.untyped_storage().nbytes() <= MAX_MADE_ELEMENTS * out.itemsize:
             codes = self._codes_by(func, args, kwargs, out)
         if codes is None:
             names = sorted({n for t in tracked for n in self._names(t)})
             what = ", ".join(f'"{name}"' for name in names[:4])
-            return Computed(f"{_op(func)} of {what or 'its tensors'}", out)
+            return Computed(f"{_op(func)} of {what or 'its tensors'}", out,
+                            *self._origins(inputs))
         made = self._blank(out)
         _show(made.codes, view_of(out)).copy_(codes)
         for tensor in tracked:
@@ -238,7 +288,8 @@ class Recorder(TorchDispatchMode):
             if tensor.dtype != known.torch_dtype:
                 return None
             return _show(known.codes, view_of(tensor))
-        if known is None and not tensor.is_meta:
+        if known is None and not (tensor.is_meta
+                                  or storage_of(tensor) in self._live):
             return torch.where(tensor == 0, ZERO, UNKNOWN)
         return None
 
@@ -256,13 +307,18 @@ class Recorder(TorchDispatchMode):
     def _on_write(self, func, args, kwargs, inputs, written):
         dst = written[0]
         if any(storage_of(t) in self._live for t in written):
-            self.writes.append(self._live_write(func, args, dst))
+            write = self._live_write(func, args, dst)
+            write.fed = self.turn
+            if write.refusal:
+                write.from_roots, write.from_live = self._origins(
+                    t for t in inputs if t is not dst)
+            self.writes.append(write)
             return dst
         sources = [t for t in inputs if not any(t is w for w in written)]
         if not any(self._is_tracked(t) or storage_of(t) in self._live
                    for t in [dst, *sources]):
             return func(*args, **kwargs)
-        self._change(func, args, dst)
+        self._change(func, args, inputs, dst)
         return dst
 
     def _live_write(self, func, args, dst) -> Write:
@@ -279,9 +335,12 @@ class Recorder(TorchDispatchMode):
                 return write
             source = source.reshape(()).expand(dst.shape)
         elif func is aten.copy_.default:
-            source = args[1].expand(dst.shape)
+            source = args[1]
+            if source.shape != dst.shape:
+                source = source.expand(dst.shape)
         else:
             write.refusal = f"the loader changes it in place by {_op(func)}"
+            write.changes = True
             return write
         return self._live_copy(write, source)
 
@@ -307,12 +366,14 @@ class Recorder(TorchDispatchMode):
             write.constant = 0
         return write
 
-    def _change(self, func, args, dst):
+    def _change(self, func, args, inputs, dst):
         """A write into a storage that is not live but tracked, or is filled
         from a tracked one."""
         key = storage_of(dst)
         known = self._known.get(key)
         if isinstance(known, Computed):
+            self._known[key] = Computed(known.reason, dst,
+                                        *self._origins(inputs))
             return
         made = known
         if not isinstance(made, Made):
@@ -328,7 +389,8 @@ class Recorder(TorchDispatchMode):
                 func is aten.fill_.Scalar and args[1] == 0):
             source = torch.full(dst.shape, ZERO)
         if made is None or source is None or dst.dtype != made.torch_dtype:
-            self._known[key] = Computed(f"{_op(func)} in place", dst)
+            self._known[key] = Computed(f"{_op(func)} in place", dst,
+                                        *self._origins(inputs))
             return
         _show(made.codes, view_of(dst)).copy_(source)
         if func is aten.copy_.default:
@@ -345,21 +407,42 @@ def _op(func) -> str:
 
 
 def _tensors(value) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value, found):
     if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [t for item in value for t in _tensors(item)]
-    if isinstance(value, dict):
-        return [t for item in value.values() for t in _tensors(item)]
-    return []
+        found.append(value)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _collect(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
 
 
-def _written(func, args, kwargs) -> list[torch.Tensor]:
-    """The arguments that the operator's schema marks as written."""
-    written = []
-    for i, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = args[i] if i < len(args) else kwargs.get(argument.name)
-        written.extend(_tensors(value))
+@functools.cache
+def _is_view(func) -> bool:
+    """Whether by its schema all results share the storage of an argument."""
+    schema = func._schema
+    return bool(schema.returns) and not _written_places(func) and all(
+        result.alias_info is not None for result in schema.returns)
+
+
+@functools.cache
+def _written_places(func) -> list[tuple[int, str]]:
+    """Position and name of each argument that the schema marks as written."""
+    return [(i, argument.name)
+            for i, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None
+            and argument.alias_info.is_write]
+
+
+def written_by(func, args, kwargs) -> list[torch.Tensor]:
+    """The tensors that the operator writes into."""
+    written: list[torch.Tensor] = []
+    for i, name in _written_places(func):
+        _collect(args[i] if i < len(args) else kwargs.get(name), written)
     return written

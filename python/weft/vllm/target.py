@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Iterable
 
 import torch
+from vllm.logger import init_logger
 
 from weft.layout import LogicalTensor, Placement
 
 from .capture import Captured, capture
 from .checkpoint import logical_tensors
 from .errors import CaptureError, EngineRefused, WeftError, listed
+from .loader_path import load
+from .nested import NoPattern
+from .packed import (PackedLayer, Packer, loader_format, packed_anew,
+                     packed_layers, packs_its_weights)
+from .probe import NotProbed
+from .recipe_check import against_recipe
+from .report import Report
+
+logger = init_logger("vllm.weft.target")  # below "vllm" it has a handler
 
 # Made by an attention layer from its projections, in no checkpoint.
 DERIVED = ("W_UV", "W_UK_T", "W_UK_T_dcp_qrep")
@@ -28,32 +39,56 @@ class Target:
     """`placement` and `tensors()` for a receiver; the memory never moves.
     `captured.unused` lists logical tensors that this rank does not hold."""
 
-    def __init__(self, model: torch.nn.Module, dtype: torch.dtype,
-                 captured: Captured):
+    def __init__(self, model: torch.nn.Module, vllm_config,
+                 captured: Captured, layers: list[PackedLayer], recipe: str):
         self._model = model
-        self._dtype = dtype
+        self._vllm_config = vllm_config
+        self._layers = layers
+        self._recipe = recipe
         self.captured = captured
 
     @property
     def placement(self) -> Placement:
         return self.captured.placement
 
+    @property
+    def known_tensors(self) -> list[str]:
+        """All logical tensors of the model, those of other ranks too."""
+        return ([tensor.name for tensor in self.placement.tensors]
+                + self.captured.unused)
+
     def tensors(self) -> list[torch.Tensor]:
         return self.captured.tensors
 
     def after_refit(self) -> None:
-        """Refreshes what layers derive from weights. Call it after each refit
-        and before the engine serves."""
+        """Lets the loader fill what only it can, and refreshes what layers
+        derive from weights. Call it after each refit and before the engine
+        serves; if it raises, the weights may be torn."""
+        layers = {layer.name: layer for layer in self._layers}
+        for path in self.captured.loader_paths:
+            with self._config(), (packed_anew(layers[path.layer])
+                                  if path.layer else nullcontext()):
+                load(self._model, path.staged, set(path.live))
         for name, module in self._model.named_modules():
-            if not any(d in module._parameters or d in module.__dict__
-                       for d in DERIVED):
+            if not _derives(module):
                 continue
             before = _addresses(module)
-            module.process_weights_after_loading(self._dtype)
+            module.process_weights_after_loading(
+                self._vllm_config.model_config.dtype)
             if _addresses(module) != before:
                 raise CaptureError(
                     f'the layer "{name}" put its derived tensors elsewhere, '
                     "where compiled code does not look for them")
+
+    def report(self) -> Report:
+        """Which tensors take which way, and why; a dict that prints well."""
+        return Report.of(self.captured, {layer.name for layer in self._layers},
+                         [name for name, module in self._model.named_modules()
+                          if _derives(module)], self._recipe)
+
+    def _config(self):
+        from vllm.config import set_current_vllm_config
+        return set_current_vllm_config(self._vllm_config)
 
 
 def target(model: torch.nn.Module, vllm_config, *,
@@ -64,19 +99,58 @@ def target(model: torch.nn.Module, vllm_config, *,
     engine's own model path.
 
     On a CPU, layers are switched to multiply with the live parameter itself.
-    Refuses, with names, what cannot be written in place."""
+    What cannot be written in place is left to the engine's loader where that
+    is safe (see Target.report), and refused with names where it is not."""
     from vllm.config import set_current_vllm_config
 
     check_live_format(model)
     use_live_weights(model)
+    folder = Path(checkpoint or _model_folder(vllm_config))
     if tensors is None:
-        tensors = logical_tensors(checkpoint or _model_folder(vllm_config))
+        tensors = logical_tensors(folder)
     spec, rank, num_ranks = mesh_position(vllm_config)
     with set_current_vllm_config(vllm_config):
-        captured = capture(
-            model, tensors, layout_spec=spec, rank=rank, num_ranks=num_ranks,
-            derived=lambda name: name.rsplit(".", 1)[-1] in DERIVED)
-    return Target(model, vllm_config.model_config.dtype, captured)
+        layers = packed_layers(model)
+        by_loader = {f"{layer.name}.{key}": f"it is packed, and {layer.reason}"
+                     for layer in layers if not layer.packings
+                     for key in layer.skeletons}
+        with loader_format(layers) as skeletons:
+            captured = capture(
+                model, tensors, layout_spec=spec, rank=rank,
+                num_ranks=num_ranks, skeletons=skeletons, by_loader=by_loader,
+                derived=lambda name: name.rsplit(".", 1)[-1] in DERIVED)
+    # Before it is packed: a recipe knows the loader's format only.
+    recipe = against_recipe(captured.placement, folder, {
+        name for path in captured.loader_paths for name in path.stored_names})
+    if recipe.startswith("differs"):
+        logger.warning("the loader of %s is followed, the recipe %s",
+                       type(model).__name__, recipe)
+    _pack(captured, layers)
+    return Target(model, vllm_config, captured, layers, recipe)
+
+
+def _pack(captured: Captured, layers: list[PackedLayer]) -> None:
+    """Carries what was captured in the loader's format over to the memory that
+    the layers multiply with."""
+    known: dict[int, Packer] = {}
+    packers = {}
+    for layer in layers:
+        for key, packing in layer.packings.items():
+            packers[f"{layer.name}.{key}"] = (
+                known.setdefault(id(packing), Packer(packing)),
+                layer.module._parameters[key].detach())
+    stored = captured.placement.stored
+    for number, each in enumerate(stored):
+        if each.name not in packers:
+            continue
+        packer, memory = packers[each.name]
+        try:
+            stored[number] = packer.packed(each)
+        except (NotProbed, NoPattern) as error:
+            raise EngineRefused(
+                f'what the loader writes into "{each.name}" has no description '
+                f"in its packed memory: {error}") from error
+        captured.tensors[number] = memory.view(stored[number].shape)
 
 
 def mesh_position(vllm_config) -> tuple[str, int, int]:
@@ -113,17 +187,24 @@ def check_live_format(model: torch.nn.Module) -> None:
         if hasattr(module, "_cpu_unpacked_conv_weight"):
             packed.append(f"{name}.weight")
         method = getattr(module, "quant_method", None)
-        if method is not None and not _keeps_format(method):
+        if method is not None and not (_keeps_format(method)
+                                       or packs_its_weights(method)):
             unknown.append(f"{name} ({type(method).__name__})")
     if packed:
         raise EngineRefused(
             f"{len(packed)} weights were packed away by the CPU kernels "
-            f"({listed(packed, 4)}); register weft.vllm.plugin before the "
-            'model is built, with weight_transfer_config backend "weft"')
+            f"({listed(packed, 4)}); " + _how_to_keep(packed))
     if unknown:
         raise EngineRefused(
             f"{len(unknown)} layers rework their weights after loading, which "
             f"direct writes would undo: {listed(unknown, 4)}")
+
+
+def _how_to_keep(packed: list[str]) -> str:
+    if all(name.endswith(".kv_b_proj.weight") for name in packed):
+        return "use the attention backend CPU_MLA, which keeps them"
+    return ('register weft.vllm.plugin before the model is built, with '
+            'weight_transfer_config backend "weft"')
 
 
 def _keeps_format(method) -> bool:
@@ -150,6 +231,11 @@ def use_live_weights(model: torch.nn.Module) -> int:
             module.cpu_linear = torch.nn.functional.linear
             count += 1
     return count
+
+
+def _derives(module) -> bool:
+    return any(d in module._parameters or d in module.__dict__
+               for d in DERIVED)
 
 
 def _addresses(module) -> dict[str, int]:

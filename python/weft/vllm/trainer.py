@@ -46,7 +46,7 @@ class WeftTrainer(TrainerWeightTransferEngine[WeftTrainerInitInfo]):
             raise WeftError("the weft backend takes no WeightSource: weights "
                             "go out through weft.Publisher")
         if init_info.is_sender:
-            client.init_weight_transfer_engine({
+            _told(client.init_weight_transfer_engine, {
                 "catalog": init_info.catalog, "model": init_info.model,
                 "transports": init_info.transports,
                 "timeout": init_info.timeout})
@@ -55,11 +55,28 @@ class WeftTrainer(TrainerWeightTransferEngine[WeftTrainerInitInfo]):
     def send_weights(self, step: int | None = None,
                      version: str = "latest") -> None:
         """Publishes `step` (if a publisher was given) and brings the engines
-        to it; or brings them to `version`, which is published already."""
+        to it; or brings them to `version`, which is published already.
+
+        WeftError with the engine's own sentence if one fails; it says whether
+        the engine is fenced."""
         if self._publisher is not None and step is not None:
             version = str(self._publisher.publish(step=step).version)
         if not self.is_sender:
             return
-        self.client.start_weight_update()
-        self.client.update_weights({"version": version})
-        self.client.finish_weight_update(weight_version=version)
+        # The engine knows best which version "latest" was.
+        label = None if version == "latest" else version
+        _told(self.client.start_weight_update)
+        _told(self.client.update_weights, {"version": version})
+        _told(self.client.finish_weight_update, weight_version=label)
+
+
+def _told(call, *args, **kwargs) -> None:
+    """Calls an engine. Over HTTP, vLLM's client raises the status alone and
+    leaves the sentence in the body."""
+    try:
+        call(*args, **kwargs)
+    except Exception as error:
+        body = getattr(getattr(error, "response", None), "text", "")
+        if not body:
+            raise
+        raise WeftError(f"{call.__name__}: {body}") from error

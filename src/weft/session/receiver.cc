@@ -54,6 +54,12 @@ struct Prepared {
   Bound bound;
 };
 
+// "a.b" of "a.b.c"; "" of "a".
+std::string_view ModuleOf(std::string_view name) {
+  const size_t dot = name.rfind('.');
+  return dot == std::string_view::npos ? "" : name.substr(0, dot);
+}
+
 absl::Status PlanRefused(absl::Status status) {
   status.SetPayload(kPlanRefusedPayload, absl::Cord());
   return status;
@@ -429,18 +435,29 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
 
 absl::Status ReceiverImpl::CheckSourcesAreKnown(const Prepared& next) const {
   if (options_.known_tensors.empty()) return absl::OkStatus();
-  const absl::flat_hash_set<std::string_view> known(
-      options_.known_tensors.begin(), options_.known_tensors.end());
+  absl::flat_hash_set<std::string_view> known;
+  absl::flat_hash_set<std::string_view> modules;
+  for (const std::string& name : options_.known_tensors) {
+    known.insert(name);
+    for (std::string_view module = ModuleOf(name); !module.empty();
+         module = ModuleOf(module)) {
+      modules.insert(module);
+    }
+  }
   std::set<std::string> unknown;
   for (const auto& fetched : next.placements) {
     for (const tensor::TensorSpec& tensor : fetched->placement.tensors) {
-      if (!known.contains(tensor.name)) unknown.insert(tensor.name);
+      const std::string_view holder = ModuleOf(ModuleOf(tensor.name));
+      if (!known.contains(tensor.name) && modules.contains(holder)) {
+        unknown.insert(tensor.name);
+      }
     }
   }
   base::FaultList faults;
   for (const std::string& name : unknown) {
-    faults.Add(absl::StrCat("the trainer publishes \"", name,
-                            "\", which this model does not have"));
+    faults.Add(absl::StrCat(
+        "the trainer publishes \"", name,
+        "\", which this model does not have: it would be served without"));
   }
   return PlanRefused(faults.ToStatus(absl::StatusCode::kFailedPrecondition));
 }

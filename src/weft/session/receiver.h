@@ -41,9 +41,10 @@ struct ReceiverOptions {
   std::vector<std::shared_ptr<transport::Transport>> transports;
   const convert::Kernels* kernels = nullptr;  // default: convert::CpuKernels()
   // Names of all logical tensors of the receiver's model, of this rank and of
-  // others. Sources that hold other ones are refused: they belong to another
-  // model, which would be served without a part of its weights. Empty = no
-  // check.
+  // others. A source that has more tensors in a module of this model (a norm of
+  // queries, a bias) is refused: the model would be served without a part of
+  // itself. What lies in modules of its own (a value head, layers for
+  // speculation) is ignored. Empty = no check.
   std::vector<std::string> known_tensors;
   plan::PlanLimits limits;
   execute::ExecuteOptions execute;

@@ -39,10 +39,13 @@ uint16_t ValueOf(int32_t tensor, int64_t logical_index, uint64_t step) {
   return static_cast<uint16_t>(mixed >> 40);
 }
 
-// Two tensors: "w" [rows, cols] and "norm" [cols].
+const std::string kWeight = "attention.q.weight";
+const std::string kNorm = "attention.norm.weight";
+
+// kWeight [rows, cols] and kNorm [cols].
 std::vector<tensor::TensorSpec> Specs(int64_t rows, int64_t cols) {
-  return {{"w", tensor::DType::kBF16, {rows, cols}},
-          {"norm", tensor::DType::kBF16, {cols}}};
+  return {{kWeight, tensor::DType::kBF16, {rows, cols}},
+          {kNorm, tensor::DType::kBF16, {cols}}};
 }
 
 layout::StoredTensor StoredBox(int32_t tensor_index, const std::string& name,
@@ -59,7 +62,7 @@ layout::StoredTensor StoredBox(int32_t tensor_index, const std::string& name,
   return stored;
 }
 
-// "w" cut by rows over `num_ranks`, "norm" whole on every rank.
+// kWeight cut by rows over `num_ranks`; kNorm whole on every rank.
 manifest::Placement RowShard(int64_t rows, int64_t cols, int64_t rank,
                              int64_t num_ranks) {
   manifest::Placement placement;
@@ -76,7 +79,7 @@ manifest::Placement RowShard(int64_t rows, int64_t cols, int64_t rank,
   return placement;
 }
 
-// Columns [begin, end) of "w" and the norm.
+// Columns [begin, end) of kWeight and the norm.
 manifest::Placement ColumnCut(int64_t rows, int64_t cols, int64_t begin,
                               int64_t end) {
   manifest::Placement placement;
@@ -266,7 +269,7 @@ TEST_P(RefitTest, AFlippedByteIsRefusedNamedFencedAndHealed) {
   const auto torn = engine.receiver->Refit(nullptr, false, Soon());
   ASSERT_TRUE(absl::IsDataLoss(torn.status())) << torn.status();
   EXPECT_THAT(std::string(torn.status().message()),
-              testing::AnyOf(HasSubstr("\"w\""), HasSubstr("\"norm\"")));
+              testing::AnyOf(HasSubstr(kWeight), HasSubstr(kNorm)));
   EXPECT_TRUE(engine.receiver->fenced());
   EXPECT_THAT(engine.receiver->fenced_reason(), HasSubstr("digest"));
   EXPECT_FALSE(engine.receiver->committed().has_value());
@@ -380,25 +383,31 @@ TEST_P(RefitTest, AWaitCanBeInterrupted) {
   EXPECT_EQ(calls, 2);
 }
 
-// A trainer of another model whose tensors happen to cover this one.
-TEST_P(RefitTest, TensorsThatTheModelDoesNotHaveAreRefused) {
+// A trainer of another model whose tensors happen to cover this one: a norm of
+// the queries that this one lacks.
+TEST_P(RefitTest, APartThatTheModelDoesNotHaveIsRefused) {
   StartTrainers(2);
   PublishAll(1);
-  std::vector<std::string> known = {"w"};
-  Engine engine = StartEngine(
-      ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
-      [&](ReceiverOptions& options) { options.known_tensors = known; });
+  const auto start = [&](std::vector<std::string> known) {
+    return StartEngine(
+        ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+        [&](ReceiverOptions& options) { options.known_tensors = known; });
+  };
+  Engine engine = start({kWeight, "attention.k.weight"});
   const std::string before = BytesOf(engine.owned);
   const auto report = engine.receiver->Refit(nullptr, false, Soon());
   EXPECT_EQ(report.status().message(),
-            "the trainer publishes \"norm\", which this model does not have");
+            "the trainer publishes \"attention.norm.weight\", which this model "
+            "does not have: it would be served without");
   EXPECT_TRUE(report.status().GetPayload(kPlanRefusedPayload).has_value());
   EXPECT_EQ(BytesOf(engine.owned), before);
-  known.emplace_back("norm");
-  Engine right = StartEngine(
-      ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
-      [&](ReceiverOptions& options) { options.known_tensors = known; });
-  EXPECT_TRUE(right.receiver->Refit(nullptr, false, Soon()).ok());
+  // Known, or in a module that this model does not have at all.
+  for (const std::vector<std::string>& known :
+       {std::vector<std::string>{kWeight, kNorm}, {"mlp.up.weight"}}) {
+    Engine right = start(known);
+    const auto done = right.receiver->Refit(nullptr, false, Soon());
+    EXPECT_TRUE(done.ok()) << done.status();
+  }
 }
 
 TEST_P(RefitTest, LayoutsThatDoNotFitAreRefusedBeforeAByteMoves) {

@@ -38,6 +38,8 @@ def offsets_of(fragment):
 
 
 class Report:
+    conversions = []
+
     def __init__(self, version):
         self.version = version
 

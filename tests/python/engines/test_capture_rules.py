@@ -8,8 +8,9 @@ from torch import nn
 
 from fake_receiver import fill
 from weft.layout import LogicalTensor
-from weft.vllm.capture import NAMES, capture
+from weft.vllm.capture import capture
 from weft.vllm.errors import CaptureError, CoverageError
+from weft.vllm.live import NAMES
 
 
 class Model(nn.Module):
@@ -187,6 +188,18 @@ def test_dtypes():
 def test_values_that_the_loader_computes_are_refused(load):
     said = refuse(load, {"x": w(3, 4)}, a=(3, 4))
     assert '"a"' in said, said
+
+
+def test_live_zeros_are_no_constant():
+    """They are zero now; after a refit they need not be."""
+    def load(m, t):
+        fused = torch.zeros(3, 4)
+        fused[:2] = t["x"]
+        fused[2:] = m.b.data
+        m.a.data.copy_(fused)
+
+    said = refuse(load, {"x": w(2, 4)}, a=(3, 4), b=torch.zeros(1, 4))
+    assert '"a": the loader computes its value' in said
 
 
 def test_holes_and_double_writes_are_all_listed():
