@@ -86,6 +86,9 @@ def test_capture_is_what_the_rules_say(world):
     vllm_rules.assert_placed(placement, world.config,
                              tiny_models.shapes_of(world.config))
     assert made.captured.unused == []
+    assert made.report()["recipe"] == "agrees"
+    assert sorted(made.known_tensors) == sorted(
+        tiny_models.shapes_of(world.config))
     live = dict(engines.model_of(world.llm).named_parameters())
     for stored, memory in zip(placement.stored, made.tensors(), strict=True):
         assert memory.data_ptr() == live[stored.name].data_ptr()

@@ -255,6 +255,27 @@ def test_hook_runs_before_the_commit(catalog):
     assert seen == [("run:0:0", True, True)] * 2
 
 
+def test_a_part_that_the_model_does_not_have_is_refused(catalog):
+    live = {"attention.q.weight": numpy.ones(8, numpy.float32),
+            "attention.q_norm.weight": numpy.ones(8, numpy.float32),
+            "value_head.weight": numpy.ones(8, numpy.float32)}
+    mine = weft.tensors({"attention.q.weight": numpy.zeros(8, numpy.float32)})
+    mine.known_tensors = ["attention.q.weight"]
+    with weft.Publisher(catalog, "m", weft.tensors(live)) as publisher, \
+            weft.Receiver(catalog, "m", mine) as receiver:
+        publisher.publish(0)
+        with pytest.raises(weft.CoverageError) as failure:
+            receiver.refit(timeout=PATIENCE)
+        assert str(failure.value) == (
+            'the trainer publishes "attention.q_norm.weight", which this model '
+            "does not have: it would be served without")
+    mine.known_tensors.append("attention.q_norm.weight")
+    with weft.Publisher(catalog, "m", weft.tensors(live), epoch=1) as publisher, \
+            weft.Receiver(catalog, "m", mine) as receiver:
+        publisher.publish(0)
+        receiver.refit(timeout=PATIENCE)
+
+
 def test_memory_without_numpy(catalog):
     placement = weft.Placement("tensors", 0, 1)
     index = placement.tensor("t", "F32", (6,))
