@@ -1,12 +1,9 @@
 // weft plan: prints and proves a plan before anything moves. Needs a config,
 // no checkpoint and no process.
-#include <fmt/format.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
@@ -14,6 +11,7 @@
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
+#include "fleet_report.h"
 #include "plan_job.h"
 #include "weft/base/status.h"
 #include "weft/plan/explain.h"
@@ -28,58 +26,47 @@ struct PlanArgs {
   std::string recipes;
   int64_t rank = -1;  // all
   double link_gigabytes_per_second = 0;
+  FleetArgs fleet;
   bool json = false;
 };
 
-std::string FormatFleet(const PlanJob& job,
-                        const std::vector<plan::Plan>& plans,
-                        double seconds_max) {
-  std::vector<std::vector<std::string>> rows;
-  for (const plan::Plan& each : plans) {
-    rows.push_back(
-        {absl::StrCat(each.target_rank), absl::StrCat(each.peers.size()),
-         absl::StrCat(each.totals.moves), absl::StrCat(each.totals.runs),
-         HumanBytes(each.totals.dst_bytes),
-         HumanBytes(each.totals.zero_fill_bytes),
-         HumanBytes(each.totals.shortest_run_bytes)});
-  }
-  const plan::FleetLoad load = plan::MeasureFleetLoad(plans, *job.index);
-  return absl::StrCat(
-      "plan of ", job.model_name, ": ", job.from_text, " (", job.sources.size(),
-      " ranks) -> ", job.to_text, " (", plans.size(), " ranks)\n\n",
-      FormatTable({"RANK", "PEERS", "MOVES", "RUNS", "BYTES", "ZERO-FILLED",
-                   "SHORTEST RUN"},
-                  rows),
-      "\ncoverage: every destination element of every rank is written exactly "
-      "once (checked)\n",
-      fmt::format("sent {}, unique {}; load per source max/mean {:.2f}\n",
-                  HumanBytes(load.sent_bytes), HumanBytes(load.unique_bytes),
-                  load.max_over_mean),
-      fmt::format("planned in at most {} a rank", HumanSeconds(seconds_max)));
-}
-
-nlohmann::json FleetJson(const PlanJob& job,
-                         const std::vector<plan::Plan>& plans,
-                         double seconds_max) {
-  const plan::FleetLoad load = plan::MeasureFleetLoad(plans, *job.index);
-  nlohmann::json json = {{"from", job.from_text},
-                         {"to", job.to_text},
-                         {"coverage", "exact"},
-                         {"sent_bytes", load.sent_bytes},
-                         {"unique_bytes", load.unique_bytes},
-                         {"max_over_mean", load.max_over_mean},
-                         {"seconds_max_per_rank", seconds_max}};
-  for (const auto& source : load.sources) {
-    json["sources"].push_back({{"rank", source.rank}, {"bytes", source.bytes}});
-  }
-  for (size_t r = 0; r < plans.size(); ++r) {
-    json["ranks"].push_back(nlohmann::json::parse(
-        plan::ExplainPlanJson(plans[r], *job.index, job.targets[r], {})));
-  }
-  return json;
+void AddFleetOptions(CLI::App& command, FleetArgs& fleet) {
+  command
+      .add_option("--gpus-per-node", fleet.topology.gpus_per_node,
+                  "simulate the refit: ranks of a node, in order")
+      ->check(CLI::PositiveNumber)
+      ->each([&fleet](const std::string&) { fleet.simulate = true; });
+  command
+      .add_option("--nic-gbs", fleet.nic_gigabytes_per_second,
+                  "GB/s of a GPU's NIC, each way")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--nvlink-gbs", fleet.nvlink_gigabytes_per_second,
+                  "GB/s of a GPU's NVLink, each way")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--latency-us", fleet.latency_microseconds,
+                  "microseconds before an operation begins")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      .add_option("--window", fleet.simulation.window,
+                  "operations in flight, per engine rank")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_flag("--colocated", fleet.topology.colocated,
+                   "trainer rank r and engine rank r share a node");
+  command.add_option("--trace", fleet.trace_path,
+                     "write the simulated timeline, for ui.perfetto.dev");
 }
 
 absl::Status PlanCommand(const PlanArgs& args) {
+  if (!args.fleet.trace_path.empty() && !args.fleet.simulate) {
+    return absl::InvalidArgumentError(
+        "--trace needs a simulation; say --gpus-per-node as well");
+  }
   WEFT_ASSIGN_OR_RETURN(
       const PlanJob job,
       MakePlanJob(args.config, args.recipes, args.from, args.to));
@@ -98,20 +85,21 @@ absl::Status PlanCommand(const PlanArgs& args) {
                   : plan::ExplainPlan(built, *job.index, target, explain));
     return absl::OkStatus();
   }
-  std::vector<plan::Plan> plans;
-  double seconds_max = 0;
+  FleetResult fleet;
   for (size_t r = 0; r < job.targets.size(); ++r) {
     const auto start = std::chrono::steady_clock::now();
     WEFT_ASSIGN_OR_RETURN(plan::Plan built,
                           PlanRank(job, static_cast<int64_t>(r)));
-    seconds_max = std::max(
-        seconds_max,
+    fleet.planning_seconds_max = std::max(
+        fleet.planning_seconds_max,
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count());
-    plans.push_back(std::move(built));
+    fleet.plans.push_back(std::move(built));
   }
-  PrintLine(args.json ? FleetJson(job, plans, seconds_max).dump()
-                      : FormatFleet(job, plans, seconds_max));
+  if (args.fleet.simulate) {
+    WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
+  }
+  PrintLine(args.json ? FleetJson(job, fleet) : FormatFleet(job, fleet));
   return absl::OkStatus();
 }
 
@@ -122,8 +110,11 @@ void AddPlan(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand(
       "plan", "Plan a refit between two layouts and prove its coverage");
   command->footer(
-      "example: weft plan --config config.json --from megatron:tp=2,pp=2 "
-      "--to vllm:tp=4 --rank 1");
+      "examples:\n"
+      "  weft plan --config config.json --from megatron:tp=2,pp=2 --to "
+      "vllm:tp=4 --rank 1\n"
+      "  weft plan --config config.json --from fsdp:shard=64 --to vllm:tp=8 "
+      "--gpus-per-node 8 --trace refit.json");
   command
       ->add_option("--config", args->config,
                    "config.json or a directory that holds one")
@@ -137,6 +128,7 @@ void AddPlan(CLI::App& app, int* exit_code) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--link-gbs", args->link_gigabytes_per_second,
                       "GB/s of the slowest link, for the bound");
+  AddFleetOptions(*command, args->fleet);
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
   command->add_flag("--json", args->json, "print one JSON object");

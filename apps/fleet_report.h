@@ -1,0 +1,41 @@
+// What `weft plan` says of all ranks of a fleet together.
+#ifndef WEFT_APPS_FLEET_REPORT_H_
+#define WEFT_APPS_FLEET_REPORT_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "plan_job.h"
+#include "weft/plan/simulate_refit.h"
+
+namespace weft::apps {
+
+// As given on the command line; a GB is 1e9 bytes.
+struct FleetArgs {
+  bool simulate = false;
+  double nic_gigabytes_per_second = 50;
+  double nvlink_gigabytes_per_second = 450;
+  double latency_microseconds = 5;
+  plan::FleetTopology topology;
+  plan::SimulationOptions simulation;
+  std::string trace_path;  // empty = none
+};
+
+struct FleetResult {
+  std::vector<plan::Plan> plans;  // of all engine ranks
+  double planning_seconds_max = 0;
+  std::optional<plan::RefitSimulation> simulation;
+};
+
+// Sets `result.simulation` and writes the trace.
+absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result);
+
+std::string FormatFleet(const PlanJob& job, const FleetResult& result);
+// One JSON object.
+std::string FleetJson(const PlanJob& job, const FleetResult& result);
+
+}  // namespace weft::apps
+
+#endif  // WEFT_APPS_FLEET_REPORT_H_
