@@ -60,6 +60,16 @@ void AddFleetOptions(CLI::App& command, FleetArgs& fleet) {
                    "trainer rank r and engine rank r share a node");
   command.add_option("--trace", fleet.trace_path,
                      "write the simulated timeline, for ui.perfetto.dev");
+  CLI::Option* tensor =
+      command.add_option("--tensor", fleet.tensor,
+                         "where each box of this tensor comes from: a name of "
+                         "the checkpoint or of "
+                         "the engine");
+  command
+      .add_option("--svg", fleet.svg_path,
+                  "draw that tensor's shards on both sides (names of the "
+                  "checkpoint only)")
+      ->needs(tensor);
 }
 
 absl::Status PlanCommand(const PlanArgs& args) {
@@ -96,6 +106,12 @@ absl::Status PlanCommand(const PlanArgs& args) {
             .count());
     fleet.plans.push_back(std::move(built));
   }
+  if (!args.fleet.tensor.empty()) {
+    WEFT_ASSIGN_OR_RETURN(const std::string text,
+                          DescribeTensor(args.fleet, job, fleet, args.json));
+    PrintLine(text);
+    return absl::OkStatus();
+  }
   if (args.fleet.simulate) {
     WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
   }
@@ -114,7 +130,9 @@ void AddPlan(CLI::App& app, int* exit_code) {
       "  weft plan --config config.json --from megatron:tp=2,pp=2 --to "
       "vllm:tp=4 --rank 1\n"
       "  weft plan --config config.json --from fsdp:shard=64 --to vllm:tp=8 "
-      "--gpus-per-node 8 --trace refit.json");
+      "--gpus-per-node 8 --trace refit.json\n"
+      "  weft plan --config config.json --from fsdp:shard=4 --to vllm:tp=2 "
+      "--tensor model.layers.0.self_attn.k_proj.weight --svg k_proj.svg");
   command
       ->add_option("--config", args->config,
                    "config.json or a directory that holds one")

@@ -12,6 +12,7 @@
 #include "console.h"
 #include "weft/base/status.h"
 #include "weft/plan/explain.h"
+#include "weft/plan/explain_tensor.h"
 
 namespace weft::apps {
 namespace {
@@ -73,6 +74,48 @@ nlohmann::json SimulationJson(const plan::RefitSimulation& simulation) {
   return json;
 }
 
+std::string FormatParts(const std::vector<plan::TensorPart>& parts) {
+  std::vector<std::vector<std::string>> rows;
+  for (const plan::TensorPart& part : parts) {
+    const bool zeros = part.src_rank < 0;
+    rows.push_back(
+        {absl::StrCat(part.dst_rank), part.dst_stored,
+         zeros ? "padding" : part.logical, part.box.ToString(),
+         zeros ? "zeros" : absl::StrCat(part.src_rank), part.src_stored,
+         HumanBytes(part.bytes), zeros ? "" : absl::StrCat(part.num_runs),
+         zeros ? "" : HumanBytes(part.contiguous_bytes),
+         part.conversion.identity() ? "" : tensor::ToString(part.conversion)});
+  }
+  return FormatTable({"ENGINE RANK", "STORED", "TENSOR", "BOX", "FROM RANK",
+                      "ITS STORED", "BYTES", "RUNS", "PIECES OF", "CONVERSION"},
+                     rows);
+}
+
+std::string PartsJson(const std::vector<plan::TensorPart>& parts) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const plan::TensorPart& part : parts) {
+    nlohmann::json box = nlohmann::json::array();
+    for (const tensor::Range& range : part.box.ranges()) {
+      box.push_back({range.begin, range.end});
+    }
+    nlohmann::json each = {{"engine_rank", part.dst_rank},
+                           {"stored", part.dst_stored},
+                           {"box", std::move(box)},
+                           {"bytes", part.bytes},
+                           {"zeros", part.src_rank < 0}};
+    if (part.src_rank >= 0) {
+      each["tensor"] = part.logical;
+      each["source_rank"] = part.src_rank;
+      each["source_stored"] = part.src_stored;
+      each["runs"] = part.num_runs;
+      each["shortest_run_bytes"] = part.contiguous_bytes;
+      each["conversion"] = tensor::ToString(part.conversion);
+    }
+    list.push_back(std::move(each));
+  }
+  return nlohmann::json{{"parts", std::move(list)}}.dump();
+}
+
 }  // namespace
 
 absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result) {
@@ -87,6 +130,22 @@ absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result) {
   if (args.trace_path.empty()) return absl::OkStatus();
   return WriteText(args.trace_path,
                    plan::TraceJson(*result.simulation, topology));
+}
+
+absl::StatusOr<std::string> DescribeTensor(const FleetArgs& args,
+                                           const PlanJob& job,
+                                           const FleetResult& result,
+                                           bool json) {
+  WEFT_ASSIGN_OR_RETURN(
+      const std::vector<plan::TensorPart> parts,
+      plan::ExplainTensor(result.plans, job.targets, *job.index, args.tensor));
+  if (!args.svg_path.empty()) {
+    WEFT_ASSIGN_OR_RETURN(
+        const std::string svg,
+        plan::DrawTensor(result.plans, job.targets, *job.index, args.tensor));
+    WEFT_RETURN_IF_ERROR(WriteText(args.svg_path, svg));
+  }
+  return json ? PartsJson(parts) : FormatParts(parts);
 }
 
 std::string FormatFleet(const PlanJob& job, const FleetResult& result) {

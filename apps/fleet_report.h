@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "plan_job.h"
 #include "weft/plan/simulate_refit.h"
 
@@ -21,6 +22,8 @@ struct FleetArgs {
   plan::FleetTopology topology;
   plan::SimulationOptions simulation;
   std::string trace_path;  // empty = none
+  std::string tensor;      // explain this one; empty = none
+  std::string svg_path;    // and draw it
 };
 
 struct FleetResult {
@@ -31,6 +34,13 @@ struct FleetResult {
 
 // Sets `result.simulation` and writes the trace.
 absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result);
+
+// A table of where each box of `args.tensor` comes from, or JSON; writes the
+// picture.
+absl::StatusOr<std::string> DescribeTensor(const FleetArgs& args,
+                                           const PlanJob& job,
+                                           const FleetResult& result,
+                                           bool json);
 
 std::string FormatFleet(const PlanJob& job, const FleetResult& result);
 // One JSON object.

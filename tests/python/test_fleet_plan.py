@@ -90,6 +90,29 @@ def test_trace(simulate, tmp_path):
         found["seconds"] * 1e6)
 
 
+def test_one_tensor(plan, tmp_path):
+    """Rows over three trainer ranks in chunks of ceil(1024 / 3), heads over 16
+    engine ranks: two of them share a head."""
+    name = "model.layers.3.self_attn.k_proj.weight"
+    picture = tmp_path / "k.svg"
+    result = plan("fsdp:shard=3", "vllm:tp=16", "--tensor", name, "--svg",
+                  picture, "--json")
+    assert result.returncode == 0, result.stderr
+    rows = {rank: [] for rank in range(16)}
+    for part in json.loads(result.stdout)["parts"]:
+        (begin, end), columns = part["box"]
+        assert columns == [0, 8192] and part["tensor"] == name
+        assert 342 * part["source_rank"] <= begin < end
+        assert end <= min(1024, 342 * (part["source_rank"] + 1))
+        rows[part["engine_rank"]] += range(begin, end)
+    for rank, found in rows.items():
+        head = rank // 2
+        assert sorted(found) == list(range(128 * head, 128 * head + 128))
+    assert picture.read_text().startswith("<svg")
+    result = plan("fsdp:shard=3", "vllm:tp=16", "--tensor", "k_proj.weight")
+    assert result.returncode == 1 and ".k_proj.weight" in result.stderr
+
+
 def test_what_is_refused(plan, tmp_path):
     result = plan("hf", "vllm", "--trace", tmp_path / "t.json")
     assert result.returncode == 1
