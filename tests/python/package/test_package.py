@@ -211,7 +211,16 @@ def test_a_version_that_never_comes(catalog):
         assert isinstance(receiver.fenced_reason, str) and receiver.fenced
 
 
-def test_interrupt_ends_a_wait(catalog):
+@pytest.fixture
+def interruptible():
+    """A shell starts background jobs with Ctrl-C ignored, and Python keeps it
+    so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_ends_a_wait(catalog, interruptible):
     with weft.Receiver(catalog, "m", weft.tensors(poisoned())) as receiver:
         timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
