@@ -11,6 +11,7 @@
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
+#include "fleet_html.h"
 #include "fleet_report.h"
 #include "plan_job.h"
 #include "weft/base/status.h"
@@ -60,6 +61,8 @@ void AddFleetOptions(CLI::App& command, FleetArgs& fleet) {
                    "trainer rank r and engine rank r share a node");
   command.add_option("--trace", fleet.trace_path,
                      "write the simulated timeline, for ui.perfetto.dev");
+  command.add_option("--html", fleet.html_path,
+                     "write a page with a heat map of bytes by ranks");
   CLI::Option* tensor =
       command.add_option("--tensor", fleet.tensor,
                          "where each box of this tensor comes from: a name of "
@@ -114,6 +117,10 @@ absl::Status PlanCommand(const PlanArgs& args) {
   }
   if (args.fleet.simulate) {
     WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
+  }
+  if (!args.fleet.html_path.empty()) {
+    WEFT_RETURN_IF_ERROR(
+        WriteText(args.fleet.html_path, FleetHtml(job, fleet)));
   }
   PrintLine(args.json ? FleetJson(job, fleet) : FormatFleet(job, fleet));
   return absl::OkStatus();

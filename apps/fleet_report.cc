@@ -17,20 +17,6 @@
 namespace weft::apps {
 namespace {
 
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  const auto failed = [&path] {
-    return absl::UnavailableError(
-        absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
-  };
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  if (file == nullptr) return failed();
-  const bool written =
-      std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const absl::Status status = written ? absl::OkStatus() : failed();
-  if (std::fclose(file) != 0 && status.ok()) return failed();
-  return status;
-}
-
 std::string FormatSimulation(const plan::RefitSimulation& simulation) {
   if (simulation.critical_port < 0) return "nothing to move";
   const plan::SimulatedPort& critical =
@@ -117,6 +103,20 @@ std::string PartsJson(const std::vector<plan::TensorPart>& parts) {
 }
 
 }  // namespace
+
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  const auto failed = [&path] {
+    return absl::UnavailableError(
+        absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
+  };
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  if (file == nullptr) return failed();
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const absl::Status status = written ? absl::OkStatus() : failed();
+  if (std::fclose(file) != 0 && status.ok()) return failed();
+  return status;
+}
 
 absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result) {
   plan::FleetTopology topology = args.topology;

@@ -22,6 +22,7 @@ struct FleetArgs {
   plan::FleetTopology topology;
   plan::SimulationOptions simulation;
   std::string trace_path;  // empty = none
+  std::string html_path;   // empty = none
   std::string tensor;      // explain this one; empty = none
   std::string svg_path;    // and draw it
 };
@@ -31,6 +32,9 @@ struct FleetResult {
   double planning_seconds_max = 0;
   std::optional<plan::RefitSimulation> simulation;
 };
+
+// Writes a text file; kUnavailable names the path and the reason.
+absl::Status WriteText(const std::string& path, const std::string& text);
 
 // Sets `result.simulation` and writes the trace.
 absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result);

@@ -2,6 +2,7 @@
 hand, and the trace that Perfetto reads."""
 
 import json
+import re
 
 import pytest
 
@@ -111,6 +112,23 @@ def test_one_tensor(plan, tmp_path):
     assert picture.read_text().startswith("<svg")
     result = plan("fsdp:shard=3", "vllm:tp=16", "--tensor", "k_proj.weight")
     assert result.returncode == 1 and ".k_proj.weight" in result.stderr
+
+
+def test_html(plan, tmp_path):
+    """One cell a pair of ranks; those between which nothing goes are grey."""
+    page = tmp_path / "fleet.html"
+    result = plan("megatron:tp=2,pp=2", "vllm:tp=2,pp=2", "--html", page,
+                  "--gpus-per-node", 8)
+    assert result.returncode == 0, result.stderr
+    text = page.read_text()
+    titles = re.findall(r"fill='([^']*)'><title>([^<]*)<", text)
+    assert [title.partition(":")[0] for _, title in titles] == [
+        f"trainer {t} to engine {e}" for e in range(4) for t in range(4)]
+    grey = {title for colour, title in titles if colour == "#f4f4f4"}
+    # Stage 0 of the trainer has nothing for stage 1 of the engine.
+    assert grey == {f"trainer {t} to engine {e}: 0 B" for e, t in [
+        (0, 2), (0, 3), (1, 2), (1, 3), (2, 0), (2, 1), (3, 0), (3, 1)]}
+    assert "Busiest ports" in text and "coverage" in text
 
 
 def test_what_is_refused(plan, tmp_path):
