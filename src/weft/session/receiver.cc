@@ -338,7 +338,7 @@ class ReceiverImpl : public Receiver {
                           base::Deadline deadline);
   absl::Status FetchPlacements(const catalog::SourceSet& set, Prepared& next,
                                base::Deadline deadline);
-  absl::Status CheckSourcesAreKnown(const Prepared& next) const;
+  void AddUnknownTensors(const Prepared& next, base::FaultList& faults) const;
   absl::Status OpenLinks(const catalog::SourceSet& set, Prepared& next,
                          base::Deadline deadline);
   absl::Status BindProgram(Prepared& next);
@@ -369,7 +369,6 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   auto next = std::make_unique<Prepared>();
   next->source_set = set.source_set;
   WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));
-  WEFT_RETURN_IF_ERROR(CheckSourcesAreKnown(*next));
   std::vector<plan::SourceInfo> infos;
   for (size_t i = 0; i < set.sources.size(); ++i) {
     infos.push_back({.placement = &next->placements[i]->placement,
@@ -384,8 +383,13 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   } else {
     absl::StatusOr<plan::Plan> built = plan::BuildPlan(
         *next->index, options_.placement, target_digest_, options_.limits);
-    if (!built.ok()) {
-      return PlanRefused(built.status());
+    base::FaultList faults;
+    if (!built.ok()) faults.Add(std::string(built.status().message()));
+    AddUnknownTensors(*next, faults);
+    if (!faults.empty()) {
+      return PlanRefused(
+          faults.ToStatus(built.ok() ? absl::StatusCode::kFailedPrecondition
+                                     : built.status().code()));
     }
     next->plan = std::make_unique<plan::Plan>(*std::move(built));
     ++counters_.plans_built;
@@ -433,8 +437,9 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
   return absl::OkStatus();
 }
 
-absl::Status ReceiverImpl::CheckSourcesAreKnown(const Prepared& next) const {
-  if (options_.known_tensors.empty()) return absl::OkStatus();
+void ReceiverImpl::AddUnknownTensors(const Prepared& next,
+                                     base::FaultList& faults) const {
+  if (options_.known_tensors.empty()) return;
   absl::flat_hash_set<std::string_view> known;
   absl::flat_hash_set<std::string_view> modules;
   for (const std::string& name : options_.known_tensors) {
@@ -453,13 +458,11 @@ absl::Status ReceiverImpl::CheckSourcesAreKnown(const Prepared& next) const {
       }
     }
   }
-  base::FaultList faults;
   for (const std::string& name : unknown) {
     faults.Add(absl::StrCat(
         "the trainer publishes \"", name,
         "\", which this model does not have: it would be served without"));
   }
-  return PlanRefused(faults.ToStatus(absl::StatusCode::kFailedPrecondition));
 }
 
 absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,

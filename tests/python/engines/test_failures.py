@@ -293,7 +293,9 @@ WRONG_TRAINERS = {
     "shapes": (other_shapes, weft.BadInput,
                r'"model.layers.0.mlp.down_proj.weight" has shape'),
     "family": (other_family, weft.CoverageError,
-               r'"model.layers.1.self_attn.v_proj.bias"'),
+               r'"model.layers.1.self_attn.v_proj.bias".*the trainer publishes '
+               r'"model.layers.0.self_attn.k_norm.weight", which this model '
+               r"does not have"),
     "dtype": (other_dtype, weft.WeftError,
               r'no conversion F8_E4M3 -> BF16.*"model.norm.weight"'),
 }
