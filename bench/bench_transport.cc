@@ -63,14 +63,15 @@ absl::StatusOr<double> PerftestRate(std::string_view test) {
 }  // namespace
 
 absl::Status BenchTransport(const BenchOptions& options) {
+  // Weft's default, for ucx_perftest too.
+  setenv("UCX_TLS", "^mm", /*overwrite=*/0);
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<BenchFleet> fleet,
       BenchFleet::Start("contiguous", int64_t{512} << 20, "ucx"));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawUcxReader> raw,
                         RawUcxReader::Open(*fleet));
-  const char* tls = std::getenv("UCX_TLS");
-  const std::string name = absl::StrCat(
-      "transport/ucx", tls ? absl::StrCat("[", tls, "]") : "", "-get-1MiB");
+  const std::string name =
+      absl::StrCat("transport/ucx[", std::getenv("UCX_TLS"), "]-get-1MiB");
   for (const auto& [way, test] : {std::pair{"messages", "ucp_am_bw"},
                                   std::pair{"one-sided", "ucp_get"}}) {
     WEFT_ASSIGN_OR_RETURN(const CaseResult result,

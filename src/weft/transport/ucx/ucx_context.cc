@@ -94,10 +94,15 @@ Wires AllowedWires(const std::string& tls) {
           .tcp = lists("tcp") || lists("all")};
 }
 
+// All but shared memory: its queues are written by the senders themselves, and
+// one that is killed between reserving an entry and filling it stops the owner
+// for every other peer (docs/decisions/0009).
+constexpr char kDefaultTransports[] = "^mm";
+
 std::string TransportList(
     const std::vector<std::pair<std::string, std::string>>& settings) {
   const char* environment = std::getenv("UCX_TLS");
-  std::string tls = environment == nullptr ? "all" : environment;
+  std::string tls = environment == nullptr ? kDefaultTransports : environment;
   for (const auto& [name, value] : settings) {
     if (name == "TLS") tls = value;
   }
@@ -117,6 +122,12 @@ absl::Status Set(ucp_config_t* config, const std::string& name,
 absl::Status SetAll(
     ucp_config_t* config,
     const std::vector<std::pair<std::string, std::string>>& settings) {
+  if (std::getenv("UCX_TLS") == nullptr) {
+    if (absl::Status status = Set(config, "TLS", kDefaultTransports);
+        !status.ok()) {
+      return status;
+    }
+  }
   for (const Default& setting :
        Defaults(AllowedWires(TransportList(settings)))) {
     if (std::getenv(setting.environment_name) != nullptr) continue;
