@@ -269,7 +269,7 @@ def _megatron_layers(m, keys, stage):
             middle and rest % middle):
         raise Illegal("layers do not come out")
     counts = ([first] if first is not None else []) + (
-        [rest // middle] * middle) + ([last] if last is not None else [])
+        [rest // max(middle, 1)] * middle) + ([last] if last is not None else [])
     begin = sum(counts[:stage])
     return range(begin, begin + counts[stage])
 
