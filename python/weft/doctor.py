@@ -132,7 +132,8 @@ def _ucx() -> tuple:
         return False, missing, _GET_UCX
     return True, (f"{_ucx_version()} from {weft.ucx}, transports: built in "
                   f"(tcp, posix, sysv, self), as modules "
-                  f"{', '.join(_ucx_modules()) or 'none'}")
+                  f"{', '.join(_ucx_modules()) or 'none'}; UCX_TLS is "
+                  + os.environ.get("UCX_TLS", "^mm, weft's default"))
 
 
 def _ucx_version() -> str:
@@ -195,8 +196,8 @@ def _shared_memory() -> tuple:
         return False, "no /dev/shm", "mount a tmpfs there"
     stat = os.statvfs(folder)
     total, free = (n * stat.f_frsize / 2**30 for n in (stat.f_blocks, stat.f_bavail))
-    return True, (f"/dev/shm has {total:.1f} GiB, {free:.1f} free (UCX uses it; "
-                  "weft's own shm does not)")
+    return True, (f"/dev/shm has {total:.1f} GiB, {free:.1f} free (only UCX with "
+                  "UCX_TLS=all uses it; weft's own shm does not)")
 
 
 def _sibling_memory() -> tuple:
