@@ -83,7 +83,7 @@ class Simulator {
       port.is_trainer = is_trainer;
       port.rank = rank;
       port.is_nic = is_nic;
-      result_.ports.push_back(std::move(port));
+      result_.ports.push_back(port);
     }
     return it->second;
   }
