@@ -9,10 +9,35 @@ import oracle
 
 FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
             "Qwen3ForCausalLM")
+MOE_FAMILIES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM",
+                "Qwen3MoeForCausalLM")
 
 
-def random_config(rng):
-    family = str(rng.choice(FAMILIES))
+def random_moe_config(rng):
+    """A mixture of experts: some layers dense, widths odd, few experts."""
+    family = str(rng.choice(MOE_FAMILIES))
+    config = random_config(rng, family)
+    count = int(rng.choice([2, 3, 4, 6, 8]))
+    if family == "MixtralForCausalLM":
+        return config | {"num_local_experts": count}
+    config |= {"num_experts": count,
+               "moe_intermediate_size": int(rng.choice([4, 5, 6, 12]))}
+    if rng.integers(2):
+        config["decoder_sparse_step"] = int(rng.choice([1, 2]))
+    if rng.integers(2):
+        layers = np.arange(config["num_hidden_layers"])
+        config["mlp_only_layers"] = layers[
+            rng.integers(3, size=layers.size) == 0].tolist()
+    if family == "Qwen2MoeForCausalLM":
+        config["shared_expert_intermediate_size"] = int(
+            rng.choice([4, 8, 12]))
+        if rng.integers(2):
+            config["qkv_bias"] = bool(rng.integers(2))
+    return config
+
+
+def random_config(rng, family=None):
+    family = family or str(rng.choice(FAMILIES))
     groups = int(rng.choice([1, 2, 3, 4]))
     heads = groups * int(rng.choice([1, 2, 3]))
     head_dim = int(rng.choice([2, 4, 6]))
@@ -24,7 +49,7 @@ def random_config(rng):
         "num_key_value_heads": groups,
         "head_dim": head_dim,
         "intermediate_size": int(rng.choice([6, 8, 12, 24])),
-        "vocab_size": int(rng.choice([24, 60, 64, 130, 193])),
+        "vocab_size": int(rng.choice([24, 60, 64, 130, 193, 1003])),
         "tie_word_embeddings": bool(rng.integers(2)),
         "torch_dtype": str(rng.choice(["bfloat16", "float32", "float16"])),
     }
@@ -56,6 +81,26 @@ def random_checkpoint(rng, config):
     }
 
 
+def random_moe_spec(rng):
+    """A random spec, often with a grid for the experts."""
+    spec = random_spec(rng)
+    framework, _, items = spec.partition(":")
+    keys = [item for item in items.split(",") if item]
+    degree = {key: int(value) for key, value in
+              (item.split("=") for item in keys) if value.isdigit()}
+    if framework == "vllm" and rng.integers(2):
+        keys.append(f"ep={degree.get('tp', 1) * degree.get('dp', 1)}")
+    if framework == "megatron":
+        if "dp" not in degree and rng.integers(2):
+            keys.append(f"dp={rng.choice([2, 4])}")
+        keys += [f"{name}={rng.choice([1, 2, 3, 4])}" for name in
+                 ("ep", "etp") if rng.integers(2)]
+        if rng.integers(2):
+            keys.append("experts=" + str(rng.choice(["grouped",
+                                                     "sequential"])))
+    return framework + (":" + ",".join(keys) if keys else "")
+
+
 def random_spec(rng):
     def degrees(*names):
         return [f"{name}={int(rng.choice([1, 2, 3, 4]))}" for name in names
@@ -84,10 +129,10 @@ def random_spec(rng):
     return framework + (":" + ",".join(items) if items else "")
 
 
-def mostly_legal_spec(rng, config, tensors):
+def mostly_legal_spec(rng, config, tensors, draw=random_spec):
     """A random spec; redrawn a few times if the framework would refuse it."""
     for _ in range(4):
-        spec = random_spec(rng)
+        spec = draw(rng)
         if is_legal(config, tensors, spec):
             break
     return spec

@@ -1,105 +1,29 @@
 """What every rank of every framework holds, in NumPy, from their rules.
 
 Independent of the C++ code and of its recipe files: written from the rules of
-Megatron-Core, vLLM and FSDP2 for dense decoders (Llama, Mistral, Qwen2, Qwen3).
+Megatron-Core, vLLM and FSDP2 for dense decoders (Llama, Mistral, Qwen2, Qwen3)
+and mixtures of experts (Mixtral, Qwen2-MoE, Qwen3-MoE; oracle_experts.py).
 Nothing here knows index maps, modes or runs; rows are picked by index arrays.
-
-Tensors are `Bits`: a safetensors dtype name and an array of unsigned integers,
-because NumPy has no bfloat16 and because bytes are what is compared.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-WORDS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
+from oracle_experts import (Experts, expert_shapes, experts_of, gated,
+                            in_memory, megatron_experts, megatron_moe,
+                            vllm_experts, vllm_moe)
+from oracle_values import (WORDS, Bits, Illegal, cast, chunk, concat, even,
+                           step, synth)
 
-
-class Bits(NamedTuple):
-    dtype: str
-    bits: np.ndarray
-
-    def rows(self, index):
-        return Bits(self.dtype, self.bits[index])
-
-    def columns(self, begin, end):
-        return Bits(self.dtype, self.bits[:, begin:end])
-
-    def data(self):
-        return np.ascontiguousarray(self.bits).tobytes()
-
-
-class Illegal(Exception):
-    """The framework itself refuses this layout of this model."""
-
-
-# ---- values ---------------------------------------------------------------
-
-
-def synth(name, shape, seed, dtype="BF16"):
-    """The made-up weights of `weft synth` (apps/synthetic_values.h)."""
-    golden = 0x9E3779B97F4A7C15
-    name_hash = 0xCBF29CE484222325
-    for byte in name.encode():
-        name_hash = (name_hash ^ byte) * 0x100000001B3 % 2**64
-    start = name_hash ^ (seed * golden % 2**64)
-    count = int(np.prod(shape, dtype=np.int64))
-    i = np.arange(1, count + 1, dtype=np.uint64)
-    z = i * np.uint64(golden) + np.uint64(start)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    k = (1 + z % np.uint64(255)).astype(np.float32)
-    value = np.where(z >> np.uint64(63) != 0, -k, k) * np.float32(2**-13)
-    bits = value.astype(np.float32).view(np.uint32).reshape(shape)
-    return cast(Bits("F32", bits), dtype)
-
-
-def step(tensor, number):
-    """The stand-in optimiser step (apps/stand_in_step.h)."""
-    if number == 0 or tensor.dtype not in WORDS:
-        return tensor
-    i = np.arange(tensor.bits.size, dtype=np.uint64)
-    h = (i * np.uint64(2654435761)).astype(np.uint32) >> np.uint32(16)
-    m = ((h.astype(np.int64) + number) % 7 + 1).astype(tensor.bits.dtype)
-    return Bits(tensor.dtype, tensor.bits ^ m.reshape(tensor.bits.shape))
-
-
-def _to_f32_bits(tensor):
-    bits = tensor.bits
-    if tensor.dtype == "F32":
-        return bits
-    if tensor.dtype == "BF16":
-        return bits.astype(np.uint32) << 16
-    with np.errstate(invalid="ignore"):
-        return bits.view(np.float16).astype(np.float32).view(np.uint32)
-
-
-def cast(tensor, dtype):
-    """Round to nearest even; NaN stays NaN, quiet, with its upper payload."""
-    if tensor.dtype == dtype:
-        return tensor
-    wide = _to_f32_bits(tensor)
-    is_nan = (wide & 0x7FFFFFFF) > 0x7F800000
-    if dtype == "F32":
-        return Bits(dtype, np.where(is_nan, wide | 0x00400000,
-                                    wide).astype(np.uint32))
-    if dtype == "BF16":
-        odd = (wide >> 16) & 1
-        rounded = (wide.astype(np.uint64) + 0x7FFF + odd) >> 16
-        nan = (wide >> 16) | 0x40
-        return Bits(dtype, np.where(is_nan, nan, rounded).astype(np.uint16))
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = wide.view(np.float32).astype(np.float16).view(np.uint16)
-    nan = ((wide >> 16) & 0x8000) | 0x7E00 | ((wide >> 13) & 0x3FF)
-    return Bits(dtype, np.where(is_nan, nan, rounded).astype(np.uint16))
-
+__all__ = ["WORDS", "Bits", "Illegal", "cast", "logical_shapes", "model_of",
+           "num_ranks", "shard", "step", "synth"]
 
 # ---- models ---------------------------------------------------------------
 
 
 class Model(NamedTuple):
-    """The sizes of a dense decoder, under the names of the papers."""
+    """The sizes of a decoder, under the names of the papers."""
     H: int
     L: int
     Hq: int
@@ -112,6 +36,15 @@ class Model(NamedTuple):
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    experts: Experts | None = None
+
+    def has_experts(self, layer):
+        return (self.experts is not None and
+                layer not in self.experts.dense_layers)
+
+    @property
+    def has_dense_layer(self):
+        return not all(map(self.has_experts, range(self.L)))
 
 
 def model_of(config):
@@ -124,10 +57,13 @@ def model_of(config):
         D=config.get("head_dim") or config["hidden_size"] // heads,
         I=config["intermediate_size"], V=config["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=attention_bias or family == "Qwen2ForCausalLM",
+        qkv_bias=(attention_bias or family == "Qwen2ForCausalLM" or
+                  family == "Qwen2MoeForCausalLM" and
+                  config.get("qkv_bias", True)),
         o_bias=attention_bias,
         mlp_bias=bool(config.get("mlp_bias", False)),
-        qk_norm=family == "Qwen3ForCausalLM")
+        qk_norm=family in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        experts=experts_of(config))
 
 
 def logical_shapes(config):
@@ -145,23 +81,27 @@ def logical_shapes(config):
         "self_attn.k_proj.weight": (kv, m.H),
         "self_attn.v_proj.weight": (kv, m.H),
         "self_attn.o_proj.weight": (m.H, q),
-        "mlp.gate_proj.weight": (m.I, m.H),
-        "mlp.up_proj.weight": (m.I, m.H),
-        "mlp.down_proj.weight": (m.H, m.I),
     }
     if m.qkv_bias:
         layer |= {"self_attn.q_proj.bias": (q,), "self_attn.k_proj.bias": (kv,),
                   "self_attn.v_proj.bias": (kv,)}
     if m.o_bias:
         layer["self_attn.o_proj.bias"] = (m.H,)
-    if m.mlp_bias:
-        layer |= {"mlp.gate_proj.bias": (m.I,), "mlp.up_proj.bias": (m.I,),
-                  "mlp.down_proj.bias": (m.H,)}
     if m.qk_norm:
         layer |= {"self_attn.q_norm.weight": (m.D,),
                   "self_attn.k_norm.weight": (m.D,)}
     for i in range(m.L):
-        shapes |= {f"model.layers.{i}.{n}": s for n, s in layer.items()}
+        mlp = expert_shapes(m) if m.has_experts(i) else _mlp_shapes(m)
+        shapes |= {f"model.layers.{i}.{n}": s for n, s in
+                   (layer | mlp).items()}
+    return shapes
+
+
+def _mlp_shapes(m):
+    shapes = gated("mlp.", m.H, m.I)
+    if m.mlp_bias:
+        shapes |= {"mlp.gate_proj.bias": (m.I,), "mlp.up_proj.bias": (m.I,),
+                   "mlp.down_proj.bias": (m.H,)}
     return shapes
 
 
@@ -197,28 +137,11 @@ def shard(config, tensors, spec, rank):
     return held
 
 
-def _even(n, k, r):
-    if n % k:
-        raise Illegal(f"{k} does not divide {n}")
-    return r * n // k, (r + 1) * n // k
-
-
-def _chunk(n, k, r):
-    """torch.chunk: possibly short or empty at the tail."""
-    size = -(-n // k)
-    return min(n, r * size), min(n, (r + 1) * size)
-
-
-def _concat(parts):
-    assert len({part.dtype for part in parts}) == 1
-    return Bits(parts[0].dtype, np.concatenate([part.bits for part in parts]))
-
-
 def _padded_rows(tensor, padded, begin, end):
     """Rows [begin, end) of the tensor with zero rows up to `padded`."""
     zeros = np.zeros((padded - tensor.bits.shape[0], tensor.bits.shape[1]),
                      tensor.bits.dtype)
-    return _concat([tensor, Bits(tensor.dtype, zeros)]).rows(slice(begin, end))
+    return concat([tensor, Bits(tensor.dtype, zeros)]).rows(slice(begin, end))
 
 
 def _hf(m, tensors, keys, rank):
@@ -227,18 +150,23 @@ def _hf(m, tensors, keys, rank):
 
 def _fsdp(m, tensors, keys, rank):
     shards, tp = keys.get("shard", 1), keys.get("tp", 1)
+    if m.experts and keys.get("names", "memory") == "memory":
+        if tp > 1 and any(map(m.has_experts, range(m.L))):
+            raise Illegal("tensor parallelism of fused experts")
+        tensors = in_memory(m, tensors)
     tp_rank, shard_rank = rank % tp, rank // tp % shards
     held = {}
     for name, tensor in tensors.items():
         is_bias = name.endswith(".bias")
         if any(part in name for part in
                ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj",
-                "embed_tokens", "lm_head")):
+                "embed_tokens", "lm_head", ".w1.", ".w3.")):
             n = tensor.bits.shape[0]
-            tensor = tensor.rows(slice(*_chunk(n, tp, tp_rank)))
-        elif ("o_proj" in name or "down_proj" in name) and not is_bias:
-            tensor = tensor.columns(*_chunk(tensor.bits.shape[1], tp, tp_rank))
-        rows = _chunk(tensor.bits.shape[0], shards, shard_rank)
+            tensor = tensor.rows(slice(*chunk(n, tp, tp_rank)))
+        elif any(part in name for part in ("o_proj", "down_proj", ".w2.")
+                 ) and not is_bias:
+            tensor = tensor.columns(*chunk(tensor.bits.shape[1], tp, tp_rank))
+        rows = chunk(tensor.bits.shape[0], shards, shard_rank)
         held[name] = tensor.rows(slice(*rows))
     return held
 
@@ -262,7 +190,7 @@ def _group_rows(m, q, k, v):
 def _megatron_layers(m, keys, stage):
     pp, first, last = keys.get("pp", 1), keys.get("first"), keys.get("last")
     if first is None and last is None:
-        return range(*_even(m.L, pp, stage))
+        return range(*even(m.L, pp, stage))
     middle = pp - (first is not None) - (last is not None)
     rest = m.L - (first or 0) - (last or 0)
     if pp == 1 or rest < 0 or (middle == 0) != (rest == 0) or (
@@ -282,8 +210,11 @@ def _megatron(m, tensors, keys, rank):
         raise Illegal("heads")
     divisor = keys.get("vocab_divisor")
     padded = (-(-m.V // (divisor * tp)) * divisor * tp) if divisor else m.V
-    vocab = _even(padded, tp, tp_rank)
+    vocab = even(padded, tp, tp_rank)
     local = keys.get("impl", "te") == "local"
+    deal = megatron_experts(m, keys, rank)
+    if m.has_dense_layer:
+        even(m.I, tp, tp_rank)
     held = {}
     if stage == 0:
         held["embedding.word_embeddings.weight"] = _padded_rows(
@@ -296,24 +227,28 @@ def _megatron(m, tensors, keys, rank):
         norm = ("input_layernorm.weight" if local else
                 "self_attention.linear_qkv.layer_norm_weight")
         out[norm] = hf["input_layernorm.weight"]
-        norm = ("pre_mlp_layernorm.weight" if local else
+        sparse = m.has_experts(layer)
+        norm = ("pre_mlp_layernorm.weight" if local or sparse else
                 "mlp.linear_fc1.layer_norm_weight")
         out[norm] = hf["post_attention_layernorm.weight"]
-        qkv = _even((m.Hq + 2 * m.G) * m.D, tp, tp_rank)
-        width = _even(m.I, tp, tp_rank)
+        qkv = even((m.Hq + 2 * m.G) * m.D, tp, tp_rank)
         for kind in ("weight", "bias"):
             if f"self_attn.q_proj.{kind}" in hf:
                 out[f"self_attention.linear_qkv.{kind}"] = _group_rows(
                     m, *(hf[f"self_attn.{x}_proj.{kind}"] for x in "qkv")
                 ).rows(slice(*qkv))
             if f"mlp.gate_proj.{kind}" in hf:
-                out[f"mlp.linear_fc1.{kind}"] = _concat(
-                    [hf[f"mlp.{x}_proj.{kind}"].rows(slice(*width))
+                out[f"mlp.linear_fc1.{kind}"] = concat(
+                    [hf[f"mlp.{x}_proj.{kind}"].rows(
+                        slice(*even(m.I, tp, tp_rank)))
                      for x in ("gate", "up")])
         out["self_attention.linear_proj.weight"] = hf[
-            "self_attn.o_proj.weight"].columns(*_even(m.Hq * m.D, tp, tp_rank))
-        out["mlp.linear_fc2.weight"] = hf["mlp.down_proj.weight"].columns(
-            *width)
+            "self_attn.o_proj.weight"].columns(*even(m.Hq * m.D, tp, tp_rank))
+        if sparse:
+            out |= megatron_moe(m, hf, keys, tp_rank, deal)
+        else:
+            out["mlp.linear_fc2.weight"] = hf["mlp.down_proj.weight"].columns(
+                *even(m.I, tp, tp_rank))
         for megatron, name in (
                 ("self_attention.linear_proj.bias", "self_attn.o_proj.bias"),
                 ("mlp.linear_fc2.bias", "mlp.down_proj.bias"),
@@ -348,16 +283,20 @@ def _vllm(m, tensors, keys, rank):
     if m.Hq % tp or not (m.G % tp == 0 or tp % m.G == 0):
         raise Illegal("heads")
     padded = -(-m.V // 64) * 64
-    vocab = _even(padded, tp, tp_rank)
-    q_rows = _even(m.Hq * m.D, tp, tp_rank)
+    vocab = even(padded, tp, tp_rank)
+    q_rows = even(m.Hq * m.D, tp, tp_rank)
     if tp >= m.G:  # each KV head on tp / G neighbouring ranks
         kv_head = tp_rank // (tp // m.G)
         kv_rows = (kv_head * m.D, (kv_head + 1) * m.D)
     else:
-        kv_rows = _even(m.G * m.D, tp, tp_rank)
-    width = _even(m.I, tp, tp_rank)
+        kv_rows = even(m.G * m.D, tp, tp_rank)
+    if m.has_dense_layer:
+        even(m.I, tp, tp_rank)
+    deal = vllm_experts(m, keys, rank)
+    # The models with experts do not leave the vocabulary out of any stage.
+    everywhere = m.experts is not None
     held = {}
-    if stage == 0 or (m.tied and stage == pp - 1):
+    if stage == 0 or (m.tied and stage == pp - 1) or everywhere:
         held["model.embed_tokens.weight"] = _padded_rows(
             tensors["model.embed_tokens.weight"], padded, *vocab)
     for layer in _vllm_layers(m, pp, stage):
@@ -365,6 +304,12 @@ def _vllm(m, tensors, keys, rank):
         hf = {n.removeprefix(prefix): t for n, t in tensors.items()
               if n.startswith(prefix)}
         out = {}
+        if m.has_experts(layer):
+            out = vllm_moe(m, hf, tp, tp_rank, deal)
+            hf = {n: t for n, t in hf.items()
+                  if not n.startswith(m.experts.block)}
+        else:
+            width = even(m.I, tp, tp_rank)
         for name, tensor in hf.items():
             if name.startswith(("self_attn.q_proj", "self_attn.k_proj",
                                 "self_attn.v_proj", "mlp.gate_proj",
@@ -377,16 +322,16 @@ def _vllm(m, tensors, keys, rank):
             out[name] = tensor
         for kind in ("weight", "bias"):
             if f"self_attn.q_proj.{kind}" in hf:
-                out[f"self_attn.qkv_proj.{kind}"] = _concat([
+                out[f"self_attn.qkv_proj.{kind}"] = concat([
                     hf[f"self_attn.q_proj.{kind}"].rows(slice(*q_rows)),
                     hf[f"self_attn.k_proj.{kind}"].rows(slice(*kv_rows)),
                     hf[f"self_attn.v_proj.{kind}"].rows(slice(*kv_rows))])
             if f"mlp.gate_proj.{kind}" in hf:
-                out[f"mlp.gate_up_proj.{kind}"] = _concat(
+                out[f"mlp.gate_up_proj.{kind}"] = concat(
                     [hf[f"mlp.{x}_proj.{kind}"].rows(slice(*width))
                      for x in ("gate", "up")])
         held |= {prefix + n: t for n, t in out.items()}
-    if stage == pp - 1:
+    if stage == pp - 1 or everywhere:
         held["model.norm.weight"] = tensors["model.norm.weight"]
         if not m.tied:
             held["lm_head.weight"] = _padded_rows(tensors["lm_head.weight"],

@@ -147,3 +147,93 @@ def test_cast_rounds_to_even():
         [0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800001], np.uint32))
     assert oracle.cast(wide, "BF16").bits.tolist() == [0x3F80, 0x3F82, 0x7F80,
                                                        0x7FC0]
+
+
+# ---- mixtures of experts ----------------------------------------------------
+
+
+def expert_config(count, width, heads=4):
+    return {"architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 2,
+            "num_hidden_layers": 1, "num_attention_heads": heads,
+            "num_key_value_heads": heads, "head_dim": 2,
+            "intermediate_size": 8, "vocab_size": 64, "num_experts": count,
+            "moe_intermediate_size": width}
+
+
+def expert_rank(config, spec, rank):
+    """The rank's tensors; expert e's rows (of down: columns) are 1000 e plus
+    100, 200 or 300 for gate, up and down plus their number."""
+    tensors = {}
+    for name, shape in oracle.logical_shapes(config).items():
+        bits = np.zeros(shape, np.uint32)
+        if ".experts." in name:
+            expert, part = name.split(".experts.")[1].split(".")[:2]
+            base = 1000 * int(expert) + {"gate_proj": 100, "up_proj": 200,
+                                         "down_proj": 300}[part]
+            along = np.arange(max(shape), dtype=np.uint32)
+            bits += np.uint32(base) + (
+                along if part == "down_proj" else along[:, None])
+        tensors[name] = oracle.Bits("F32", bits)
+    held = oracle.shard(config, tensors, spec, rank)
+    return {name.partition(".experts.")[2]: tensor.bits
+            for name, tensor in held.items() if ".experts." in name}
+
+
+def test_experts_over_tensor_parallelism():
+    held = expert_rank(expert_config(4, 4), "vllm:tp=2", 1)
+    assert held["routed_experts.w13_weight"][:, :, 0].tolist() == [
+        [1000 * e + row for row in (102, 103, 202, 203)] for e in range(4)]
+    assert held["routed_experts.w2_weight"][:, 0].tolist() == [
+        [1000 * e + column for column in (302, 303)] for e in range(4)]
+
+
+def test_experts_have_a_grid_of_their_own():
+    config = expert_config(4, 4)
+    # tp 2, dp 2: with etp 1 the expert rank is the tensor-parallel one; with
+    # etp 2 it runs along data parallelism.
+    for spec, dealt in (("megatron:tp=2,dp=2,ep=2,etp=1", [0, 1, 0, 1]),
+                        ("megatron:tp=2,dp=2,ep=2", [0, 0, 1, 1])):
+        for rank, ep_rank in enumerate(dealt):
+            held = expert_rank(config, spec, rank)
+            assert [held[f"linear_fc1.weight{j}"][0, 0] // 1000
+                    for j in range(2)] == [2 * ep_rank, 2 * ep_rank + 1]
+    held = expert_rank(config, "megatron:tp=2,dp=2,ep=2", 3)
+    assert held["linear_fc1.weight1"][:, 0].tolist() == [3102, 3103, 3202,
+                                                         3203]
+    assert held["linear_fc2.weight1"][0].tolist() == [3302, 3303]
+    held = expert_rank(config, "megatron:dp=2,ep=2,experts=sequential", 1)
+    assert held["local_experts.0.linear_fc1.weight"][:, 0].tolist() == (
+        span(2100, 0, 3) + span(2200, 0, 3))
+
+
+def dealt(config, spec, ranks, name):
+    return [(expert_rank(config, spec, rank)[name][:, 0, 0] // 1000).tolist()
+            for rank in range(ranks)]
+
+
+def test_experts_are_dealt_out_in_runs():
+    name = "routed_experts.w2_weight"
+    assert dealt(expert_config(10, 2), "vllm:tp=4,ep=4", 4, name) == [
+        [0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
+    assert dealt(expert_config(10, 2, 2), "vllm:tp=2,dp=2,ep=4", 4, name) == [
+        [0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
+    assert dealt(expert_config(6, 2), "vllm:tp=4,ep=4", 4, name) == [
+        [0, 1], [2, 3], [4], [5]]
+    assert dealt(expert_config(2, 2), "vllm:tp=4,ep=4", 4, name) == [
+        [0], [1], [], []]
+
+
+def test_fused_experts_in_chunks():
+    assert dealt(expert_config(8, 2), "fsdp:shard=5", 5, "down_proj") == [
+        [0, 1], [2, 3], [4, 5], [6, 7], []]
+    held = expert_rank(expert_config(3, 2), "fsdp:shard=2", 1)
+    assert held["gate_up_proj"][:, :, 0].tolist() == [[2100, 2101, 2200, 2201]]
+
+
+def test_layers_with_experts():
+    config = expert_config(2, 2) | {"num_hidden_layers": 6,
+                                    "decoder_sparse_step": 2,
+                                    "mlp_only_layers": [3]}
+    found = {name.split(".")[2] for name in oracle.logical_shapes(config)
+             if ".experts." in name}
+    assert found == {"1", "5"}

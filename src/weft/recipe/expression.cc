@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/checked.h"
@@ -23,6 +24,13 @@ bool IsIdentifier(std::string_view name) {
   });
 }
 
+std::optional<int> PositionOf(std::string_view name,
+                              const std::vector<std::string>& names) {
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) return std::nullopt;
+  return static_cast<int>(found - names.begin());
+}
+
 // Quotient and remainder towards minus infinity, for b >= 1: indices below
 // zero wrap as in the frameworks' own Python.
 int64_t FloorDiv(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
@@ -38,7 +46,14 @@ class Evaluator {
       case Operator::kConstant:
         return node.value;
       case Operator::kSymbol:
-        return environment_[node.value];
+        return environment_.values[node.value];
+      case Operator::kIn: {
+        WEFT_ASSIGN_OR_RETURN(const int64_t value, Value(node.args[0]));
+        return absl::c_linear_search(environment_.lists[node.value], value) ? 1
+                                                                            : 0;
+      }
+      case Operator::kLength:
+        return static_cast<int64_t>(environment_.lists[node.value].size());
       case Operator::kOr:
       case Operator::kAnd: {
         WEFT_ASSIGN_OR_RETURN(const int64_t left, Value(node.args[0]));
@@ -136,24 +151,48 @@ class Evaluator {
 
 }  // namespace
 
-absl::StatusOr<int> Scope::Declare(std::string_view name) {
+absl::Status Scope::CheckNew(std::string_view name) const {
   const std::string text(name);
   if (!IsIdentifier(name) || IsReservedWord(name)) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", text, "\" cannot name a symbol"));
   }
-  if (SlotOf(name)) {
+  if (SlotOf(name) || ListOf(name) || TextOf(name) != nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("symbol \"", text, "\" is defined already"));
   }
-  names_.push_back(text);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> Scope::Declare(std::string_view name) {
+  WEFT_RETURN_IF_ERROR(CheckNew(name));
+  names_.emplace_back(name);
   return size() - 1;
 }
 
+absl::Status Scope::DeclareList(std::string_view name) {
+  WEFT_RETURN_IF_ERROR(CheckNew(name));
+  lists_.emplace_back(name);
+  return absl::OkStatus();
+}
+
+absl::Status Scope::DeclareText(std::string_view name, std::string text) {
+  WEFT_RETURN_IF_ERROR(CheckNew(name));
+  texts_.emplace(name, std::move(text));
+  return absl::OkStatus();
+}
+
 std::optional<int> Scope::SlotOf(std::string_view name) const {
-  const auto found = std::find(names_.begin(), names_.end(), name);
-  if (found == names_.end()) return std::nullopt;
-  return static_cast<int>(found - names_.begin());
+  return PositionOf(name, names_);
+}
+
+std::optional<int> Scope::ListOf(std::string_view name) const {
+  return PositionOf(name, lists_);
+}
+
+const std::string* Scope::TextOf(std::string_view name) const {
+  const auto found = texts_.find(name);
+  return found == texts_.end() ? nullptr : &found->second;
 }
 
 absl::StatusOr<Expression> Expression::Parse(std::string_view text,
@@ -266,10 +305,13 @@ absl::StatusOr<Template> Template::Parse(std::string_view text,
           rest[close] != '}') {
         return fail();
       }
-      WEFT_ASSIGN_OR_RETURN(
-          piece.expression,
-          Expression::Parse(rest.substr(open + 1, close - open - 1), scope,
-                            where));
+      const std::string_view inside = rest.substr(open + 1, close - open - 1);
+      if (const std::string* const known = scope.TextOf(inside)) {
+        piece.literal += *known;
+      } else {
+        WEFT_ASSIGN_OR_RETURN(piece.expression,
+                              Expression::Parse(inside, scope, where));
+      }
       rest.remove_prefix(close + 1);
     }
     result.pieces_.push_back(std::move(piece));

@@ -5,6 +5,8 @@
 #define WEFT_RECIPE_EXPRESSION_H_
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,23 +20,42 @@
 
 namespace weft::recipe {
 
-// Values of the symbols in scope, by slot.
-using Environment = std::vector<int64_t>;
+// Values of the symbols in scope, by slot, and of the lists, by their number.
+struct Environment {
+  std::vector<int64_t> values;
+  std::vector<std::vector<int64_t>> lists;
 
-// Names in scope while a file is parsed; the slot of a name is its position.
+  void Set(int slot, int64_t value) {
+    const std::size_t at = static_cast<std::size_t>(slot);
+    if (values.size() <= at) values.resize(at + 1);
+    values[at] = value;
+  }
+};
+
+// Names in scope while a file is parsed. A number has a slot, its position
+// among the numbers; a list has its position among the lists; a text is known
+// at once.
 class Scope {
  public:
   // Gives the new name the next slot. kInvalidArgument if it is no
   // identifier, a word of the language, or in scope already.
   absl::StatusOr<int> Declare(std::string_view name);
+  absl::Status DeclareList(std::string_view name);
+  absl::Status DeclareText(std::string_view name, std::string text);
   std::optional<int> SlotOf(std::string_view name) const;
+  std::optional<int> ListOf(std::string_view name) const;
+  const std::string* TextOf(std::string_view name) const;
   // Drops the names from slot `size` on: the end of a loop.
   void Truncate(int size) { names_.resize(size); }
   int size() const { return static_cast<int>(names_.size()); }
   const std::vector<std::string>& names() const { return names_; }
 
  private:
+  absl::Status CheckNew(std::string_view name) const;
+
   std::vector<std::string> names_;
+  std::vector<std::string> lists_;
+  std::map<std::string, std::string, std::less<>> texts_;
 };
 
 // Parsed text: a tree in an array, children before parents.
@@ -77,7 +98,8 @@ class RangeExpression {
   absl::InlinedVector<int, 3> roots_;
 };
 
-// Text with expressions in braces: "model.layers.{layer}.".
+// Text with expressions or names of texts in braces:
+// "model.layers.{layer}.{block}.".
 class Template {
  public:
   static absl::StatusOr<Template> Parse(std::string_view text,

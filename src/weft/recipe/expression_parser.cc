@@ -30,8 +30,8 @@ constexpr std::array<Function, 5> kFunctions{
      {"align", Operator::kAlign, 2},
      {"if", Operator::kIf, 3}}};
 
-constexpr std::array<std::string_view, 6> kOtherWords{"and",  "or",    "not",
-                                                      "even", "chunk", "block"};
+constexpr std::array<std::string_view, 8> kOtherWords{
+    "and", "or", "not", "in", "len", "even", "chunk", "block"};
 
 bool IsWordByte(char c) {
   return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_';
@@ -148,6 +148,10 @@ absl::StatusOr<int> ExpressionParser::ParseComparison() {
        {"<", Operator::kLess},
        {">", Operator::kGreater}}};
   WEFT_ASSIGN_OR_RETURN(const int left, ParseSum());
+  if (Accept("in")) {
+    WEFT_ASSIGN_OR_RETURN(const int list, ParseListName());
+    return AddNode(Operator::kIn, {left}, list);
+  }
   for (const auto& [text, op] : kOps) {
     if (!Accept(text)) continue;
     WEFT_ASSIGN_OR_RETURN(const int right, ParseSum());
@@ -215,12 +219,33 @@ absl::StatusOr<int> ExpressionParser::ParsePrimary() {
   }
   if (IsReservedWord(word)) return ParseCall(word);
   const std::optional<int> slot = scope_.SlotOf(word);
-  if (!slot) {
-    return code_.Fail(absl::StrCat("unknown symbol \"", word, "\" (known are ",
-                                   absl::StrJoin(scope_.names(), ", "), ")"));
-  }
+  if (!slot) return FailUnknown(word);
   position_ += word.size();
   return AddNode(Operator::kSymbol, {}, *slot);
+}
+
+absl::Status ExpressionParser::FailUnknown(const std::string& word) const {
+  if (scope_.ListOf(word)) {
+    return code_.Fail(absl::StrCat("\"", word, "\" is a list; ask \"i in ",
+                                   word, "\" or \"len(", word, ")\""));
+  }
+  if (scope_.TextOf(word) != nullptr) {
+    return code_.Fail(absl::StrCat(
+        "\"", word, "\" is a text; it stands alone in braces: {", word, "}"));
+  }
+  return code_.Fail(absl::StrCat("unknown symbol \"", word, "\" (known are ",
+                                 absl::StrJoin(scope_.names(), ", "), ")"));
+}
+
+absl::StatusOr<int> ExpressionParser::ParseListName() {
+  const std::string word(PeekWord());
+  const std::optional<int> list = scope_.ListOf(word);
+  if (!list) {
+    return code_.Fail(
+        absl::StrCat("expected the name of a list at column ", position_ + 1));
+  }
+  position_ += word.size();
+  return *list;
 }
 
 absl::StatusOr<int> ExpressionParser::ParseInteger() {
@@ -246,6 +271,13 @@ absl::StatusOr<int> ExpressionParser::ParseCall(std::string_view name) {
     }
     WEFT_RETURN_IF_ERROR(Expect(")"));
     return AddNode(function.op, std::move(args));
+  }
+  if (name == "len") {
+    position_ += name.size();
+    WEFT_RETURN_IF_ERROR(Expect("("));
+    WEFT_ASSIGN_OR_RETURN(const int list, ParseListName());
+    WEFT_RETURN_IF_ERROR(Expect(")"));
+    return AddNode(Operator::kLength, {}, list);
   }
   return code_.Fail(absl::StrCat("\"", std::string(name),
                                  "\" cannot stand where a value is expected"));

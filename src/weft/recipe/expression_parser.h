@@ -18,6 +18,8 @@ namespace weft::recipe {
 enum class Operator {
   kConstant,  // value
   kSymbol,    // slot
+  kIn,        // value in list; the list's number
+  kLength,    // of a list; its number
   kOr,
   kAnd,
   kNot,
@@ -43,7 +45,7 @@ enum class Operator {
 
 struct ExpressionNode {
   Operator op = Operator::kConstant;
-  int64_t value = 0;  // the constant, or the slot
+  int64_t value = 0;  // the constant, the slot or the list
   absl::InlinedVector<int, 3> args;
 };
 
@@ -82,6 +84,8 @@ class ExpressionParser {
   absl::StatusOr<int> ParsePrimary();
   absl::StatusOr<int> ParseInteger();
   absl::StatusOr<int> ParseCall(std::string_view name);
+  absl::StatusOr<int> ParseListName();
+  absl::Status FailUnknown(const std::string& word) const;
   void SkipSpaces();
   std::string_view PeekWord();
   int AddNode(Operator op, absl::InlinedVector<int, 3> args, int64_t value = 0);

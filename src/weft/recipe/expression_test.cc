@@ -27,7 +27,7 @@ const Scope& AbScope() {
   }();
   return *kScope;
 }
-const Environment kAb{7, 3, 0};
+const Environment kAb{{7, 3, 0}, {}};
 
 absl::StatusOr<int64_t> Evaluate(const std::string& text) {
   const auto expression = Expression::Parse(text, AbScope(), kWhere);
@@ -95,7 +95,36 @@ TEST(ExpressionTest, WordsEndWhereTheyEnd) {
   ASSERT_TRUE(scope.Declare("notes").ok());
   const auto expression =
       Expression::Parse("order or notes", scope, kWhere).value();
-  EXPECT_EQ(expression.Evaluate({0, 5}).value(), 1);
+  EXPECT_EQ(expression.Evaluate({{0, 5}, {}}).value(), 1);
+}
+
+TEST(ExpressionTest, Lists) {
+  Scope scope;
+  ASSERT_TRUE(scope.Declare("layer").ok());
+  ASSERT_TRUE(scope.DeclareList("empty").ok());
+  ASSERT_TRUE(scope.DeclareList("dense").ok());
+  const auto value = [&](const std::string& text, int64_t layer) {
+    return Expression::Parse(text, scope, kWhere)
+        .value()
+        .Evaluate({{layer}, {{}, {0, 3, 3}}})
+        .value();
+  };
+  EXPECT_EQ(value("layer in dense", 3), 1);
+  EXPECT_EQ(value("layer in dense", 2), 0);
+  EXPECT_EQ(value("not layer + 1 in dense and 1", 2), 0);
+  EXPECT_EQ(value("layer in empty", 0), 0);
+  EXPECT_EQ(value("len(dense) * 10 + len(empty)", 0), 30);
+  const auto error = [&](const std::string& text) {
+    return std::string(
+        Expression::Parse(text, scope, kWhere).status().message());
+  };
+  EXPECT_EQ(error("dense + 1"),
+            "a.yaml:3: rows: \"dense\" is a list; ask \"i in dense\" or "
+            "\"len(dense)\" in \"dense + 1\"");
+  EXPECT_THAT(error("1 in layer"),
+              HasSubstr("expected the name of a list at column 6"));
+  EXPECT_THAT(error("len(layer)"), HasSubstr("the name of a list"));
+  EXPECT_THAT(error("in"), HasSubstr("cannot stand"));
 }
 
 TEST(ExpressionTest, RunTimeErrorsNameThePlace) {
@@ -143,6 +172,12 @@ TEST(ScopeTest, NamesAreIdentifiersAndUnique) {
   EXPECT_FALSE(scope.Declare("a-b").ok());
   EXPECT_FALSE(scope.Declare("and").ok());
   EXPECT_FALSE(scope.Declare("even").ok());
+  EXPECT_FALSE(scope.DeclareList("in").ok());
+  EXPECT_TRUE(scope.DeclareList("list").ok());
+  EXPECT_TRUE(scope.DeclareText("text", "t").ok());
+  EXPECT_FALSE(scope.Declare("list").ok());
+  EXPECT_FALSE(scope.DeclareList("text").ok());
+  EXPECT_FALSE(scope.DeclareText("x", "t").ok());
   scope.Truncate(1);
   EXPECT_FALSE(scope.SlotOf("y_2").has_value());
   EXPECT_EQ(scope.Declare("z").value(), 1);
@@ -177,6 +212,21 @@ TEST(RangeExpressionTest, Errors) {
   EXPECT_THAT(error("a"), HasSubstr("expected \"..\""));
   EXPECT_THAT(error("even(a, b)"), HasSubstr("expected \",\""));
   EXPECT_THAT(error("a .. b .. a"), HasSubstr("unexpected"));
+}
+
+TEST(TemplateTest, Texts) {
+  Scope scope;
+  ASSERT_TRUE(scope.Declare("layer").ok());
+  ASSERT_TRUE(scope.DeclareText("moe_block", "mlp").ok());
+  EXPECT_EQ(Template::Parse("{layer}.{moe_block}.{moe_block}", scope, kWhere)
+                .value()
+                .Evaluate({{4}, {}})
+                .value(),
+            "4.mlp.mlp");
+  EXPECT_THAT(
+      std::string(
+          Template::Parse("{moe_block + 1}", scope, kWhere).status().message()),
+      HasSubstr("\"moe_block\" is a text"));
 }
 
 TEST(TemplateTest, Braces) {

@@ -30,16 +30,44 @@ const std::vector<std::string>& AxesOf(Framework framework) {
   return *kNone;
 }
 
+// A rank's place in the grid of the experts; {1, 0} where an axis is absent.
+struct ExpertGrid {
+  int64_t ep = 1, ep_rank = 0;
+  int64_t tp = 1, tp_rank = 0;  // that cuts each expert
+};
+
+ExpertGrid ExpertGridOf(const LayoutSpec& spec, const layout::Mesh& mesh,
+                        int64_t rank) {
+  const int64_t tp = mesh.Degree("tp");
+  const int64_t ep = spec.Number("ep", 1);
+  if (spec.framework == Framework::kMegatron) {
+    const int64_t etp = spec.Number("etp", tp);
+    const int64_t in_stage =
+        rank % (tp * mesh.Degree("cp") * mesh.Degree("dp"));
+    return {ep, in_stage / etp % ep, etp, in_stage % etp};
+  }
+  // An engine cuts experts over its data-parallel ranks as well.
+  const int64_t flat =
+      mesh.Coordinate(rank, "dp") * tp + mesh.Coordinate(rank, "tp");
+  if (ep > 1) return {ep, flat, 1, 0};
+  return {1, 0, tp * mesh.Degree("dp"), flat};
+}
+
 std::vector<std::string> SymbolsOf(Framework framework) {
   std::vector<std::string> symbols;
   for (const std::string& axis : AxesOf(framework)) {
     symbols.push_back(axis);
     symbols.push_back(axis + "_rank");
   }
+  const std::string expert_tp =
+      framework == Framework::kMegatron ? "etp" : "moe_tp";
+  symbols.insert(symbols.end(),
+                 {"ep", "ep_rank", expert_tp, expert_tp + "_rank"});
   symbols.insert(symbols.end(),
                  {"layer_begin", "layer_end", "first_stage", "last_stage"});
   if (framework == Framework::kMegatron) {
-    symbols.insert(symbols.end(), {"vocab_divisor", "impl_te", "impl_local"});
+    symbols.insert(symbols.end(), {"vocab_divisor", "impl_te", "impl_local",
+                                   "experts_grouped", "experts_sequential"});
   }
   return symbols;
 }
@@ -66,6 +94,27 @@ absl::Status CheckRank(const LayoutSpec& spec, const layout::Mesh& mesh,
   return absl::InvalidArgumentError(absl::StrCat(
       "rank ", rank, " is not below the ", mesh.num_ranks(),
       mesh.num_ranks() == 1 ? " rank of " : " ranks of ", spec.ToString()));
+}
+
+absl::Status CheckExpertGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
+  const int64_t ep = spec.Number("ep", 1);
+  const int64_t tp = mesh.Degree("tp"), dp = mesh.Degree("dp");
+  if (spec.framework == Framework::kMegatron) {
+    const int64_t etp = spec.Number("etp", tp);
+    const int64_t ranks = tp * mesh.Degree("cp") * dp;
+    // One after the other: their product may exceed 64 bits.
+    if (ranks % etp == 0 && ranks / etp % ep == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ep=", ep, " and etp=", etp, " do not divide the tp*cp*dp=", ranks,
+        " ranks of a stage (etp is tp unless it is given)"));
+  }
+  if (spec.framework != Framework::kVllm || ep == 1 || ep == tp * dp) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "ep=", ep, " is not the tp*dp=", tp * dp,
+      " ranks of a stage, over all of which vLLM deals out experts; give ep=",
+      tp * dp, " or leave it out"));
 }
 
 absl::StatusOr<tensor::Range> LayersOf(const LayoutSpec& spec,
@@ -99,13 +148,18 @@ std::vector<int64_t> FrameworkSymbolValues(const LayoutSpec& spec,
     values.push_back(mesh.Degree(axis));
     values.push_back(mesh.Coordinate(rank, axis));
   }
+  const ExpertGrid experts = ExpertGridOf(spec, mesh, rank);
+  values.insert(values.end(),
+                {experts.ep, experts.ep_rank, experts.tp, experts.tp_rank});
   const int64_t stage = mesh.Coordinate(rank, "pp");
   values.insert(values.end(), {layers.begin, layers.end, stage == 0 ? 1 : 0,
                                stage == mesh.Degree("pp") - 1 ? 1 : 0});
   if (spec.framework == Framework::kMegatron) {
     const bool is_te = spec.Word("impl", "te") == "te";
-    values.insert(values.end(), {spec.Number("vocab_divisor", 0), is_te ? 1 : 0,
-                                 is_te ? 0 : 1});
+    const bool is_grouped = spec.Word("experts", "grouped") == "grouped";
+    values.insert(values.end(),
+                  {spec.Number("vocab_divisor", 0), is_te ? 1 : 0,
+                   is_te ? 0 : 1, is_grouped ? 1 : 0, is_grouped ? 0 : 1});
   }
   return values;
 }

@@ -15,9 +15,10 @@
 namespace weft::recipe {
 namespace {
 
-// What a key takes. Degrees default to 1; counts have no default, so that
-// being given is what matters; words default to the first of `words`.
-enum class KeyKind { kDegree, kCount, kWord };
+// What a key takes. Degrees default to 1, and kDegreeOfTp to that of tp; counts
+// have no default, so that being given is what matters; words default to the
+// first of `words`.
+enum class KeyKind { kDegree, kDegreeOfTp, kCount, kWord };
 
 struct KeyRule {
   std::string_view name;
@@ -40,13 +41,11 @@ const std::vector<FrameworkRule>& FrameworkRules() {
     const KeyRule quant{"quant", KeyKind::kWord, {"none", "fp8-block"}, true};
     const KeyRule names{"names", KeyKind::kWord, {"memory", "hf"}};
     const KeyRule impl{"impl", KeyKind::kWord, {"te", "local"}};
-    const KeyRule experts{
-        "experts", KeyKind::kWord, {"grouped", "sequential"}, true};
+    const KeyRule experts{"experts", KeyKind::kWord, {"grouped", "sequential"}};
     const KeyRule tp{"tp"}, pp{"pp"}, cp{"cp"}, dp{"dp"};
     const KeyRule shard{"shard"}, replicate{"replicate"};
     const KeyRule vpp{"vpp", KeyKind::kDegree, {}, true};
-    const KeyRule ep{"ep", KeyKind::kDegree, {}, true};
-    const KeyRule etp{"etp", KeyKind::kDegree, {}, true};
+    const KeyRule ep{"ep"}, etp{"etp", KeyKind::kDegreeOfTp};
     const KeyRule first{"first", KeyKind::kCount};
     const KeyRule last{"last", KeyKind::kCount};
     const KeyRule vocab_divisor{"vocab_divisor", KeyKind::kCount};
@@ -164,10 +163,7 @@ absl::Status CheckDefaults(const FrameworkRule& framework,
           " is not supported yet; leave it out or give ", name, "=", neutral));
     }
     const int64_t number = spec.Number(name, 1);
-    // etp defaults to tp, so naming that is neutral too.
-    if (number == 1 || (name == "etp" && number == spec.Number("tp", 1))) {
-      continue;
-    }
+    if (number == 1) continue;
     return absl::UnimplementedError(absl::StrCat(
         name, "=", number, " of ", std::string(framework.name),
         " is not supported yet; leave it out or give ", name, "=1"));
@@ -203,8 +199,9 @@ std::string LayoutSpec::ToString() const {
       const std::string word = Word(key.name, key.words.front());
       if (word != key.words.front()) append(key.name, word);
     } else {
-      // A degree of 1 is the default; a count is a choice whatever it is.
-      const int64_t absent = key.kind == KeyKind::kDegree ? 1 : 0;
+      // The default is left out; a count is a choice whatever it is.
+      int64_t absent = key.kind == KeyKind::kCount ? 0 : 1;
+      if (key.kind == KeyKind::kDegreeOfTp) absent = Number("tp", 1);
       const int64_t number = Number(key.name, absent);
       if (number != absent) append(key.name, absl::StrCat(number));
     }

@@ -18,7 +18,8 @@ struct LayoutSpec {
   Framework framework = Framework::kHf;
   std::map<std::string, int64_t> numbers;    // given keys only
   std::map<std::string, std::string> words;  // impl, names, dtype
-  // The number given for `key`, or its default (1 for degrees).
+  // The number given for `key`, or its default (1 for degrees, but tp for
+  // etp).
   int64_t Number(std::string_view key, int64_t default_value) const;
   std::string Word(std::string_view key, std::string_view default_value) const;
   // Canonical: given keys in the framework's order, defaults left out.
@@ -27,7 +28,7 @@ struct LayoutSpec {
 
 // kInvalidArgument on an unknown framework or key (the message lists the known
 // ones), a repeated key, a value that is no positive integer, an unknown word.
-// Keys that design.md names but this release lacks (ep, vpp, quant ...) are
+// Keys that design.md names but this release lacks (vpp, quant ...) are
 // kUnimplemented unless they have their neutral value.
 absl::StatusOr<LayoutSpec> ParseLayoutSpec(std::string_view text);
 

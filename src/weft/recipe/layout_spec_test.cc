@@ -73,27 +73,31 @@ TEST(LayoutSpecTest, CanonicalTextParsesBack) {
        {"hf", "fsdp:shard=8,replicate=2,tp=2,names=hf,dtype=f32",
         "megatron:tp=2,pp=4,cp=3,dp=5,first=1,last=2,vocab_divisor=128,"
         "impl=local,dtype=bf16",
-        "vllm:tp=2,pp=3,dp=4,dtype=f16"}) {
+        "megatron:tp=2,dp=4,ep=4,etp=1,experts=sequential",
+        "vllm:tp=2,pp=3,ep=8,dp=4,dtype=f16"}) {
     EXPECT_EQ(Parse(text).ToString(), text);
   }
 }
 
 TEST(LayoutSpecTest, NeutralValuesOfKeysToCome) {
-  Parse("megatron:vpp=1,ep=1,etp=1,experts=grouped");
-  Parse("vllm:ep=1,quant=none");
+  EXPECT_EQ(Parse("megatron:vpp=1,ep=1,experts=grouped").ToString(),
+            "megatron");
+  EXPECT_EQ(Parse("vllm:ep=1,quant=none").ToString(), "vllm");
+}
+
+TEST(LayoutSpecTest, ExpertKeys) {
   // etp defaults to tp, in whatever order they come.
   EXPECT_EQ(Parse("megatron:etp=2,tp=2").ToString(), "megatron:tp=2");
+  EXPECT_EQ(Parse("megatron:etp=1").ToString(), "megatron");
+  EXPECT_EQ(Parse("megatron:etp=1,ep=2,dp=2,tp=2").ToString(),
+            "megatron:tp=2,dp=2,ep=2,etp=1");
+  EXPECT_EQ(Parse("vllm:ep=4,tp=4").ToString(), "vllm:tp=4,ep=4");
 }
 
 TEST(LayoutSpecTest, KeysToCome) {
   EXPECT_EQ(Unimplemented("megatron:vpp=2"),
             "layout \"megatron:vpp=2\": vpp=2 of megatron is not supported "
             "yet; leave it out or give vpp=1");
-  EXPECT_THAT(Unimplemented("megatron:ep=8"), HasSubstr("ep=8 of megatron"));
-  EXPECT_THAT(Unimplemented("megatron:tp=4,etp=2"), HasSubstr("etp=2"));
-  EXPECT_THAT(Unimplemented("megatron:experts=sequential"),
-              HasSubstr("experts=sequential of megatron is not supported yet"));
-  EXPECT_THAT(Unimplemented("vllm:ep=2"), HasSubstr("ep=2 of vllm"));
   EXPECT_THAT(Unimplemented("vllm:quant=fp8-block"),
               HasSubstr("quant=fp8-block of vllm is not supported yet"));
   EXPECT_THAT(Unimplemented("sglang:tp=2"),

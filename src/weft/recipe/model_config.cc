@@ -59,6 +59,20 @@ absl::StatusOr<tensor::DType> DTypeOf(const Json& root) {
   return tensor::DType::kBF16;
 }
 
+// nullopt for what no recipe can ask for: nested lists, texts, fractions.
+std::optional<std::vector<int64_t>> IntegersOf(const Json& list) {
+  std::vector<int64_t> integers;
+  for (const Json& item : list) {
+    const bool fits =
+        item.is_number_integer() &&
+        !(item.is_number_unsigned() &&
+          item.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX));
+    if (!fits) return std::nullopt;
+    integers.push_back(item.get<int64_t>());
+  }
+  return integers;
+}
+
 absl::StatusOr<std::string> ArchitectureOf(const Json& root) {
   const auto found = root.find("architectures");
   if (found == root.end() || !found->is_array() || found->empty() ||
@@ -94,6 +108,10 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
       }
     } else if (value.is_number_integer()) {
       config.numbers[key] = value.get<int64_t>();
+    } else if (value.is_array()) {
+      if (auto integers = IntegersOf(value)) {
+        config.lists[key] = *std::move(integers);
+      }
     }
   }
   return config;

@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "weft/tensor/dtype.h"
@@ -16,6 +17,8 @@ struct ModelConfig {
   std::string architecture;  // "Qwen3ForCausalLM" (architectures[0])
   // Every integer and boolean of the file (booleans as 0 / 1), flat, by key.
   std::map<std::string, int64_t> numbers;
+  // Every list of integers of the file, by key.
+  std::map<std::string, std::vector<int64_t>> lists;
   tensor::DType dtype = tensor::DType::kBF16;  // dtype or torch_dtype
 };
 

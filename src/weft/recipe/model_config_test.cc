@@ -11,6 +11,7 @@
 namespace weft::recipe {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
@@ -42,6 +43,17 @@ TEST(ModelConfigTest, FlatNumbersAndFlags) {
               UnorderedElementsAre(
                   Pair("hidden_size", 1024), Pair("tie_word_embeddings", 1),
                   Pair("attention_bias", 0), Pair("negative", -3)));
+}
+
+TEST(ModelConfigTest, ListsOfIntegers) {
+  const ModelConfig config = ParseModelConfig(R"({
+      "architectures": ["A"], "mlp_only_layers": [3, -1], "none": [],
+      "mixed": [1, "two"], "flags": [true], "fractions": [1.5],
+      "nested": [[1]], "too_large": [18446744073709551615], "number": 3})")
+                                 .value();
+  EXPECT_THAT(config.lists,
+              UnorderedElementsAre(Pair("mlp_only_layers", ElementsAre(3, -1)),
+                                   Pair("none", ElementsAre())));
 }
 
 TEST(ModelConfigTest, DTypes) {

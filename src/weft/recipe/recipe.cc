@@ -146,7 +146,8 @@ class DataRecipe : public Recipe {
       WEFT_RETURN_IF_ERROR(builder.AddDescribed(description));
     }
     if (table == nullptr) {
-      WEFT_RETURN_IF_ERROR(AddBoxes(expected, mesh, rank, builder));
+      WEFT_RETURN_IF_ERROR(
+          AddBoxes(expected, environment, spec, mesh, rank, builder));
     }
     StoredBuilder::Result built = builder.Take();
     RankLayout result;
@@ -192,10 +193,14 @@ class DataRecipe : public Recipe {
         LayersOf(spec, mesh, rank, num_layers);
     const std::vector<int64_t> values = FrameworkSymbolValues(
         spec, mesh, rank, layers.value_or(tensor::Range{}));
-    environment.insert(environment.end(), values.begin(), values.end());
+    environment.values.insert(environment.values.end(), values.begin(),
+                              values.end());
     WEFT_RETURN_IF_ERROR(
         CheckRequirements(table.requirements, environment, faults));
     if (!layers.ok()) faults.Add(std::string(layers.status().message()));
+    if (const absl::Status status = CheckExpertGrid(spec, mesh); !status.ok()) {
+      faults.Add(std::string(status.message()));
+    }
     if (const absl::Status status =
             faults.ToStatus(absl::StatusCode::kInvalidArgument);
         !status.ok()) {
@@ -205,19 +210,53 @@ class DataRecipe : public Recipe {
     return ExpandStored(table.tensors, environment);
   }
 
-  // Every tensor of the checkpoint under its own name: whole for hf, the
-  // rank's box for fsdp (an empty one too).
-  static absl::Status AddBoxes(const std::vector<LogicalTensor>& expected,
-                               const layout::Mesh& mesh, int64_t rank,
-                               StoredBuilder& builder) {
+  // What fsdp holds under other names than the file's. kUnimplemented if
+  // tensor parallelism would have to cut it.
+  absl::StatusOr<std::vector<StoredDescription>> InMemory(
+      const Environment& environment, const LayoutSpec& spec) const {
+    const bool as_file = spec.framework != Framework::kFsdp ||
+                         spec.Word("names", "memory") == "hf";
+    if (as_file || tables_.memory.empty()) {
+      return std::vector<StoredDescription>();
+    }
+    WEFT_ASSIGN_OR_RETURN(std::vector<StoredDescription> held,
+                          ExpandStored(tables_.memory, environment));
+    if (held.empty() || spec.Number("tp", 1) == 1) return held;
+    return absl::UnimplementedError(
+        absl::StrCat(spec.ToString(), ": tp=", spec.Number("tp", 1),
+                     " with names=memory is ", "not supported for ",
+                     tables_.family, ", whose \"", held.front().name,
+                     "\" is fused in memory; give names=hf or tp=1"));
+  }
+
+  // Every tensor of the checkpoint under its own name, whole for hf, the
+  // rank's box for fsdp (an empty one too), but for those that memory holds in
+  // another form.
+  absl::Status AddBoxes(const std::vector<LogicalTensor>& expected,
+                        const Environment& environment, const LayoutSpec& spec,
+                        const layout::Mesh& mesh, int64_t rank,
+                        StoredBuilder& builder) const {
+    WEFT_ASSIGN_OR_RETURN(const std::vector<StoredDescription> in_memory,
+                          InMemory(environment, spec));
+    absl::flat_hash_set<std::string> taken;
+    for (const StoredDescription& description : in_memory) {
+      for (const std::vector<StoredPart>& entry : description.entries) {
+        for (const StoredPart& part : entry) taken.insert(part.of);
+      }
+    }
     const FsdpCoordinates at{.shard = mesh.Degree("shard"),
                              .shard_rank = mesh.Coordinate(rank, "shard"),
                              .tp = mesh.Degree("tp"),
                              .tp_rank = mesh.Coordinate(rank, "tp")};
     for (const LogicalTensor& logical : expected) {
+      if (taken.contains(logical.spec.name)) continue;
       WEFT_ASSIGN_OR_RETURN(const tensor::Box box,
                             FsdpBox(logical.spec.shape, logical.tp, at));
       WEFT_RETURN_IF_ERROR(builder.AddBox(logical.spec.name, box));
+    }
+    for (const StoredDescription& description : in_memory) {
+      WEFT_RETURN_IF_ERROR(
+          builder.AddChunk(description, at.shard, at.shard_rank));
     }
     return absl::OkStatus();
   }

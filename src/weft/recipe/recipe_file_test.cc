@@ -119,7 +119,7 @@ TEST(RecipeFileTest, BadKeysNameFileLineAndKey) {
   EXPECT_EQ(Error(Edited("[TinyLM]", "[]")),
             "tiny.yaml:3: architectures: the list is empty");
   EXPECT_EQ(Error(Edited("{flag: is_big, default: 0}", "{default: 0}")),
-            "tiny.yaml:7: big: needs one of key, flag, value");
+            "tiny.yaml:7: big: needs one of key, flag, value, text, list");
   EXPECT_EQ(Error(Edited("of: w, rows", "rows")),
             "tiny.yaml:27: tensors: a stored tensor needs \"of\" or "
             "\"concat\"");
@@ -128,8 +128,9 @@ TEST(RecipeFileTest, BadKeysNameFileLineAndKey) {
 TEST(RecipeFileTest, BadExpressionsNameFileLineAndKey) {
   EXPECT_EQ(Error(Edited("even(8, tp, tp_rank)", "even(8, tp, rank)")),
             "tiny.yaml:22: cut: unknown symbol \"rank\" (known are H, L, big, "
-            "tp, tp_rank, pp, pp_rank, dp, dp_rank, layer_begin, layer_end, "
-            "first_stage, last_stage, share) in \"even(8, tp, rank)\"");
+            "tp, tp_rank, pp, pp_rank, dp, dp_rank, ep, ep_rank, moe_tp, "
+            "moe_tp_rank, layer_begin, layer_end, first_stage, last_stage, "
+            "share) in \"even(8, tp, rank)\"");
   EXPECT_THAT(Error(Edited("[4, H]", "[4, H +]")),
               StartsWith("tiny.yaml:15: shape: expected a value at column 4"));
   // A loop variable ends with its loop; a symbol comes before its use.
@@ -324,13 +325,16 @@ TEST_F(RecipeBookTest, Embedded) {
   const RecipeBook book = RecipeBook::Load("").value();
   EXPECT_THAT(book.Architectures(),
               ElementsAre("LlamaForCausalLM", "MistralForCausalLM",
-                          "Qwen2ForCausalLM", "Qwen3ForCausalLM"));
+                          "MixtralForCausalLM", "Qwen2ForCausalLM",
+                          "Qwen2MoeForCausalLM", "Qwen3ForCausalLM",
+                          "Qwen3MoeForCausalLM"));
   EXPECT_EQ(book.Find("MistralForCausalLM").value()->family(), "llama");
   EXPECT_EQ(book.Find("Qwen3ForCausalLM").value()->family(), "qwen3");
   EXPECT_EQ(std::string(book.Find("GPT2").status().message()),
             "architecture \"GPT2\" has no recipe; supported are "
-            "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "
-            "Qwen3ForCausalLM");
+            "LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, "
+            "Qwen2ForCausalLM, Qwen2MoeForCausalLM, Qwen3ForCausalLM, "
+            "Qwen3MoeForCausalLM");
 }
 
 TEST_F(RecipeBookTest, AFileBesideTheEmbedded) {
@@ -357,12 +361,12 @@ TEST_F(RecipeBookTest, IncludesOfTheUserBeforeTheEmbedded) {
   constexpr std::string_view kIncludes = R"(recipe: 1
 family: mine
 architectures: [MineLM]
-include: include/gqa_dense.yaml
+include: include/gqa_decoder.yaml
 )";
-  // The embedded file needs symbols that this one does not set.
+  // The embedded file leaves the number of layers to this one.
   Write("mine.yaml", kIncludes);
   EXPECT_FALSE(RecipeBook::Load((dir_ / "mine.yaml").string()).ok());
-  Write("include/gqa_dense.yaml", R"(
+  Write("include/gqa_decoder.yaml", R"(
 config:
   H: {key: hidden_size}
 layers: 0

@@ -3,17 +3,30 @@
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/recipe/framework_mesh.h"
 #include "weft/recipe/rule_parser.h"
+#include "weft/recipe/table_expander.h"
 #include "weft/recipe/yaml_reader_internal.h"
 
 namespace weft::recipe {
 namespace {
 
 constexpr std::string_view kLanguageVersion = "1";
+
+// What memory holds is described whole; how ranks cut it is a rule of theirs.
+absl::Status CheckWhole(const std::vector<StoredRule>& rules) {
+  for (const StoredRule& rule : rules) {
+    if (rule.cut) {
+      return FailAt(rule.where, "a tensor of \"memory\" is whole: no \"cut\"");
+    }
+    WEFT_RETURN_IF_ERROR(CheckWhole(rule.children));
+  }
+  return absl::OkStatus();
+}
 
 class FileParser {
  public:
@@ -67,22 +80,70 @@ class FileParser {
     return absl::OkStatus();
   }
 
+  // The file's own symbols, then those of the included file that it does not
+  // define: an include can give what holds unless a file says otherwise.
   absl::Status ParseConfig(RecipeTables& tables) {
-    WEFT_ASSIGN_OR_RETURN(const YamlValue section, Section("config"));
-    WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(section));
-    for (const YamlValue& entry : map.entries()) {
-      WEFT_ASSIGN_OR_RETURN(ConfigSymbol symbol, ParseConfigSymbol(entry));
-      const absl::StatusOr<int> slot = scope_.Declare(entry.key);
-      if (!slot.ok()) return entry.Fail(std::string(slot.status().message()));
-      tables.config.push_back(std::move(symbol));
+    std::vector<YamlValue> entries;
+    absl::flat_hash_set<std::string> own_names;
+    if (const std::optional<YamlValue> section = own_.Find("config")) {
+      WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(*section));
+      entries = map.entries();
+      for (const YamlValue& entry : entries) own_names.insert(entry.key);
+    }
+    const std::optional<YamlValue> included =
+        included_ ? included_->Find("config") : std::nullopt;
+    if (included) {
+      WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(*included));
+      for (const YamlValue& entry : map.entries()) {
+        if (!own_names.contains(entry.key)) entries.push_back(entry);
+      }
+    }
+    if (!included && !own_.Has("config")) return own_.Get("config").status();
+    for (const YamlValue& entry : entries) {
+      WEFT_RETURN_IF_ERROR(DeclareSymbol(entry, tables));
     }
     return absl::OkStatus();
   }
 
-  // {key: FIELD, default: EXPR}, {flag: FIELD, default: EXPR}, {value: EXPR}.
-  absl::StatusOr<ConfigSymbol> ParseConfigSymbol(const YamlValue& entry) {
-    const RuleParser rules(scope_);
+  // Texts and lists have no slot; the rest is parsed before its own name is
+  // known, so that it cannot use itself.
+  absl::Status DeclareSymbol(const YamlValue& entry, RecipeTables& tables) {
     WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(entry));
+    absl::Status declared;
+    if (const std::optional<YamlValue> text = map.Find("text")) {
+      WEFT_RETURN_IF_ERROR(map.CheckKeys({"text"}));
+      WEFT_ASSIGN_OR_RETURN(std::string value, text->Text());
+      declared = scope_.DeclareText(entry.key, std::move(value));
+    } else if (const std::optional<YamlValue> list = map.Find("list")) {
+      WEFT_RETURN_IF_ERROR(map.CheckKeys({"list"}));
+      WEFT_ASSIGN_OR_RETURN(std::string key, list->Text());
+      tables.lists.push_back({std::move(key)});
+      declared = scope_.DeclareList(entry.key);
+    } else {
+      WEFT_ASSIGN_OR_RETURN(ConfigSymbol symbol, ParseConfigSymbol(map));
+      declared = scope_.Declare(entry.key).status();
+      tables.config.push_back(std::move(symbol));
+    }
+    if (!declared.ok()) return entry.Fail(std::string(declared.message()));
+    return absl::OkStatus();
+  }
+
+  // One field, or a list of its names.
+  static absl::Status ParseKeys(const YamlValue& field, ConfigSymbol& symbol) {
+    if (!field.IsList()) {
+      WEFT_ASSIGN_OR_RETURN(symbol.key, field.Text());
+      return absl::OkStatus();
+    }
+    WEFT_ASSIGN_OR_RETURN(symbol.other_keys, field.Texts());
+    if (symbol.other_keys.empty()) return field.Fail("the list is empty");
+    symbol.key = symbol.other_keys.front();
+    symbol.other_keys.erase(symbol.other_keys.begin());
+    return absl::OkStatus();
+  }
+
+  // {key: FIELD, default: EXPR}, {flag: FIELD, default: EXPR}, {value: EXPR}.
+  absl::StatusOr<ConfigSymbol> ParseConfigSymbol(const YamlMap& map) {
+    const RuleParser rules(scope_);
     ConfigSymbol symbol;
     if (const std::optional<YamlValue> value = map.Find("value")) {
       WEFT_RETURN_IF_ERROR(map.CheckKeys({"value"}));
@@ -94,13 +155,16 @@ class FileParser {
     if (field) {
       WEFT_RETURN_IF_ERROR(map.CheckKeys({"key", "default"}));
     } else {
-      WEFT_RETURN_IF_ERROR(map.CheckKeys({"key", "flag", "value", "default"}));
+      WEFT_RETURN_IF_ERROR(
+          map.CheckKeys({"key", "flag", "value", "text", "list", "default"}));
       field = map.Find("flag");
-      if (!field) return entry.Fail("needs one of key, flag, value");
+      if (!field) {
+        return map.self().Fail("needs one of key, flag, value, text, list");
+      }
       WEFT_RETURN_IF_ERROR(map.CheckKeys({"flag", "default"}));
       symbol.kind = ConfigSymbol::Kind::kFlag;
     }
-    WEFT_ASSIGN_OR_RETURN(symbol.key, field->Text());
+    WEFT_RETURN_IF_ERROR(ParseKeys(*field, symbol));
     if (const std::optional<YamlValue> value = map.Find("default")) {
       WEFT_ASSIGN_OR_RETURN(symbol.value, rules.ParseExpression(*value));
     }
@@ -128,13 +192,17 @@ class FileParser {
   absl::Status ParseCheckpoint(RuleParser& rules, RecipeTables& tables) const {
     WEFT_ASSIGN_OR_RETURN(const YamlValue section, Section("checkpoint"));
     WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(section));
-    WEFT_RETURN_IF_ERROR(map.CheckKeys({"tensors", "ignore"}));
+    WEFT_RETURN_IF_ERROR(map.CheckKeys({"tensors", "ignore", "memory"}));
     WEFT_ASSIGN_OR_RETURN(const YamlValue tensors, map.Get("tensors"));
     WEFT_ASSIGN_OR_RETURN(tables.checkpoint,
                           rules.ParseLogical(tensors, /*with_shapes=*/true));
     if (const std::optional<YamlValue> ignore = map.Find("ignore")) {
       WEFT_ASSIGN_OR_RETURN(tables.ignore,
                             rules.ParseLogical(*ignore, /*with_shapes=*/false));
+    }
+    if (const std::optional<YamlValue> memory = map.Find("memory")) {
+      WEFT_ASSIGN_OR_RETURN(tables.memory, rules.ParseStored(*memory));
+      WEFT_RETURN_IF_ERROR(CheckWhole(tables.memory));
     }
     return absl::OkStatus();
   }

@@ -17,7 +17,10 @@ namespace weft::recipe {
 struct ConfigSymbol {
   enum class Kind { kNumber, kFlag, kValue };
   Kind kind = Kind::kNumber;
-  std::string key;  // field of config.json; empty for kValue
+  // Field of config.json, empty for kValue, and the names that it has had
+  // elsewhere, of which the first that is there counts.
+  std::string key;
+  std::vector<std::string> other_keys;
   // kValue: the value. Else: what an absent field stands for, if anything.
   std::optional<Expression> value;
 };
@@ -39,6 +42,12 @@ struct Loop {
   std::string where;
 };
 
+// A symbol that comes from a list of integers in config.json; an absent field
+// is the empty list. Its position in RecipeTables::lists is its number.
+struct ConfigList {
+  std::string key;
+};
+
 // What every rule of a list may carry.
 struct Guard {
   std::optional<Expression> when;
@@ -48,7 +57,8 @@ struct Guard {
 // A tensor of the checkpoint, or (with children) a group of them.
 struct LogicalRule {
   Guard guard;
-  Template prefix;  // of a group: goes before the names of the children
+  std::vector<Let> lets;  // of a group: evaluated anew in each round
+  Template prefix;        // of a group: goes before the names of the children
   std::vector<LogicalRule> children;
   bool is_group = false;
   Template name;
@@ -70,14 +80,17 @@ struct PartRule {
   std::string where;
 };
 
-// A stored tensor, or (with children) a group of them.
+// A stored tensor, or (with children) a group of them. With `stack` the parts
+// say what one entry along a leading dimension holds.
 struct StoredRule {
   Guard guard;
+  std::vector<Let> lets;
   Template prefix;
   Template of_prefix;
   std::vector<StoredRule> children;
   bool is_group = false;
   Template name;
+  std::optional<Loop> stack;
   std::vector<PartRule> parts;
   std::optional<RangeExpression> cut;
   std::string where;
@@ -96,10 +109,14 @@ struct RecipeTables {
   std::string family;
   std::vector<std::string> architectures;
   std::vector<ConfigSymbol> config;
+  std::vector<ConfigList> lists;
   std::vector<Requirement> requirements;
   Expression layers;
   std::vector<LogicalRule> checkpoint;
   std::vector<LogicalRule> ignore;  // names only
+  // What transformers holds in memory in place of the tensors that it is made
+  // of, whole; empty if memory is as the file.
+  std::vector<StoredRule> memory;
   std::optional<FrameworkTable> megatron;
   std::optional<FrameworkTable> vllm;
 };

@@ -91,11 +91,16 @@ absl::StatusOr<Guard> RuleParser::OpenGuard(const YamlMap& map) {
   if (const std::optional<YamlValue> when = map.Find("when")) {
     WEFT_ASSIGN_OR_RETURN(guard.when, ParseExpression(*when));
   }
-  const std::optional<YamlValue> loop = map.Find("for");
-  if (!loop) return guard;
-  WEFT_ASSIGN_OR_RETURN(const YamlMap variables, YamlMap::Read(*loop));
+  if (const std::optional<YamlValue> loop = map.Find("for")) {
+    WEFT_ASSIGN_OR_RETURN(guard.loop, OpenLoop(*loop));
+  }
+  return guard;
+}
+
+absl::StatusOr<Loop> RuleParser::OpenLoop(const YamlValue& value) {
+  WEFT_ASSIGN_OR_RETURN(const YamlMap variables, YamlMap::Read(value));
   if (variables.entries().size() != 1) {
-    return loop->Fail("expected one variable and its range");
+    return value.Fail("expected one variable and its range");
   }
   const YamlValue& variable = variables.entries().front();
   WEFT_ASSIGN_OR_RETURN(const std::string text, variable.Text());
@@ -106,8 +111,13 @@ absl::StatusOr<Guard> RuleParser::OpenGuard(const YamlMap& map) {
   const absl::StatusOr<int> slot = scope_.Declare(variable.key);
   if (!slot.ok()) return variable.Fail(std::string(slot.status().message()));
   result.slot = *slot;
-  guard.loop = std::move(result);
-  return guard;
+  return result;
+}
+
+absl::StatusOr<std::vector<Let>> RuleParser::OptionalLets(const YamlMap& map) {
+  const std::optional<YamlValue> lets = map.Find("let");
+  if (!lets) return std::vector<Let>();
+  return ParseLets(*lets);
 }
 
 absl::StatusOr<std::vector<LogicalRule>> RuleParser::ParseLogical(
@@ -139,7 +149,9 @@ absl::StatusOr<LogicalRule> RuleParser::ParseLogicalRule(const YamlValue& value,
     return rule;
   }
   rule.is_group = true;
-  WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "prefix", "tensors"}));
+  WEFT_RETURN_IF_ERROR(
+      map.CheckKeys({"when", "for", "let", "prefix", "tensors"}));
+  WEFT_ASSIGN_OR_RETURN(rule.lets, OptionalLets(map));
   WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
   WEFT_ASSIGN_OR_RETURN(rule.children, ParseLogical(*children, with_shapes));
   return rule;
@@ -195,7 +207,8 @@ absl::StatusOr<StoredRule> RuleParser::ParseStoredRule(const YamlValue& value) {
   }
   rule.is_group = true;
   WEFT_RETURN_IF_ERROR(
-      map.CheckKeys({"when", "for", "prefix", "of_prefix", "tensors"}));
+      map.CheckKeys({"when", "for", "let", "prefix", "of_prefix", "tensors"}));
+  WEFT_ASSIGN_OR_RETURN(rule.lets, OptionalLets(map));
   WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
   WEFT_ASSIGN_OR_RETURN(rule.of_prefix, OptionalTemplate(map, "of_prefix"));
   WEFT_ASSIGN_OR_RETURN(rule.children, ParseStored(*children));
@@ -206,18 +219,31 @@ absl::Status RuleParser::ParseStoredTensor(const YamlMap& map,
                                            StoredRule& rule) {
   WEFT_ASSIGN_OR_RETURN(const YamlValue name, map.Get("name"));
   WEFT_ASSIGN_OR_RETURN(rule.name, ParseTemplate(name));
+  // The cut of a stack is one for all entries, so it comes before the variable.
+  WEFT_ASSIGN_OR_RETURN(rule.cut, OptionalRange(map, "cut"));
+  if (const std::optional<YamlValue> stack = map.Find("stack")) {
+    WEFT_ASSIGN_OR_RETURN(rule.stack, OpenLoop(*stack));
+  }
+  return ParseContent(map, rule);
+}
+
+absl::Status RuleParser::ParseContent(const YamlMap& map, StoredRule& rule) {
   if (const std::optional<YamlValue> concat = map.Find("concat")) {
     WEFT_RETURN_IF_ERROR(
-        map.CheckKeys({"when", "for", "name", "concat", "cut"}));
+        map.CheckKeys({"when", "for", "name", "stack", "concat", "cut"}));
     WEFT_ASSIGN_OR_RETURN(rule.parts, ParseParts(*concat));
-    WEFT_ASSIGN_OR_RETURN(rule.cut, OptionalRange(map, "cut"));
     return absl::OkStatus();
   }
   if (!map.Has("of")) {
     return map.self().Fail("a stored tensor needs \"of\" or \"concat\"");
   }
-  WEFT_RETURN_IF_ERROR(
-      map.CheckKeys({"when", "for", "name", "of", "rows", "columns"}));
+  if (rule.stack) {
+    WEFT_RETURN_IF_ERROR(map.CheckKeys(
+        {"when", "for", "name", "stack", "of", "rows", "columns", "cut"}));
+  } else {
+    WEFT_RETURN_IF_ERROR(
+        map.CheckKeys({"when", "for", "name", "of", "rows", "columns"}));
+  }
   PartRule part;
   part.where = map.self().Where();
   WEFT_RETURN_IF_ERROR(ParseSource(map, part));

@@ -43,6 +43,11 @@ class RuleParser {
   // Reads `when` and `for`; the loop variable stays in scope until the caller
   // truncates it.
   absl::StatusOr<Guard> OpenGuard(const YamlMap& map);
+  // {VARIABLE: RANGE}; declares the variable.
+  absl::StatusOr<Loop> OpenLoop(const YamlValue& value);
+  // The `let` of a group, if there is one.
+  absl::StatusOr<std::vector<Let>> OptionalLets(const YamlMap& map);
+  absl::Status ParseContent(const YamlMap& map, StoredRule& rule);
   absl::StatusOr<Template> ParseTemplate(const YamlValue& value) const;
   absl::StatusOr<Template> OptionalTemplate(const YamlMap& map,
                                             std::string_view key) const;

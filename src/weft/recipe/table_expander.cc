@@ -1,5 +1,7 @@
 #include "weft/recipe/table_expander.h"
 
+#include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -17,6 +19,18 @@ namespace {
 // before it fills the memory.
 constexpr int64_t kMaxLoopCount = 65536;
 
+absl::StatusOr<tensor::Range> RoundsOf(const Loop& loop,
+                                       const Environment& environment) {
+  WEFT_ASSIGN_OR_RETURN(const tensor::Range range,
+                        loop.range.Evaluate(environment));
+  if (range.extent() > kMaxLoopCount) {
+    return FailAt(loop.where,
+                  absl::StrCat("loop of ", range.extent(), " rounds is longer ",
+                               "than ", kMaxLoopCount));
+  }
+  return range;
+}
+
 // Runs `body` as often as the guard says, with the loop variable set.
 template <typename Body>
 absl::Status ForEach(const Guard& guard, Environment& environment, Body body) {
@@ -27,16 +41,9 @@ absl::Status ForEach(const Guard& guard, Environment& environment, Body body) {
   }
   if (!guard.loop) return body();
   WEFT_ASSIGN_OR_RETURN(const tensor::Range range,
-                        guard.loop->range.Evaluate(environment));
-  if (range.extent() > kMaxLoopCount) {
-    return FailAt(guard.loop->where,
-                  absl::StrCat("loop of ", range.extent(), " rounds is longer ",
-                               "than ", kMaxLoopCount));
-  }
-  const std::size_t slot = static_cast<std::size_t>(guard.loop->slot);
-  if (environment.size() <= slot) environment.resize(slot + 1);
+                        RoundsOf(*guard.loop, environment));
   for (int64_t i = range.begin; i < range.end; ++i) {
-    environment[slot] = i;
+    environment.Set(guard.loop->slot, i);
     WEFT_RETURN_IF_ERROR(body());
   }
   return absl::OkStatus();
@@ -53,6 +60,7 @@ class LogicalExpander {
       WEFT_RETURN_IF_ERROR(
           ForEach(rule.guard, environment_, [&]() -> absl::Status {
             if (!rule.is_group) return Add(rule, prefix);
+            WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
             WEFT_ASSIGN_OR_RETURN(const std::string own,
                                   rule.prefix.Evaluate(environment_));
             return Expand(rule.children, prefix + own);
@@ -107,6 +115,7 @@ class StoredExpander {
       WEFT_RETURN_IF_ERROR(
           ForEach(rule.guard, environment_, [&]() -> absl::Status {
             if (!rule.is_group) return Add(rule, prefix, of_prefix);
+            WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
             WEFT_ASSIGN_OR_RETURN(const std::string own,
                                   rule.prefix.Evaluate(environment_));
             WEFT_ASSIGN_OR_RETURN(const std::string own_of,
@@ -131,23 +140,59 @@ class StoredExpander {
       return FailAt(rule.where, absl::StrCat("stored tensor \"", stored.name,
                                              "\" is described twice"));
     }
-    WEFT_RETURN_IF_ERROR(AddParts(rule.parts, of_prefix, stored));
     if (rule.cut) {
       WEFT_ASSIGN_OR_RETURN(stored.cut, rule.cut->Evaluate(environment_));
+    }
+    if (rule.stack) {
+      WEFT_RETURN_IF_ERROR(AddEntries(rule, of_prefix, stored));
+    } else {
+      WEFT_RETURN_IF_ERROR(
+          AddParts(rule.parts, of_prefix, stored.entries.emplace_back()));
     }
     stored_.push_back(std::move(stored));
     return absl::OkStatus();
   }
 
+  // The kept entries of a stack only: a rank with few of many experts does not
+  // pay for the others.
+  absl::Status AddEntries(const StoredRule& rule, const std::string& of_prefix,
+                          StoredDescription& stored) {
+    WEFT_ASSIGN_OR_RETURN(const tensor::Range all,
+                          RoundsOf(*rule.stack, environment_));
+    if (all.extent() == 0) {
+      return FailAt(rule.where, absl::StrCat("the stack \"", stored.name,
+                                             "\" has no entry that would tell "
+                                             "its shape"));
+    }
+    const tensor::Range kept =
+        stored.cut.value_or(tensor::Range{0, all.extent()});
+    stored.cut.reset();
+    if (kept.end > all.extent()) {
+      return FailAt(
+          rule.where,
+          absl::StrCat("cut [", kept.begin, ",", kept.end, ") exceeds the ",
+                       all.extent(), " entries of \"", stored.name, "\""));
+    }
+    stored.is_stack = true;
+    stored.num_entries = kept.extent();
+    const int64_t first = all.begin + (kept.extent() > 0 ? kept.begin : 0);
+    const int64_t count = std::max<int64_t>(kept.extent(), 1);
+    for (int64_t i = first; i < first + count; ++i) {
+      environment_.Set(rule.stack->slot, i);
+      WEFT_RETURN_IF_ERROR(
+          AddParts(rule.parts, of_prefix, stored.entries.emplace_back()));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status AddParts(const std::vector<PartRule>& rules,
                         const std::string& of_prefix,
-                        StoredDescription& stored) {
+                        std::vector<StoredPart>& parts) {
     for (const PartRule& rule : rules) {
       WEFT_RETURN_IF_ERROR(
           ForEach(rule.guard, environment_, [&]() -> absl::Status {
-            if (rule.is_group)
-              return AddParts(rule.children, of_prefix, stored);
-            WEFT_ASSIGN_OR_RETURN(stored.parts.emplace_back(),
+            if (rule.is_group) return AddParts(rule.children, of_prefix, parts);
+            WEFT_ASSIGN_OR_RETURN(parts.emplace_back(),
                                   PartOf(rule, of_prefix));
             return absl::OkStatus();
           }));
@@ -184,6 +229,16 @@ class StoredExpander {
   std::vector<StoredDescription> stored_;
 };
 
+std::map<std::string, int64_t>::const_iterator FindField(
+    const ConfigSymbol& symbol, const ModelConfig& config) {
+  auto found = config.numbers.find(symbol.key);
+  for (const std::string& other : symbol.other_keys) {
+    if (found != config.numbers.end()) break;
+    found = config.numbers.find(other);
+  }
+  return found;
+}
+
 absl::Status CheckConfigValue(const ConfigSymbol& symbol, int64_t value) {
   if (symbol.kind == ConfigSymbol::Kind::kNumber && value < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -203,7 +258,7 @@ absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
   base::FaultList faults;
   for (const ConfigSymbol& symbol : tables.config) {
     if (symbol.kind == ConfigSymbol::Kind::kValue) continue;
-    const auto given = config.numbers.find(symbol.key);
+    const auto given = FindField(symbol, config);
     if (given == config.numbers.end()) {
       if (symbol.value) continue;
       faults.Add(absl::StrCat("config of ", config.architecture,
@@ -214,13 +269,25 @@ absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
       faults.Add(std::string(status.message()));
     }
   }
+  for (const ConfigList& list : tables.lists) {
+    if (config.numbers.contains(list.key)) {
+      faults.Add(absl::StrCat("config field ", list.key, "=",
+                              config.numbers.at(list.key),
+                              " is not a list of integers"));
+    }
+  }
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
   Environment environment;
+  for (const ConfigList& list : tables.lists) {
+    const auto given = config.lists.find(list.key);
+    environment.lists.push_back(
+        given == config.lists.end() ? std::vector<int64_t>() : given->second);
+  }
   for (const ConfigSymbol& symbol : tables.config) {
-    const auto given = config.numbers.find(symbol.key);
+    const auto given = FindField(symbol, config);
     if (symbol.kind != ConfigSymbol::Kind::kValue &&
         given != config.numbers.end()) {
-      environment.push_back(given->second);
+      environment.values.push_back(given->second);
       continue;
     }
     const absl::StatusOr<int64_t> value = symbol.value->Evaluate(environment);
@@ -231,7 +298,7 @@ absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
     }
     WEFT_RETURN_IF_ERROR(value.status());
     WEFT_RETURN_IF_ERROR(CheckConfigValue(symbol, *value));
-    environment.push_back(*value);
+    environment.values.push_back(*value);
   }
   return environment;
 }
@@ -254,8 +321,7 @@ absl::Status EvaluateLets(const std::vector<Let>& lets,
                           Environment& environment) {
   for (const Let& let : lets) {
     WEFT_ASSIGN_OR_RETURN(const int64_t value, let.value.Evaluate(environment));
-    environment.resize(static_cast<std::size_t>(let.slot) + 1);
-    environment[let.slot] = value;
+    environment.Set(let.slot, value);
   }
   return absl::OkStatus();
 }

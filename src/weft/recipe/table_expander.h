@@ -26,8 +26,8 @@ struct LogicalTensor {
   TpCut tp = TpCut::kNone;
 };
 
-// A part of a stored tensor, in the order of its concatenation along
-// dimension 0. Without `of`: zeros.
+// A part of one entry of a stored tensor, in the order of its concatenation
+// along dimension 0. Without `of`: zeros.
 struct StoredPart {
   std::string of;
   std::optional<tensor::Range> rows;     // of `of`; all if absent
@@ -38,8 +38,14 @@ struct StoredPart {
 
 struct StoredDescription {
   std::string name;
-  std::vector<StoredPart> parts;
-  // The rows of the concatenation that this rank keeps; all if absent.
+  // Not a stack: one entry, whose rows are dimension 0. A stack: the entries
+  // that this rank keeps; at least one, which is the pattern for the shape if
+  // num_entries is 0.
+  std::vector<std::vector<StoredPart>> entries;
+  bool is_stack = false;
+  int64_t num_entries = 1;
+  // The rows of the concatenation that this rank keeps; all if absent. Never
+  // of a stack.
   std::optional<tensor::Range> cut;
   std::string_view where;
 };

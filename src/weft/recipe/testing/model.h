@@ -18,6 +18,8 @@ struct Model {
   bool tied = false;
   bool attention_bias = false;
   bool mlp_bias = false;
+  // Further fields of config.json: "\"num_experts\": 4".
+  std::string more = "";
 
   std::string ConfigJson() const {
     const auto boolean = [](bool value) { return value ? "true" : "false"; };
@@ -28,7 +30,7 @@ struct Model {
         ", \"intermediate_size\": ", I, ", \"vocab_size\": ", V,
         ", \"tie_word_embeddings\": ", boolean(tied),
         ", \"attention_bias\": ", boolean(attention_bias),
-        ", \"mlp_bias\": ", boolean(mlp_bias),
+        ", \"mlp_bias\": ", boolean(mlp_bias), more.empty() ? "" : ", ", more,
         ", \"torch_dtype\": \"bfloat16\"}");
   }
   ModelConfig Config() const { return ParseModelConfig(ConfigJson()).value(); }
