@@ -30,10 +30,8 @@ function(weft_room name)
   if(sources)
     add_library(weft_${name} STATIC ${sources})
     weft_compile_options(weft_${name})
-    if(name MATCHES "testing$|conformance$")
-      # Its sources are test programs of their own and share helpers' names.
-      set_target_properties(weft_${name} PROPERTIES UNITY_BUILD OFF)
-    endif()
+    set_target_properties(weft_${name} PROPERTIES
+        UNITY_BUILD ${WEFT_JOIN_SOURCES})
     set(scope PUBLIC)
   else()
     add_library(weft_${name} INTERFACE)

@@ -134,6 +134,9 @@ def decoder_of(hf_config: object) -> Decoder:
                          f"weft.megatron; supported are "
                          f"{', '.join(sorted(_FAMILIES))}")
     experts = family.experts
+    if experts and values.get(experts.number_key) is None:
+        # transformers 5 calls it alike in all families.
+        values = values | {experts.number_key: values.get("num_local_experts")}
     keys = ["hidden_size", "num_hidden_layers", "num_attention_heads",
             "intermediate_size", "vocab_size"]
     keys += [experts.number_key, experts.width_key] if experts else []

@@ -11,6 +11,7 @@ import weft.megatron  # noqa: E402
 from megatron.core import parallel_state  # noqa: E402
 from placement_reader import Rank, assemble, assert_same  # noqa: E402
 from rank_processes import run_ranks  # noqa: E402
+from weft.megatron.family import decoder_of  # noqa: E402
 
 FAMILIES = {
     "llama-tied": models.hf_config("llama", tied=True),
@@ -195,6 +196,15 @@ def test_grouped_experts(tmp_path):
     assert_assembles(ranks, config)
     assert ("decoder.layers.1.mlp.experts.linear_fc1.weight1"
             in [s.name for s in ranks[1].placement.stored])
+
+
+@pytest.mark.parametrize("name", ["Qwen3MoeConfig", "MixtralConfig"])
+def test_configs_of_transformers(name):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, name)(num_hidden_layers=2)
+    decoder = decoder_of(config)
+    assert decoder.E == config.num_local_experts > 1
+    assert decoder.has_experts(1)
 
 
 # ---- hostile models ---------------------------------------------------------
