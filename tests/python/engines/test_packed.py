@@ -55,6 +55,7 @@ def test_the_probe_leaves_the_model_as_it_is(world):
 def test_packed_experts_from_a_to_b_to_a(world):
     made = world.target()
     report = made.report()
+    assert report["recipe"] == "agrees"
     assert set(report["packed"]) == {
         f"{name}.{key}" for name in experts_of(world.model)
         for key in ("w13_weight", "w2_weight")}
