@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "console.h"
+#include "weft/base/checked.h"
+#include "weft/plan/explain_tensor.h"
 
 namespace weft::apps {
 namespace {
@@ -17,34 +19,11 @@ constexpr int kMapPixels = 640;
 constexpr size_t kMaxBars = 40;
 constexpr int kBarPixels = 480;
 
-std::string Escaped(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      case '\'':
-        result += "&#39;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
-}
-
 // Ranks 0 ... count - 1 in at most kMaxCells groups of `size` neighbours.
 struct Groups {
   explicit Groups(int64_t count)
-      : size(std::max<int64_t>(1, (count + kMaxCells - 1) / kMaxCells)),
-        num((count + size - 1) / size) {}
+      : size(std::max<int64_t>(1, base::CeilDiv(count, kMaxCells))),
+        num(base::CeilDiv(count, size)) {}
   std::string Name(int64_t group, int64_t count) const {
     const int64_t first = group * size;
     const int64_t last = std::min(count, first + size) - 1;
@@ -135,7 +114,7 @@ std::string Ports(const plan::RefitSimulation& simulation) {
         &html,
         fmt::format("<tr><td>{}</td><td>{}</td><td><div style='width:{:.0f}px'>"
                     "</div></td></tr>\n",
-                    Escaped(ports[p]->ToString()),
+                    plan::EscapedForMarkup(ports[p]->ToString()),
                     HumanSeconds(ports[p]->busy_seconds),
                     kBarPixels * ports[p]->busy_seconds / simulation.seconds));
   }
@@ -150,7 +129,7 @@ std::string Ports(const plan::RefitSimulation& simulation) {
 }  // namespace
 
 std::string FleetHtml(const PlanJob& job, const FleetResult& result) {
-  const std::string title = Escaped(
+  const std::string title = plan::EscapedForMarkup(
       absl::StrCat(job.model_name, ": ", job.from_text, " to ", job.to_text));
   std::string html = absl::StrCat(
       "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>\n<title>",
@@ -165,7 +144,7 @@ std::string FleetHtml(const PlanJob& job, const FleetResult& result) {
     absl::StrAppend(&html, Ports(*result.simulation));
   }
   absl::StrAppend(&html, "<h2>The plan</h2>\n<pre>",
-                  Escaped(FormatFleet(job, result)),
+                  plan::EscapedForMarkup(FormatFleet(job, result)),
                   "</pre>\n</body></html>\n");
   return html;
 }

@@ -142,7 +142,7 @@ absl::StatusOr<std::string> DescribeTensor(const FleetArgs& args,
   if (!args.svg_path.empty()) {
     WEFT_ASSIGN_OR_RETURN(
         const std::string svg,
-        plan::DrawTensor(result.plans, job.targets, *job.index, args.tensor));
+        plan::DrawTensor(parts, job.targets, *job.index, args.tensor));
     WEFT_RETURN_IF_ERROR(WriteText(args.svg_path, svg));
   }
   return json ? PartsJson(parts) : FormatParts(parts);

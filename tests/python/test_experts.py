@@ -11,7 +11,7 @@ import oracle
 from conftest import SEED
 from test_plain_path import done, refused
 from test_processes import (assert_holds, catalog, publish,  # noqa: F401
-                            pull, start)
+                            pull, refits, start)
 
 CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 6,
@@ -96,19 +96,9 @@ def test_versions_arrive_on_every_rank(weft, start, catalog, tmp_path, trainer,
         assert process.event()["event"] == "published"
     engines = [pull(start, catalog, engine, r, "shm")
                for r in range(oracle.num_ranks(engine))]
-    for step in range(2):
-        if step:
-            for process in trainers:
-                process.say("step")
-            for process in trainers:
-                assert process.event()["version"] == f"run:0:{step}"
-        for rank, process in enumerate(engines):
-            process.say("poison")
-            process.say(f"refit run:0:{step}")
-            report = process.event()
-            assert report["event"] == "refitted", report
-            assert_holds(weft, process, checkpoint, engine, rank, step,
-                         tmp_path / "out.safetensors")
+    for step, rank, process, _ in refits(trainers, engines, 2):
+        assert_holds(weft, process, checkpoint, engine, rank, step,
+                     tmp_path / "out.safetensors")
 
 
 @pytest.mark.parametrize("spec,parts", [

@@ -110,6 +110,23 @@ def assert_holds(weft, engine, checkpoint, layout, rank, step, path):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def refits(trainers, engines, num_versions):
+    """Steps the trainers from version to version and refits each engine, poisoned
+    before. Yields (step, rank, engine, its report)."""
+    for step in range(num_versions):
+        if step:
+            for process in trainers:
+                process.say("step")
+            for process in trainers:
+                assert process.event()["version"] == f"run:0:{step}"
+        for rank, process in enumerate(engines):
+            process.say("poison")
+            process.say(f"refit run:0:{step}")
+            report = process.event()
+            assert report["event"] == "refitted", report
+            yield step, rank, process, report
+
+
 @pytest.mark.parametrize("transport", ["shm", "ucx"])
 @pytest.mark.parametrize("trainer,ranks,engine,engine_ranks", [
     ("megatron:tp=2,pp=2,vocab_divisor=8", 4, "vllm:tp=4", 4),
@@ -125,21 +142,11 @@ def test_versions_arrive_on_every_rank(weft, start, catalog, checkpoint, tmp_pat
         assert process.event()["event"] == "published"
     engines = [pull(start, catalog, engine, r, transport)
                for r in range(engine_ranks)]
-    for step in range(3):
-        if step:
-            for process in trainers:
-                process.say("step")
-            for process in trainers:
-                assert process.event()["version"] == f"run:0:{step}"
-        for rank, process in enumerate(engines):
-            process.say("poison")
-            process.say(f"refit run:0:{step}")
-            report = process.event()
-            assert report["event"] == "refitted", report
-            assert report["planned"] == (step == 0)
-            assert report["manifests_fetched"] == (0 if step else ranks)
-            assert_holds(weft, process, checkpoint, engine, rank, step,
-                         tmp_path / "out.safetensors")
+    for step, rank, process, report in refits(trainers, engines, 3):
+        assert report["planned"] == (step == 0)
+        assert report["manifests_fetched"] == (0 if step else ranks)
+        assert_holds(weft, process, checkpoint, engine, rank, step,
+                     tmp_path / "out.safetensors")
 
 
 def test_a_publisher_killed_in_mid_transfer(weft, start, catalog, checkpoint,

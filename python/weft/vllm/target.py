@@ -105,9 +105,9 @@ def target(model: torch.nn.Module, vllm_config, *,
 
     check_live_format(model)
     use_live_weights(model)
-    folder = Path(checkpoint or _model_folder(vllm_config))
     if tensors is None:
-        tensors = logical_tensors(folder)
+        checkpoint = checkpoint or _model_folder(vllm_config)
+        tensors = logical_tensors(checkpoint)
     spec, rank, num_ranks = mesh_position(vllm_config)
     with set_current_vllm_config(vllm_config):
         layers = packed_layers(model)
@@ -120,7 +120,8 @@ def target(model: torch.nn.Module, vllm_config, *,
                 num_ranks=num_ranks, skeletons=skeletons, by_loader=by_loader,
                 derived=lambda name: name.rsplit(".", 1)[-1] in DERIVED)
     # Before it is packed: a recipe knows the loader's format only.
-    recipe = against_recipe(captured.placement, folder, {
+    config = Path(checkpoint or vllm_config.model_config.model)
+    recipe = against_recipe(captured.placement, config, {
         name for path in captured.loader_paths for name in path.stored_names})
     if recipe.startswith("differs"):
         logger.warning("the loader of %s is followed, the recipe %s",

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "weft/tensor/dtype.h"
 
 namespace weft::plan {
@@ -98,20 +99,6 @@ std::string ColourOf(int64_t rank) {
                       "%)");
 }
 
-std::string Escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    if (c == '<') {
-      result += "&lt;";
-    } else if (c == '&') {
-      result += "&amp;";
-    } else {
-      result += c;
-    }
-  }
-  return result;
-}
-
 // Rows and columns of a box when leading dimensions are unrolled: a list of
 // row ranges, and the range of columns.
 struct Unrolled {
@@ -154,8 +141,8 @@ class Picture {
   }
 
   void Title(std::string_view text, int x, int y) {
-    absl::StrAppend(&body_, "<text x='", x, "' y='", y, "'>", Escaped(text),
-                    "</text>\n");
+    absl::StrAppend(&body_, "<text x='", x, "' y='", y, "'>",
+                    EscapedForMarkup(text), "</text>\n");
   }
 
   void Add(int panel, const tensor::Box& box, int64_t colour_rank,
@@ -169,10 +156,11 @@ class Picture {
       const double height = Scale(rows.extent(), num_rows_, kPanelHeight);
       absl::StrAppend(&body_, "<rect x='", x, "' y='", y, "' width='", width,
                       "' height='", height, "' fill='", ColourOf(colour_rank),
-                      "'><title>", Escaped(detail), "</title></rect>\n");
+                      "'><title>", EscapedForMarkup(detail),
+                      "</title></rect>\n");
       if (height < kMinLabelHeight) continue;
       absl::StrAppend(&body_, "<text x='", x + 4, "' y='", y + 11,
-                      "' class='label'>", Escaped(label), "</text>\n");
+                      "' class='label'>", EscapedForMarkup(label), "</text>\n");
     }
   }
 
@@ -300,7 +288,7 @@ absl::StatusOr<std::vector<TensorPart>> ExplainTensor(
 }
 
 absl::StatusOr<std::string> DrawTensor(
-    const std::vector<Plan>& plans,
+    const std::vector<TensorPart>& parts,
     const std::vector<manifest::Placement>& targets, const SourceIndex& sources,
     std::string_view name) {
   const tensor::TensorSpec* const logical = FindLogical(targets, name);
@@ -314,16 +302,18 @@ absl::StatusOr<std::string> DrawTensor(
   picture.Title("engine ranks <- the trainer rank they read", Picture::Left(1),
                 44);
   DrawNotes(HoldersOf(sources, name), 0, picture);
-  const absl::StatusOr<std::vector<TensorPart>> parts =
-      ExplainTensor(plans, targets, sources, name);
-  if (!parts.ok()) return parts.status();
   std::vector<BoxNotes> takers;
-  for (const TensorPart& part : *parts) {
+  for (const TensorPart& part : parts) {
     AddNote(takers, part.box, part.src_rank,
             absl::StrCat(part.dst_rank, " <- ", part.src_rank));
   }
   DrawNotes(takers, 1, picture);
   return picture.Svg();
+}
+
+std::string EscapedForMarkup(std::string_view text) {
+  return absl::StrReplaceAll(std::string(text),
+                             {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}});
 }
 
 }  // namespace weft::plan

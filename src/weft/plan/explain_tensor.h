@@ -36,13 +36,17 @@ absl::StatusOr<std::vector<TensorPart>> ExplainTensor(
     const std::vector<manifest::Placement>& targets, const SourceIndex& sources,
     std::string_view name);
 
-// A picture of the logical tensor `name`: on the left which source rank holds
-// which part, on the right which engine rank takes which part, in the colour of
-// the source that it reads. Leading dimensions are unrolled into rows. SVG.
+// A picture of the logical tensor `name`, whose `parts` ExplainTensor gave: on
+// the left which source rank holds which part, on the right which engine rank
+// takes which part, in the colour of the source that it reads. Leading
+// dimensions are unrolled into rows. SVG. kNotFound for another name.
 absl::StatusOr<std::string> DrawTensor(
-    const std::vector<Plan>& plans,
+    const std::vector<TensorPart>& parts,
     const std::vector<manifest::Placement>& targets, const SourceIndex& sources,
     std::string_view name);
+
+// `text` as it stands between tags of SVG and HTML.
+std::string EscapedForMarkup(std::string_view text);
 
 }  // namespace weft::plan
 

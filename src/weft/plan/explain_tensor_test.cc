@@ -117,13 +117,17 @@ TEST(ExplainTensorTest, AnUnknownNameListsNearOnes) {
       ExplainTensor(fleet.plans, fleet.targets, *fleet.index, "x.w");
   EXPECT_EQ(parts.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(parts.status().message()), HasSubstr("\"fused.w\""));
+  const auto stored =
+      ExplainTensor(fleet.plans, fleet.targets, *fleet.index, "fused.w");
   EXPECT_FALSE(
-      DrawTensor(fleet.plans, fleet.targets, *fleet.index, "fused.w").ok());
+      DrawTensor(*stored, fleet.targets, *fleet.index, "fused.w").ok());
 }
 
 TEST(DrawTensorTest, ARectangleForEachPartOnBothSides) {
   const Fleet fleet;
-  const auto svg = DrawTensor(fleet.plans, fleet.targets, *fleet.index, "w");
+  const auto parts =
+      ExplainTensor(fleet.plans, fleet.targets, *fleet.index, "w");
+  const auto svg = DrawTensor(*parts, fleet.targets, *fleet.index, "w");
   ASSERT_TRUE(svg.ok()) << svg.status();
   size_t rectangles = 0;
   for (size_t at = 0; (at = svg->find("<rect x=", at)) != std::string::npos;

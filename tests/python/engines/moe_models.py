@@ -54,15 +54,8 @@ def shapes_of(config):
 
 
 def random_tensors(config, seed):
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in shapes_of(config).items():
-        value = torch.randn(shape, generator=generator) * 0.1
-        if "norm" in name:
-            value += 1
-        tensors[name] = value.to(torch.float32 if name.endswith(
-            "correction_bias") else torch.bfloat16)
-    return tensors
+    return tiny_models.random_of(shapes_of(config), seed, lambda name: (
+        torch.float32 if name.endswith("correction_bias") else torch.bfloat16))
 
 
 def _attention(at, config):

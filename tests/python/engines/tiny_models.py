@@ -56,13 +56,18 @@ def shapes_of(config):
 
 
 def random_tensors(config, seed):
+    return random_of(shapes_of(config), seed)
+
+
+def random_of(shapes, seed, dtype_of=lambda name: torch.bfloat16):
+    """{name: tensor} of these shapes; norms lie around one."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, shape in shapes_of(config).items():
+    for name, shape in shapes.items():
         value = torch.randn(shape, generator=generator) * 0.1
         if "norm" in name:
             value += 1
-        tensors[name] = value.to(torch.bfloat16)
+        tensors[name] = value.to(dtype_of(name))
     return tensors
 
 
