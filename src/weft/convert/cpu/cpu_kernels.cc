@@ -38,6 +38,10 @@ class Cpu final : public Kernels {
     if (stream) cpu::FlushStreams();
   }
 
+  void Quantise(const BlockQuantisation& work) const override {
+    cpu::QuantiseBlocks(work);
+  }
+
   void DigestRow(const DigestConstants& constants, const std::byte* data,
                  int64_t num_elements, int item_bytes, int row, int col,
                  DigestValue& value) const override {

@@ -6,6 +6,7 @@
 #include "weft/convert/digest.h"
 #include "weft/convert/kernel.h"
 #include "weft/convert/reference/element.h"
+#include "weft/convert/reference/quantise.h"
 
 namespace weft::convert {
 namespace {
@@ -16,6 +17,10 @@ class Reference final : public Kernels {
 
   void Copy(const StridedCopy& copy) const override {
     CopyFrom(copy, 0, copy.src, copy.dst);
+  }
+
+  void Quantise(const BlockQuantisation& work) const override {
+    reference::QuantiseBlocks(work);
   }
 
   void DigestRow(const DigestConstants& constants, const std::byte* data,
