@@ -47,7 +47,7 @@ PieceSelector::PieceSelector(const SourceTable& sources,
       entry_known_(target.tensors.size(), false),
       shape_differs_(target.tensors.size(), false),
       schemes_(target.tensors.size(), nullptr) {
-  for (const manifest::ScaledTensor& scaled : target.scaled) {
+  for (const layout::ScaledTensor& scaled : target.scaled) {
     schemes_[scaled.tensor] = &scaled.scheme;
   }
 }

@@ -134,7 +134,7 @@ void SourceTable::NameTensors(base::FaultList& faults) {
 void SourceTable::NameSchemes(base::FaultList& faults) {
   for (size_t i = 0; i < sources_.size(); ++i) {
     const manifest::Placement& placement = *sources_[i].placement;
-    for (const manifest::ScaledTensor& scaled : placement.scaled) {
+    for (const layout::ScaledTensor& scaled : placement.scaled) {
       TensorEntry& entry = entries_[entry_of_tensor_[i][scaled.tensor]];
       if (!entry.scheme.has_value()) entry.scheme = scaled.scheme;
       if (*entry.scheme == scaled.scheme) continue;

@@ -15,7 +15,7 @@
 namespace weft::plan {
 namespace {
 
-using manifest::ScaledTensor;
+using layout::ScaledTensor;
 using tensor::Box;
 using tensor::Range;
 
