@@ -74,6 +74,8 @@ class Kernels {
   // Performs the copy. The ranges must not overlap. Any alignment. Casts
   // round to nearest even; NaN stays NaN (quiet, sign and high payload bits
   // kept); f32 beyond the bf16/f16 range becomes infinity, as torch's .to().
+  // A transform is computed in f32 between a cast to and one from it
+  // (convert/transform.h).
   // The conversion must be supported (tensor::CheckSupported).
   virtual void Copy(const StridedCopy& copy) const = 0;
 
