@@ -58,6 +58,7 @@ TEST_P(KernelTest, QuantisedGolden) {
   testing::CheckQuantisedGolden(kernels());
 }
 TEST_P(KernelTest, QuantisedEdges) { testing::CheckQuantisedEdges(kernels()); }
+TEST_P(KernelTest, Mxfp4) { testing::CheckMxfp4(kernels()); }
 TEST_P(KernelTest, DigestRows) { testing::CheckDigestRows(kernels()); }
 TEST_P(KernelTest, DigestBands) { testing::CheckDigestBands(kernels()); }
 TEST_P(KernelTest, DigestAdds) { testing::CheckDigestAdds(kernels()); }

@@ -31,6 +31,9 @@ void CheckQuantisedSpecials(const Kernels& kernels);
 void CheckQuantisedGolden(const Kernels& kernels);
 void CheckQuantisedEdges(const Kernels& kernels);
 
+// MXFP4: every code under every scale, lengths and alignments.
+void CheckMxfp4(const Kernels& kernels);
+
 // The digest against its formula, and what it must notice.
 void CheckDigestRows(const Kernels& kernels);
 void CheckDigestBands(const Kernels& kernels);
