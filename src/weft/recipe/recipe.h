@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/layout/scaled_tensor.h"
 #include "weft/layout/stored_tensor.h"
 #include "weft/recipe/layout_spec.h"
 #include "weft/recipe/model_config.h"
@@ -27,6 +28,9 @@ struct RankLayout {
   std::vector<tensor::TensorSpec>
       tensors;  // the logical ones that it refers to
   std::vector<layout::StoredTensor> stored;
+  // Matrices that are held in FP8, or (of a trainer's rank) that its publisher
+  // is to offer so.
+  std::vector<layout::ScaledTensor> scaled = {};
 };
 
 class Recipe {
