@@ -62,6 +62,17 @@ struct BlockQuantisation {
   int64_t scales_stride_bytes = 0;
 };
 
+// MXFP4 as GPT-OSS checkpoints hold it (`*_blocks` u8 [..., n, 16], `*_scales`
+// u8 [..., n]): a block is 32 elements of E2M1, two a byte with the lower half
+// first, and a scale 2^(s - 127). Becomes BF16 [..., 32 n] without rounding;
+// what is too large (s >= 253 only) becomes infinity.
+struct Mxfp4Blocks {
+  const std::byte* blocks = nullptr;
+  const std::byte* scales = nullptr;
+  int64_t num_blocks = 0;
+  std::byte* dst = nullptr;
+};
+
 // The additive digest of tiles: see convert/digest.h for the definition.
 struct DigestConstants;
 struct DigestValue;
@@ -74,12 +85,17 @@ class Kernels {
   // Performs the copy. The ranges must not overlap. Any alignment. Casts
   // round to nearest even; NaN stays NaN (quiet, sign and high payload bits
   // kept); f32 beyond the bf16/f16 range becomes infinity, as torch's .to().
+  // A transform is computed in f32 between a cast to and one from it
+  // (convert/transform.h).
   // The conversion must be supported (tensor::CheckSupported).
   virtual void Copy(const StridedCopy& copy) const = 0;
 
   // Writes the elements and the scales. src overlaps neither of them. Any
   // alignment.
   virtual void Quantise(const BlockQuantisation& work) const = 0;
+
+  // Any alignment; dst overlaps nothing.
+  virtual void DequantiseMxfp4(const Mxfp4Blocks& work) const = 0;
 
   // Adds to `value` the digest of `num_elements` contiguous elements of
   // `item_bytes` at `data`, which lie in one row of one tile: row `row` and

@@ -42,6 +42,10 @@ class Cpu final : public Kernels {
     cpu::QuantiseBlocks(work);
   }
 
+  void DequantiseMxfp4(const Mxfp4Blocks& work) const override {
+    cpu::DequantiseMxfp4(work);
+  }
+
   void DigestRow(const DigestConstants& constants, const std::byte* data,
                  int64_t num_elements, int item_bytes, int row, int col,
                  DigestValue& value) const override {

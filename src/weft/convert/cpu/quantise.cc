@@ -23,19 +23,22 @@ namespace hn = hwy::HWY_NAMESPACE;
 using tensor::DType;
 
 using D8 = hn::ScalableTag<uint8_t>;
-using D16 = hn::Repartition<int16_t, D8>;
 using D32 = hn::Repartition<uint32_t, D8>;
 using DI32 = hn::Repartition<int32_t, D8>;
 using DF32 = hn::Repartition<float, D8>;
+using V8 = hn::Vec<D8>;
 using V32 = hn::Vec<D32>;
 using VF32 = hn::Vec<DF32>;
 
 inline constexpr int64_t kLineBytes = 64;
-// Blocks beside each other are measured, then converted, together, so that
-// memory is read in rows as long as may be and is in the second cache when it
-// is read again.
-inline constexpr int64_t kGroupBytes = int64_t{256} << 10;
+// Blocks beside each other are measured, then converted, together: two of 128 x
+// 128 bf16, which are still near when they are read again, and of which a row
+// is long enough to be fetched ahead.
+inline constexpr int64_t kGroupBytes = int64_t{64} << 10;
 inline constexpr int64_t kMaxGroup = 64;
+// Elements of a matrix whose codes are written around the caches, as copies of
+// that size are (cpu_kernels.cc).
+inline constexpr int64_t kStreamElements = int64_t{512} << 10;
 
 // --- Rounding a magnitude to a code.
 
@@ -45,9 +48,9 @@ inline constexpr int64_t kMaxGroup = 64;
 inline constexpr uint32_t kLeastExponent = (127u - 6u) << 23;
 inline constexpr uint32_t kExcess = kLeastExponent >> 20;
 
-// `magnitude` >= 0 and finite, and no more than 464. Added to 2^20 times its
-// power of two (in place of its sum, which has 24 bits), a value keeps just
-// three bits behind its first, and the processor rounds to even.
+// `magnitude` >= 0 and no more than 464. Added to 2^20 times its power of two,
+// a value keeps just three of the 24 bits of a float behind its first, and the
+// processor rounds to even.
 HWY_INLINE V32 ExcessCode(VF32 magnitude) {
   const D32 d;
   const DF32 df;
@@ -63,45 +66,47 @@ HWY_INLINE V32 ExcessCode(VF32 magnitude) {
   return hn::Add(hn::Sub(sum, unit), hn::ShiftRight<20>(exponent));
 }
 
-// --- The three kinds of source. Each loads two vectors of magnitudes: of a
-// 16-bit type the even and the odd elements, of F32 the first and the second
-// half. `kLaneBytes` of source go into one lane of both together.
+// --- The three kinds of source: a vector of codes, with signs, of as many
+// elements. 16-bit elements are taken apart into even and odd ones, whose codes
+// share a 32-bit lane.
 
 HWY_INLINE V32 LoadWords(const uint8_t* src) {
   return hn::BitCast(D32(), hn::LoadU(D8(), src));
 }
 
-// The codes of the even and odd elements of `words` with their signs, in the
-// order of the elements.
-HWY_INLINE void StorePairs(V32 words, V32 even, V32 odd, uint8_t* dst) {
+// The codes of the elements of `words`, each in the lower byte of its place.
+HWY_INLINE V32 PairOfCodes(V32 words, VF32 even, VF32 odd, VF32 inverse) {
   const D32 d;
-  const hn::Rebind<uint16_t, D32> d16;
-  const hn::Repartition<uint8_t, decltype(d16)> d8;
-  const auto codes = hn::Sub(hn::Add(even, hn::ShiftLeft<8>(odd)),
-                             hn::Set(d, kExcess * 0x101u));
-  const auto signs =
-      hn::Or(hn::And(hn::ShiftRight<8>(words), hn::Set(d, 0x80u)),
-             hn::And(hn::ShiftRight<16>(words), hn::Set(d, 0x8000u)));
-  hn::StoreU(hn::BitCast(d8, hn::TruncateTo(d16, hn::Or(codes, signs))), d8,
-             dst);
+  const auto even_code = ExcessCode(hn::Mul(even, inverse));
+  const auto odd_code = ExcessCode(hn::Mul(odd, inverse));
+  const auto codes = hn::Sub(hn::Add(even_code, hn::ShiftLeft<16>(odd_code)),
+                             hn::Set(d, kExcess * 0x10001u));
+  const auto signs = hn::And(hn::ShiftRight<8>(words), hn::Set(d, 0x00800080u));
+  return hn::Or(codes, signs);
+}
+
+HWY_INLINE V8 JoinPairs(V32 first, V32 second) {
+  const D8 d;
+  return hn::ConcatEven(d, hn::BitCast(d, second), hn::BitCast(d, first));
+}
+
+HWY_INLINE int64_t VectorBytes() {
+  return static_cast<int64_t>(hn::Lanes(D8()));
 }
 
 struct BF16Source {
   static constexpr int64_t kItemBytes = 2;
-  static HWY_INLINE int64_t ChunkElements() {
-    return static_cast<int64_t>(hn::Lanes(D16()));
-  }
-  static HWY_INLINE void Quantise(const uint8_t* src, uint8_t* dst,
-                                  VF32 inverse) {
+  static HWY_INLINE V32 Pairs(const uint8_t* src, VF32 inverse) {
     const D32 d;
     const DF32 df;
     const auto words = LoadWords(src);
-    const auto magnitudes = hn::And(words, hn::Set(d, 0x7fff7fffu));
-    const auto even = hn::BitCast(df, hn::ShiftLeft<16>(magnitudes));
-    const auto odd =
-        hn::BitCast(df, hn::And(magnitudes, hn::Set(d, 0x7fff0000u)));
-    StorePairs(words, ExcessCode(hn::Mul(even, inverse)),
-               ExcessCode(hn::Mul(odd, inverse)), dst);
+    const auto even = hn::ShiftLeft<16>(hn::And(words, hn::Set(d, 0x7fffu)));
+    const auto odd = hn::And(words, hn::Set(d, 0x7fff0000u));
+    return PairOfCodes(words, hn::BitCast(df, even), hn::BitCast(df, odd),
+                       inverse);
+  }
+  static HWY_INLINE V8 Codes(const uint8_t* src, VF32 inverse) {
+    return JoinPairs(Pairs(src, inverse), Pairs(src + VectorBytes(), inverse));
   }
   static float Widen(uint32_t magnitude) {
     return std::bit_cast<float>(magnitude << 16);
@@ -110,9 +115,6 @@ struct BF16Source {
 
 struct F16Source {
   static constexpr int64_t kItemBytes = 2;
-  static HWY_INLINE int64_t ChunkElements() {
-    return static_cast<int64_t>(hn::Lanes(D16()));
-  }
   // Of a finite magnitude in the low bits of each lane.
   static HWY_INLINE VF32 Promote(V32 half) {
     const D32 d;
@@ -129,15 +131,15 @@ struct F16Source {
     return hn::IfThenElse(hn::RebindMask(df, hn::Lt(half, hn::Set(d, 0x0400u))),
                           subnormal, normal);
   }
-  static HWY_INLINE void Quantise(const uint8_t* src, uint8_t* dst,
-                                  VF32 inverse) {
+  static HWY_INLINE V32 Pairs(const uint8_t* src, VF32 inverse) {
     const D32 d;
     const auto words = LoadWords(src);
-    const auto magnitudes = hn::And(words, hn::Set(d, 0x7fff7fffu));
-    const auto even = Promote(hn::And(magnitudes, hn::Set(d, 0xffffu)));
-    const auto odd = Promote(hn::ShiftRight<16>(magnitudes));
-    StorePairs(words, ExcessCode(hn::Mul(even, inverse)),
-               ExcessCode(hn::Mul(odd, inverse)), dst);
+    const auto even = hn::And(words, hn::Set(d, 0x7fffu));
+    const auto odd = hn::And(hn::ShiftRight<16>(words), hn::Set(d, 0x7fffu));
+    return PairOfCodes(words, Promote(even), Promote(odd), inverse);
+  }
+  static HWY_INLINE V8 Codes(const uint8_t* src, VF32 inverse) {
+    return JoinPairs(Pairs(src, inverse), Pairs(src + VectorBytes(), inverse));
   }
   static float Widen(uint32_t magnitude) {
     const auto mantissa = static_cast<float>(magnitude & 0x03ffu);
@@ -151,21 +153,24 @@ struct F16Source {
 
 struct F32Source {
   static constexpr int64_t kItemBytes = 4;
-  static HWY_INLINE int64_t ChunkElements() {
-    return static_cast<int64_t>(hn::Lanes(D32()));
-  }
-  static HWY_INLINE void Quantise(const uint8_t* src, uint8_t* dst,
-                                  VF32 inverse) {
+  static HWY_INLINE V32 Lanes(const uint8_t* src, VF32 inverse) {
     const D32 d;
     const DF32 df;
-    const hn::Rebind<uint8_t, D32> d8;
     const auto words = LoadWords(src);
     const auto magnitude =
         hn::BitCast(df, hn::And(words, hn::Set(d, 0x7fffffffu)));
     const auto code =
         hn::Sub(ExcessCode(hn::Mul(magnitude, inverse)), hn::Set(d, kExcess));
-    const auto sign = hn::And(hn::ShiftRight<24>(words), hn::Set(d, 0x80u));
-    hn::StoreU(hn::TruncateTo(d8, hn::Or(code, sign)), d8, dst);
+    return hn::Or(code, hn::And(hn::ShiftRight<24>(words), hn::Set(d, 0x80u)));
+  }
+  static HWY_INLINE V8 Codes(const uint8_t* src, VF32 inverse) {
+    const D8 d8;
+    const int64_t step = VectorBytes();
+    const auto lower =
+        JoinPairs(Lanes(src, inverse), Lanes(src + step, inverse));
+    const auto upper = JoinPairs(Lanes(src + 2 * step, inverse),
+                                 Lanes(src + 3 * step, inverse));
+    return hn::ConcatEven(d8, upper, lower);
   }
   static float Widen(uint32_t magnitude) {
     return std::bit_cast<float>(magnitude);
@@ -211,31 +216,34 @@ HWY_INLINE hn::Vec<MagnitudeTag<Source>> LargestOfRow(
                  Magnitudes<Source>(src + bytes - vector_bytes));
 }
 
-template <class Source>
+template <class Source, bool kStream>
 HWY_INLINE void QuantiseRow(const uint8_t* src, uint8_t* dst, int64_t count,
-                            VF32 inverse) {
-  const int64_t chunk = Source::ChunkElements();
+                            float inverse_scale) {
+  const D8 d;
+  const auto inverse = hn::Set(DF32(), inverse_scale);
+  const int64_t chunk = VectorBytes();
   if (count < chunk) {
-    HWY_ALIGN uint8_t src_copy[HWY_MAX_BYTES] = {};
+    HWY_ALIGN uint8_t src_copy[Source::kItemBytes * HWY_MAX_BYTES] = {};
     HWY_ALIGN uint8_t dst_copy[HWY_MAX_BYTES];
     std::memcpy(src_copy, src, static_cast<size_t>(count * Source::kItemBytes));
-    Source::Quantise(src_copy, dst_copy, inverse);
+    hn::Store(Source::Codes(src_copy, inverse), d, dst_copy);
     std::memcpy(dst, dst_copy, static_cast<size_t>(count));
     return;
   }
   int64_t i = 0;
-  for (; i + 2 * chunk <= count; i += 2 * chunk) {
-    Source::Quantise(src + i * Source::kItemBytes, dst + i, inverse);
-    Source::Quantise(src + (i + chunk) * Source::kItemBytes, dst + i + chunk,
-                     inverse);
-  }
-  if (i + chunk <= count) {
-    Source::Quantise(src + i * Source::kItemBytes, dst + i, inverse);
-    i += chunk;
+  for (; i + chunk <= count; i += chunk) {
+    const auto codes = Source::Codes(src + i * Source::kItemBytes, inverse);
+    if constexpr (kStream) {
+      hn::Stream(codes, d, dst + i);
+    } else {
+      hn::StoreU(codes, d, dst + i);
+    }
   }
   if (i == count) return;
+  // The last vector does some elements twice, with the same result.
   const int64_t last = count - chunk;
-  Source::Quantise(src + last * Source::kItemBytes, dst + last, inverse);
+  hn::StoreU(Source::Codes(src + last * Source::kItemBytes, inverse), d,
+             dst + last);
 }
 
 // With a scale that is not finite: zeros where it is infinite and the element
@@ -272,61 +280,124 @@ HWY_INLINE float ScaleOf(tensor::ScaleRule rule, float amax) {
                               0xff800000u);
 }
 
-// Blocks beside each other in one row of blocks.
+// Blocks beside each other in one row of blocks: these elements.
 struct Group {
-  const uint8_t* src;
-  uint8_t* dst;
-  std::byte* scales;
-  int64_t rows;
-  int64_t cols;
+  int64_t row = 0;
+  int64_t col = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// What one matrix comes to: its groups, each found from the one before.
+struct Grouping {
+  const BlockQuantisation& work;
+  int64_t item_bytes;
+  int64_t band_rows;
+  int64_t group_cols;
+
+  Grouping(const BlockQuantisation& of, int64_t item)
+      : work(of),
+        item_bytes(item),
+        band_rows(std::min(of.block_rows, of.rows)),
+        group_cols(std::min(of.block_cols, of.cols)) {
+    const int64_t block_bytes = band_rows * group_cols * item_bytes;
+    group_cols *= std::clamp<int64_t>(kGroupBytes / block_bytes, 1, kMaxGroup);
+  }
+
+  Group At(int64_t row, int64_t col) const {
+    return {row, col, std::min(band_rows, work.rows - row),
+            std::min(group_cols, work.cols - col)};
+  }
+  // Has no rows behind the last one.
+  Group Next(const Group& group) const {
+    return group.col + group_cols < work.cols
+               ? At(group.row, group.col + group_cols)
+               : At(group.row + band_rows, 0);
+  }
+  const uint8_t* Src(const Group& group, int64_t row) const {
+    return reinterpret_cast<const uint8_t*>(work.src) +
+           (group.row + row) * work.src_stride_bytes + group.col * item_bytes;
+  }
+  uint8_t* Dst(const Group& group, int64_t row) const {
+    return reinterpret_cast<uint8_t*>(work.dst) +
+           (group.row + row) * work.dst_stride_bytes + group.col;
+  }
+  std::byte* Scales(const Group& group) const {
+    return work.scales +
+           group.row / work.block_rows * work.scales_stride_bytes +
+           group.col / work.block_cols * static_cast<int64_t>(sizeof(float));
+  }
+  size_t NumBlocks(const Group& group) const {
+    return static_cast<size_t>((group.cols + work.block_cols - 1) /
+                               work.block_cols);
+  }
+  // Columns of the group's block `block`.
+  int64_t Width(const Group& group, size_t block) const {
+    return std::min(work.block_cols,
+                    group.cols - static_cast<int64_t>(block) * work.block_cols);
+  }
+};
+
+struct Scales {
+  bool finite = true;  // all of them
+  float scale[kMaxGroup];
+  float inverse[kMaxGroup];
 };
 
 template <class Source>
-void QuantiseGroup(const BlockQuantisation& work, const Group& group) {
+void MeasureGroup(const Grouping& grouping, const Group& group,
+                  Scales& scales) {
   using DM = MagnitudeTag<Source>;
   using Lane = hn::TFromD<DM>;
+  const DM d;
+  const size_t lanes = hn::Lanes(d);
   HWY_ALIGN Lane most[kMaxGroup * (HWY_MAX_BYTES / sizeof(Lane))];
-  const DM dm;
-  const size_t lanes = hn::Lanes(dm);
-  const auto num_blocks =
-      static_cast<size_t>((group.cols + work.block_cols - 1) / work.block_cols);
+  const size_t num_blocks = grouping.NumBlocks(group);
   for (size_t b = 0; b < num_blocks; ++b) {
-    hn::Store(hn::Zero(dm), dm, most + b * lanes);
+    hn::Store(hn::Zero(d), d, most + b * lanes);
   }
-  const auto width = [&](size_t b) {
-    return std::min(work.block_cols,
-                    group.cols - static_cast<int64_t>(b) * work.block_cols);
-  };
   for (int64_t row = 0; row < group.rows; ++row) {
-    const uint8_t* src = group.src + row * work.src_stride_bytes;
+    const uint8_t* src = grouping.Src(group, row);
     for (size_t b = 0; b < num_blocks; ++b) {
-      const int64_t bytes = width(b) * Source::kItemBytes;
-      const auto before = hn::Load(dm, most + b * lanes);
-      hn::Store(LargestOfRow<Source>(src, bytes, before), dm, most + b * lanes);
+      const int64_t bytes = grouping.Width(group, b) * Source::kItemBytes;
+      hn::Store(LargestOfRow<Source>(src, bytes, hn::Load(d, most + b * lanes)),
+                d, most + b * lanes);
       src += bytes;
     }
   }
-  float scales[kMaxGroup];
-  float inverses[kMaxGroup];
-  bool finite = true;
+  scales.finite = true;
   for (size_t b = 0; b < num_blocks; ++b) {
     const Lane largest =
-        hn::GetLane(hn::MaxOfLanes(dm, hn::Load(dm, most + b * lanes)));
-    scales[b] =
-        ScaleOf(work.rule, Source::Widen(static_cast<uint32_t>(largest)));
-    inverses[b] = 1.0f / scales[b];
-    finite = finite && std::isfinite(scales[b]);
+        hn::GetLane(hn::MaxOfLanes(d, hn::Load(d, most + b * lanes)));
+    scales.scale[b] = ScaleOf(grouping.work.rule,
+                              Source::Widen(static_cast<uint32_t>(largest)));
+    scales.inverse[b] = 1.0f / scales.scale[b];
+    scales.finite = scales.finite && std::isfinite(scales.scale[b]);
   }
-  std::memcpy(group.scales, scales, num_blocks * sizeof(float));
+}
+
+template <class Source, bool kStream>
+void ConvertGroup(const Grouping& grouping, const Group& group,
+                  const Scales& scales) {
+  // What is measured next is fetched meanwhile, into the second cache (for
+  // which Highway has no word): this pass is all arithmetic, that one all
+  // memory.
+  const Group next = grouping.Next(group);
+  const size_t num_blocks = grouping.NumBlocks(group);
   for (int64_t row = 0; row < group.rows; ++row) {
-    const uint8_t* src = group.src + row * work.src_stride_bytes;
-    uint8_t* dst = group.dst + row * work.dst_stride_bytes;
+    if (row < next.rows) {
+      const uint8_t* line = grouping.Src(next, row);
+      const uint8_t* end = line + next.cols * Source::kItemBytes;
+      for (; line < end; line += kLineBytes) __builtin_prefetch(line, 0, 2);
+    }
+    const uint8_t* src = grouping.Src(group, row);
+    uint8_t* dst = grouping.Dst(group, row);
     for (size_t b = 0; b < num_blocks; ++b) {
-      const int64_t count = width(b);
-      if (HWY_LIKELY(finite || std::isfinite(scales[b]))) {
-        QuantiseRow<Source>(src, dst, count, hn::Set(DF32(), inverses[b]));
+      const int64_t count = grouping.Width(group, b);
+      if (HWY_LIKELY(scales.finite || std::isfinite(scales.scale[b]))) {
+        QuantiseRow<Source, kStream>(src, dst, count, scales.inverse[b]);
       } else {
-        QuantiseNonFiniteRow<Source>(src, dst, count, scales[b]);
+        QuantiseNonFiniteRow<Source>(src, dst, count, scales.scale[b]);
       }
       src += count * Source::kItemBytes;
       dst += count;
@@ -334,32 +405,33 @@ void QuantiseGroup(const BlockQuantisation& work, const Group& group) {
   }
 }
 
+// Whether to write around the caches: as in RowsCopy, for a destination that
+// does not stay in them, where all vectors lie within lines.
+bool Streams(const BlockQuantisation& work) {
+  const uintptr_t places = reinterpret_cast<uintptr_t>(work.dst) |
+                           static_cast<uintptr_t>(work.dst_stride_bytes) |
+                           static_cast<uintptr_t>(work.block_cols);
+  return work.rows * work.cols >= kStreamElements && places % kLineBytes == 0;
+}
+
 template <class Source>
 void QuantiseFrom(const BlockQuantisation& work) {
-  const int64_t band_rows = std::min(work.block_rows, work.rows);
-  const int64_t block_bytes = std::max<int64_t>(
-      band_rows * std::min(work.block_cols, work.cols) * Source::kItemBytes, 1);
-  const int64_t group_cols =
-      std::clamp<int64_t>(kGroupBytes / block_bytes, 1, kMaxGroup) *
-      std::min(work.block_cols, work.cols);
-  std::byte* scales_row = work.scales;
-  for (int64_t row = 0; row < work.rows; row += band_rows) {
-    std::byte* scales = scales_row;
-    for (int64_t col = 0; col < work.cols; col += group_cols) {
-      const Group group{.src = reinterpret_cast<const uint8_t*>(work.src) +
-                               row * work.src_stride_bytes +
-                               col * Source::kItemBytes,
-                        .dst = reinterpret_cast<uint8_t*>(work.dst) +
-                               row * work.dst_stride_bytes + col,
-                        .scales = scales,
-                        .rows = std::min(band_rows, work.rows - row),
-                        .cols = std::min(group_cols, work.cols - col)};
-      QuantiseGroup<Source>(work, group);
-      scales += (group.cols + work.block_cols - 1) / work.block_cols *
-                static_cast<int64_t>(sizeof(float));
+  if (work.rows == 0 || work.cols == 0) return;
+  const bool stream = Streams(work);
+  const Grouping grouping(work, Source::kItemBytes);
+  Scales scales;
+  for (Group group = grouping.At(0, 0); group.rows > 0;
+       group = grouping.Next(group)) {
+    MeasureGroup<Source>(grouping, group, scales);
+    std::memcpy(grouping.Scales(group), scales.scale,
+                grouping.NumBlocks(group) * sizeof(float));
+    if (stream) {
+      ConvertGroup<Source, true>(grouping, group, scales);
+    } else {
+      ConvertGroup<Source, false>(grouping, group, scales);
     }
-    scales_row += work.scales_stride_bytes;
   }
+  if (stream) FlushStreams();
 }
 
 void QuantiseBlocks(const BlockQuantisation& work) {

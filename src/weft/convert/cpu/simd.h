@@ -50,6 +50,14 @@ void CastRow(const tensor::Conversion& conversion, const std::byte* src,
 // All of Kernels::Quantise.
 void QuantiseBlocks(const BlockQuantisation& work);
 
+// All of Kernels::DequantiseMxfp4.
+void DequantiseMxfp4(const Mxfp4Blocks& work);
+// The BF16 of the 16 codes under one scale, lower and upper bytes apart.
+struct Mxfp4Table {
+  uint8_t lower[16];
+  uint8_t upper[16];
+};
+
 // Rows that lie within one column of tiles.
 struct DigestRows {
   const std::byte* data = nullptr;

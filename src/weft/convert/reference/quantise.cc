@@ -113,4 +113,19 @@ void QuantiseBlocks(const BlockQuantisation& work) {
   }
 }
 
+void DequantiseMxfp4(const Mxfp4Blocks& work) {
+  constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  constexpr int64_t kElements = 32;
+  for (int64_t i = 0; i < work.num_blocks * kElements; ++i) {
+    const auto byte = static_cast<unsigned>(work.blocks[i / 2]);
+    const unsigned code = i % 2 == 0 ? byte % 16 : byte / 16;
+    const int exponent = static_cast<int>(work.scales[i / kElements]) - 127;
+    const float magnitude = std::ldexp(kMagnitudes[code % 8], exponent);
+    const float value = code >= 8 ? -magnitude : magnitude;
+    ConvertElement({tensor::DType::kF32, tensor::DType::kBF16},
+                   reinterpret_cast<const std::byte*>(&value),
+                   work.dst + 2 * i);
+  }
+}
+
 }  // namespace weft::convert::reference

@@ -23,6 +23,10 @@ class Reference final : public Kernels {
     reference::QuantiseBlocks(work);
   }
 
+  void DequantiseMxfp4(const Mxfp4Blocks& work) const override {
+    reference::DequantiseMxfp4(work);
+  }
+
   void DigestRow(const DigestConstants& constants, const std::byte* data,
                  int64_t num_elements, int item_bytes, int row, int col,
                  DigestValue& value) const override {
