@@ -28,9 +28,12 @@ struct RankLayout {
   std::vector<tensor::TensorSpec>
       tensors;  // the logical ones that it refers to
   std::vector<layout::StoredTensor> stored;
-  // Matrices that are held in FP8, or (of a trainer's rank) that its publisher
-  // is to offer so.
+  // By ascending `tensor`: matrices that are held in FP8, or (of a trainer's
+  // rank) that its publisher is to offer so.
   std::vector<layout::ScaledTensor> scaled = {};
+  // Where each stored tensor comes from: file and line of the rule, by index
+  // into `stored`: "include/gqa_decoder.yaml:120".
+  std::vector<std::string> origins;
 };
 
 class Recipe {
@@ -40,9 +43,16 @@ class Recipe {
   virtual const std::vector<std::string>& architectures() const = 0;
 
   // Tensors of the checkpoint, in file order of the recipe; dtype is the
-  // config's unless `checkpoint_dtypes` is used by the caller.
+  // config's, or what the recipe says that every file has. Without what a file
+  // may have or lack (layers for multi-token prediction).
   virtual absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensors(
       const ModelConfig& config) const = 0;
+  // The same for a checkpoint that has the tensors named `held` (as many as
+  // tell what it has): with the optional groups that they belong to, and the
+  // scales among them of quantised matrices, which are then F8_E4M3.
+  virtual absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensorsOf(
+      const ModelConfig& config,
+      const std::vector<std::string>& held) const = 0;
   // Names that a checkpoint may hold beside LogicalTensors and that are
   // dropped (rotary inv_freq, a redundant tied lm_head).
   virtual absl::StatusOr<bool> IsIgnorable(const ModelConfig& config,
