@@ -139,7 +139,8 @@ LATENT = ("deepseek_v2", "deepseek_v3", "glm_moe_dsa")
 def model_of(config):
     family = _FAMILIES[config["architectures"][0]]
     heads = config["num_attention_heads"]
-    layers = config.get("num_hidden_layers") or len(_pattern(config))
+    layers = (len(_pattern(config)) if family == "nemotron_h" else
+              config["num_hidden_layers"])
     attention_bias = bool(config.get("attention_bias",
                                      family == "gpt_oss"))
     m = Model(
@@ -184,7 +185,8 @@ def _experts_of(family, config):
     width = get("moe_intermediate_size")
     if family in LATENT or family == "glm4_moe":
         shared = get("n_shared_experts") or 0
-        return Experts(config["n_routed_experts"], width,
+        count = get("n_routed_experts") or config["num_local_experts"]
+        return Experts(count, width,
                        shared="shared_experts" if shared else "",
                        shared_width=width * shared,
                        has_correction=family != "deepseek_v2")
@@ -209,13 +211,17 @@ def _latent_of(family, config):
     frequency = config.get("index_topk_freq", 1)
     offset = config.get("index_skip_topk_offset", 2)
     count = config["num_hidden_layers"]
+    if "indexer_types" in config:
+        owners = {i for i, kind in enumerate(config["indexer_types"])
+                  if kind == "full"}
+    else:
+        owners = {i for i in range(count)
+                  if i < offset or (i - offset + 1) % frequency == 0}
+    predicting = config.get("num_nextn_predict_layers") or 0
     return latent._replace(
         index_heads=config["index_n_heads"],
         index_width=config["index_head_dim"],
-        indexers=frozenset(
-            i for i in range(count + (config.get("num_nextn_predict_layers")
-                                      or 0))
-            if i >= count or i < offset or (i - offset + 1) % frequency == 0))
+        indexers=frozenset(owners | set(range(count, count + predicting))))
 
 
 def _delta_of(family, config):
@@ -235,8 +241,16 @@ def _mamba_of(family, config):
                  config.get("use_bias", False))
 
 
+_BLOCK_LETTERS = {"linear_attention": "M", "mamba": "M", "moe": "E",
+                  "full_attention": "*", "attention": "*", "mlp": "-"}
+
+
 def _pattern(config):
-    return config["hybrid_override_pattern"]
+    """A letter a layer, also where the configuration has words for them."""
+    if "hybrid_override_pattern" in config:
+        return config["hybrid_override_pattern"]
+    return "".join(_BLOCK_LETTERS[block]
+                   for block in config["layers_block_type"])
 
 
 def _mixers(m, config):
@@ -269,6 +283,9 @@ def _mlps(m, config):
         named = config.get("mlp_only_layers") or ()
         return tuple("dense" if i in named or (i + 1) % step else "experts"
                      for i in range(m.L))
+    if "mlp_layer_types" in config:
+        return tuple({"dense": "dense", "sparse": "experts"}[kind]
+                     for kind in config["mlp_layer_types"])
     first = config.get("first_k_dense_replace", 0)
     every = config.get("moe_layer_freq", 1)
     return tuple("dense" if i < first or i % every else "experts"
@@ -278,9 +295,12 @@ def _mlps(m, config):
 # ---- shapes ----------------------------------------------------------------
 
 
-def logical_shapes(config):
-    """{checkpoint name: shape}, in no order."""
+def logical_shapes(config, is_predicting=True):
+    """{checkpoint name: shape}, in no order. Files may lack the layers that
+    predict further tokens whatever the configuration says."""
     m = model_of(config)
+    if not is_predicting:
+        m = m._replace(mtp=0)
     shapes = {m.embedding: (m.V, m.H), m.last_norm: (m.H,)}
     if not m.tied:
         shapes["lm_head.weight"] = (m.V, m.H)

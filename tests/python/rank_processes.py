@@ -37,6 +37,7 @@ def run_ranks(function, num_ranks, folder, *args):
         error = folder / f"rank{rank}.error"
         if error.exists():
             failures.append(f"rank {rank}:\n{error.read_text()}")
+            error.unlink()
         elif not result.exists():
             failures.append(f"rank {rank}: no result")
         else:
