@@ -21,6 +21,16 @@ class Case(NamedTuple):
     spec: str  # "vllm:..."
 
 
+def import_engine(architectures):
+    """What each rank would import for itself; to be called before a fork."""
+    import vllm.engine.arg_utils
+    import vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method
+    import vllm.model_executor.model_loader.default_loader
+    from vllm.model_executor.models import registry
+    for architecture in architectures:
+        registry.ModelRegistry.models[architecture].load_model_cls()
+
+
 def loaded(cases):
     """In one rank of a world: [{parameter: oracle.Bits}, ...] of all cases,
     which all have as many ranks as the world."""

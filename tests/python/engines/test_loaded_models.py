@@ -6,7 +6,7 @@ import pytest
 
 import files
 import oracle
-from loaded_ranks import Case, loaded, write
+from loaded_ranks import Case, import_engine, loaded, write
 from rank_processes import run_ranks
 
 COMMON = {
@@ -63,7 +63,7 @@ CONFIGS = {
         "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4},
     "nemotron_h": COMMON | {
         "architectures": ["NemotronHForCausalLM"],
-        "hybrid_override_pattern": "M*E-M", "num_hidden_layers": 5,
+        "hybrid_override_pattern": "ME*-E", "num_hidden_layers": 5,
         "mamba_num_heads": 8, "mamba_head_dim": 16, "n_groups": 4,
         "ssm_state_size": 16, "conv_kernel": 4, "use_conv_bias": True,
         "use_bias": False, "n_routed_experts": 6, "n_shared_experts": 1,
@@ -117,12 +117,13 @@ def made(tmp_path_factory):
         config = {"model_type": kind} | config
         folder = root / kind
         checkpoints[kind] = (folder, config, write(folder, config, number))
-    import vllm.engine.arg_utils  # noqa: F401  once, before forking
+    import_engine(c["architectures"][0] for c in CONFIGS.values())
     ranks = {}
     for world in (2, 4):
         pairs = [pair for pair in PAIRS if oracle.num_ranks(pair[1]) == world]
         results = run_ranks(loaded, world, root, [
-            Case(str(checkpoints[kind][0]), spec) for kind, spec in pairs])
+            Case(str(checkpoints[kind][0]), spec) for kind, spec in pairs],
+            deadline_seconds=300)
         for i, pair in enumerate(pairs):
             ranks[pair] = [of_rank[i] for of_rank in results]
     return ranks, checkpoints
