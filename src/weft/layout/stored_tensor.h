@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "weft/layout/index_map.h"
+#include "weft/tensor/conversion.h"
 #include "weft/tensor/dtype.h"
 #include "weft/tensor/tensor_spec.h"
 
@@ -19,6 +20,8 @@ struct Fragment {
   // (manifest::Placement::tensors).
   int32_t tensor = 0;
   IndexMap map;
+  // What is stored of a logical value x: x itself, or a function of it.
+  tensor::Transform transform = tensor::Transform::kNone;
   friend bool operator==(const Fragment&, const Fragment&) = default;
 };
 

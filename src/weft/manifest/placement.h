@@ -12,9 +12,22 @@
 
 #include "absl/status/statusor.h"
 #include "weft/layout/stored_tensor.h"
+#include "weft/tensor/scale_scheme.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::manifest {
+
+// A logical matrix that stored tensors of dtype F8_E4M3 hold quantised, and
+// the logical tensor of its scales (F32, shape tensor::ScaleShape), both by
+// index into Placement::tensors. The matrix keeps its own dtype: BF16 in a
+// placement whose sources may hold BF16. Stored tensors of other dtypes hold
+// the matrix as it is; those of the scales hold F32.
+struct ScaledTensor {
+  int32_t tensor = 0;
+  int32_t scales = 0;
+  tensor::ScaleScheme scheme;
+  friend bool operator==(const ScaledTensor&, const ScaledTensor&) = default;
+};
 
 struct Placement {
   // As the user spelled it, canonical: "megatron:tp=2,pp=4".
@@ -24,6 +37,8 @@ struct Placement {
   // Logical tensors that the fragments refer to, by index; names unique.
   std::vector<tensor::TensorSpec> tensors;
   std::vector<layout::StoredTensor> stored;
+  // By ascending `tensor`.
+  std::vector<ScaledTensor> scaled = {};
   friend bool operator==(const Placement&, const Placement&) = default;
 };
 
@@ -46,11 +61,11 @@ LayoutDigest CombineDigests(const std::vector<LayoutDigest>& digests);
 
 // Checks that a placement is meaningful by itself: unique names, fragments
 // that refer to existing tensors and fit their stored tensor, no overlap,
-// dtypes equal or convertible. `is_target`: no holes either
-// (layout::CheckTiling). All faults at once, kInvalidArgument.
+// dtypes equal, convertible or quantised by `scaled`. `is_target`: no holes
+// either (layout::CheckTiling). All faults at once, kInvalidArgument.
 absl::Status CheckPlacement(const Placement& placement, bool is_target);
 
-// Canonical bytes, format version 1 (docs/formats/manifest.md). Deterministic:
+// Canonical bytes, format version 2 (docs/formats/manifest.md). Deterministic:
 // equal placements give equal bytes.
 std::string EncodePlacement(const Placement& placement);
 

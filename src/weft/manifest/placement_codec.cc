@@ -1,4 +1,4 @@
-// Canonical bytes of a placement, format version 1: docs/formats/manifest.md.
+// Canonical bytes of a placement, format version 2: docs/formats/manifest.md.
 #include <optional>
 #include <utility>
 
@@ -14,16 +14,17 @@ using base::ByteReader;
 using base::ByteWriter;
 
 constexpr uint32_t kPlacementMagic = 0x4c504657;  // "WFPL"
-constexpr uint32_t kPlacementVersion = 1;
+constexpr uint32_t kPlacementVersion = 2;
 
 // Smallest encodings, so that a count can be checked before memory is taken.
 constexpr size_t kMaxRank = 16;
 constexpr size_t kMinRangeBytes = 16;
 constexpr size_t kMinModeBytes = 16;
 constexpr size_t kMinDimBytes = 4;
-constexpr size_t kMinFragmentBytes = 4 + 4 + 4 + 8;
+constexpr size_t kMinFragmentBytes = 4 + 4 + 4 + 8 + 1;
 constexpr size_t kMinStoredBytes = 4 + 1 + 4 + 4 + 4;
 constexpr size_t kMinTensorBytes = 4 + 1 + 4;
+constexpr size_t kScaledBytes = 4 + 4 + 8 + 8 + 1;
 
 void WriteShape(const tensor::Shape& shape, ByteWriter& writer) {
   writer.U32(static_cast<uint32_t>(shape.size()));
@@ -49,6 +50,7 @@ void WriteFragment(const layout::Fragment& fragment, ByteWriter& writer) {
     }
   }
   writer.I64(fragment.map.offset_elements());
+  writer.U8(static_cast<uint8_t>(fragment.transform));
 }
 
 tensor::Shape ReadShape(ByteReader& reader) {
@@ -98,7 +100,26 @@ absl::StatusOr<layout::Fragment> ReadFragment(ByteReader& reader) {
   WEFT_ASSIGN_OR_RETURN(fragment.map,
                         layout::IndexMap::Make(std::move(box), std::move(modes),
                                                offset_elements));
+  const uint8_t code = reader.U8();
+  const std::optional<tensor::Transform> transform =
+      tensor::TransformFromCode(code);
+  if (!transform.has_value()) {
+    return absl::DataLossError(
+        absl::StrCat("transform code ", static_cast<int>(code), " is unknown"));
+  }
+  fragment.transform = *transform;
   return fragment;
+}
+
+absl::StatusOr<ScaledTensor> ReadScaled(ByteReader& reader) {
+  ScaledTensor scaled;
+  scaled.tensor = static_cast<int32_t>(reader.U32());
+  scaled.scales = static_cast<int32_t>(reader.U32());
+  scaled.scheme.block_rows = reader.I64();
+  scaled.scheme.block_cols = reader.I64();
+  scaled.scheme.rule = static_cast<tensor::ScaleRule>(reader.U8());
+  WEFT_RETURN_IF_ERROR(tensor::CheckScheme(scaled.scheme));
+  return scaled;
 }
 
 absl::StatusOr<layout::StoredTensor> ReadStored(ByteReader& reader) {
@@ -137,6 +158,11 @@ absl::StatusOr<Placement> ReadBody(ByteReader& reader) {
     WEFT_ASSIGN_OR_RETURN(layout::StoredTensor stored, ReadStored(reader));
     placement.stored.push_back(std::move(stored));
   }
+  const size_t num_scaled = reader.Count(kScaledBytes);
+  for (size_t i = 0; i < num_scaled; ++i) {
+    WEFT_ASSIGN_OR_RETURN(const ScaledTensor scaled, ReadScaled(reader));
+    placement.scaled.push_back(scaled);
+  }
   return placement;
 }
 
@@ -166,6 +192,14 @@ std::string EncodePlacement(const Placement& placement) {
     }
     writer.U32(static_cast<uint32_t>(stored.zero_fill.size()));
     for (const tensor::Box& box : stored.zero_fill) WriteBox(box, writer);
+  }
+  writer.U32(static_cast<uint32_t>(placement.scaled.size()));
+  for (const ScaledTensor& scaled : placement.scaled) {
+    writer.U32(static_cast<uint32_t>(scaled.tensor));
+    writer.U32(static_cast<uint32_t>(scaled.scales));
+    writer.I64(scaled.scheme.block_rows);
+    writer.I64(scaled.scheme.block_cols);
+    writer.U8(static_cast<uint8_t>(scaled.scheme.rule));
   }
   return writer.Take();
 }

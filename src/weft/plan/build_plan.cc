@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <iterator>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -105,7 +106,10 @@ absl::Status PlanWriter::AddMove(const Piece& piece, PeerPlan& peer) {
   move.dst_stored = piece.dst_stored;
   move.dst_fragment = piece.dst_fragment;
   move.box = piece.box;
-  move.conversion = {piece.from.dtype, dst_stored.dtype};
+  // The selection has refused what does not compose.
+  move.conversion = {
+      piece.from.dtype, dst_stored.dtype,
+      *tensor::ComposeTransforms(piece.from.transform, dst.transform)};
   absl::StatusOr<std::vector<Run>> runs =
       RunsOfBox(src_map, dst.map, piece.box, runs_left_);
   if (!runs.ok()) return Annotated(runs.status(), move);
@@ -194,12 +198,14 @@ void PlanWriter::AddZeroFills(Plan& plan) {
 std::vector<ConversionUse> PlanWriter::ListConversions(const Plan& plan) const {
   std::vector<ConversionUse> uses;
   // Sorted, since the moves of one tensor need not be neighbours.
-  std::vector<std::pair<std::pair<tensor::DType, tensor::DType>, const Move*>>
-      moves;
+  using Key = std::tuple<tensor::DType, tensor::DType, tensor::Transform>;
+  std::vector<std::pair<Key, const Move*>> moves;
   for (const PeerPlan& peer : plan.peers) {
     for (const Move& move : peer.moves) {
-      if (move.conversion.identity()) continue;
-      moves.push_back({{move.conversion.from, move.conversion.to}, &move});
+      const tensor::Conversion& conversion = move.conversion;
+      if (conversion.identity()) continue;
+      moves.push_back(
+          {{conversion.from, conversion.to, conversion.transform}, &move});
     }
   }
   std::sort(moves.begin(), moves.end(), [](const auto& a, const auto& b) {
@@ -207,7 +213,7 @@ std::vector<ConversionUse> PlanWriter::ListConversions(const Plan& plan) const {
            std::make_pair(b.first, b.second->tensor);
   });
   int32_t last_tensor = -1;
-  for (const auto& [dtypes, move] : moves) {
+  for (const auto& [key, move] : moves) {
     if (uses.empty() || !(uses.back().conversion == move->conversion)) {
       uses.push_back({move->conversion, tensor::IsLossy(move->conversion)});
       last_tensor = -1;

@@ -20,6 +20,7 @@
 // with their block of scratch as the destination.
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,7 @@
 #include "weft/plan/move_runs.h"
 #include "weft/plan/run_proof.h"
 #include "weft/plan/source_table.h"
+#include "weft/tensor/conversion.h"
 
 namespace weft::plan {
 namespace {
@@ -181,12 +183,17 @@ const layout::Fragment* CoverageCheck::CheckMove(const PeerPlan& peer,
                              target_.tensors[dst.tensor].name, "\""));
     return nullptr;
   }
-  if (!(move.conversion ==
-        tensor::Conversion{stored.dtype, dst_stored.dtype})) {
+  const std::optional<tensor::Transform> transform =
+      tensor::ComposeTransforms(src.transform, dst.transform);
+  if (!transform.has_value() ||
+      !(move.conversion ==
+        tensor::Conversion{stored.dtype, dst_stored.dtype, *transform})) {
     faults_.Add(absl::StrCat(
         Where(peer, move), " converts ", tensor::ToString(move.conversion),
-        " but the stored tensors are ",
-        tensor::ToString({stored.dtype, dst_stored.dtype})));
+        " but from ", std::string(tensor::TransformName(src.transform)), " to ",
+        std::string(tensor::TransformName(dst.transform)), " it is ",
+        tensor::ToString({stored.dtype, dst_stored.dtype,
+                          transform.value_or(tensor::Transform::kNone)})));
   }
   if (move.box.empty() || !LiesIn(src.map.box(), move.box) ||
       !LiesIn(dst.map.box(), move.box)) {

@@ -1,6 +1,7 @@
 #include "weft/plan/select_pieces.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -15,7 +16,11 @@ namespace {
 using tensor::Box;
 
 // What a conversion costs in truth: none, exact, lossy, impossible.
-int Harm(const tensor::Conversion& conversion) {
+int Harm(const Candidate& from, tensor::DType to, tensor::Transform transform) {
+  const std::optional<tensor::Transform> composed =
+      tensor::ComposeTransforms(from.transform, transform);
+  if (!composed.has_value()) return 3;
+  const tensor::Conversion conversion{from.dtype, to, *composed};
   if (conversion.identity()) return 0;
   if (!tensor::CheckSupported(conversion).ok()) return 3;
   return tensor::IsLossy(conversion) ? 2 : 1;
@@ -140,7 +145,8 @@ void PieceSelector::TakeFromOverlapping(const Box& box) {
 
 void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
                          const Box& wanted) {
-  const tensor::DType dst_dtype = target_.stored[dst_stored_].dtype;
+  const layout::StoredTensor& dst = target_.stored[dst_stored_];
+  const tensor::Transform transform = dst.fragments[dst_fragment_].transform;
   int64_t count = 0;
   for (const BoxGroup* group : groups) count += group->count;
   // Receivers with equal needs begin at different replicas.
@@ -153,7 +159,7 @@ void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
     for (const Candidate& each : sources_.CandidatesOf(*group)) {
       const int64_t turn = (position++ - first_turn + count) % count;
       const std::tuple<int, int32_t, int64_t, int64_t> key(
-          Harm({each.dtype, dst_dtype}), each.distance,
+          Harm(each, dst.dtype, transform), each.distance,
           assigned_bytes_[each.source], turn);
       if (best == nullptr || key < best_key) {
         best = &each;
@@ -181,8 +187,16 @@ void PieceSelector::AddHole(const Box& box) {
 void PieceSelector::CheckConversion(const Candidate& from) {
   const layout::StoredTensor& dst = target_.stored[dst_stored_];
   if (!refused_conversions_.insert({dst_stored_, from.dtype}).second) return;
+  const tensor::Transform to = dst.fragments[dst_fragment_].transform;
+  const std::optional<tensor::Transform> composed =
+      tensor::ComposeTransforms(from.transform, to);
   const absl::Status supported =
-      tensor::CheckSupported({from.dtype, dst.dtype});
+      composed.has_value()
+          ? tensor::CheckSupported({from.dtype, dst.dtype, *composed})
+          : absl::UnimplementedError(
+                absl::StrCat("no way from ",
+                             std::string(tensor::TransformName(from.transform)),
+                             " to ", std::string(tensor::TransformName(to))));
   conversion_faults_.Add(absl::StrCat(
       std::string(supported.message()), ": \"", target_.tensors[tensor_].name,
       "\" is stored in \"", sources_.StoredOf(from).name, "\" by source rank ",

@@ -140,9 +140,12 @@ std::vector<SourceTable::Record> SourceTable::ListFragments() const {
       for (size_t i = 0; i < each.fragments.size(); ++i) {
         const layout::Fragment& fragment = each.fragments[i];
         if (fragment.map.box().empty()) continue;
-        const Candidate candidate{
-            static_cast<int32_t>(source), static_cast<int32_t>(stored),
-            static_cast<int32_t>(i), sources_[source].distance, each.dtype};
+        const Candidate candidate{static_cast<int32_t>(source),
+                                  static_cast<int32_t>(stored),
+                                  static_cast<int32_t>(i),
+                                  sources_[source].distance,
+                                  each.dtype,
+                                  fragment.transform};
         records.push_back({entry_of_tensor_[source][fragment.tensor], candidate,
                            &fragment.map.box()});
       }

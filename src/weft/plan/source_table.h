@@ -22,6 +22,7 @@ struct Candidate {
   int32_t fragment = 0;
   int32_t distance = 0;
   tensor::DType dtype = tensor::DType::kBF16;  // of the stored tensor
+  tensor::Transform transform = tensor::Transform::kNone;  // of the fragment
 };
 
 // Candidates that hold exactly the same box: replicas.

@@ -9,6 +9,7 @@
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/layout/mesh.h"
+#include "weft/recipe/expert_placement.h"
 #include "weft/recipe/expression_parser.h"
 
 namespace weft::recipe {
@@ -54,6 +55,13 @@ class Evaluator {
       }
       case Operator::kLength:
         return static_cast<int64_t>(environment_.lists[node.value].size());
+      case Operator::kItem: {
+        WEFT_ASSIGN_OR_RETURN(const int64_t at, Value(node.args[0]));
+        const std::vector<int64_t>& list = environment_.lists[node.value];
+        if (at >= 0 && at < static_cast<int64_t>(list.size())) return list[at];
+        return code_.Fail(absl::StrCat("position ", at, " is outside of a list",
+                                       " of ", list.size()));
+      }
       case Operator::kOr:
       case Operator::kAnd: {
         WEFT_ASSIGN_OR_RETURN(const int64_t left, Value(node.args[0]));
@@ -150,6 +158,14 @@ class Evaluator {
 };
 
 }  // namespace
+
+int64_t WordCode(std::string_view word) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const char c : word) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  }
+  return static_cast<int64_t>(hash >> 1);
+}
 
 absl::Status Scope::CheckNew(std::string_view name) const {
   const std::string text(name);
@@ -281,6 +297,61 @@ absl::StatusOr<tensor::Range> RangeExpression::Compute(int64_t a, int64_t b,
     }
   }
   return absl::InternalError("range without a rule");
+}
+
+// More layers, heads or experts than any model; stops a config with an absurd
+// number before it fills the memory.
+constexpr int64_t kMaxListLength = 65536;
+
+absl::StatusOr<ListExpression> ListExpression::Parse(std::string_view text,
+                                                     const Scope& scope,
+                                                     std::string_view where) {
+  ExpressionParser parser(text, scope, where);
+  ListExpression list;
+  list.where_ = std::string(where);
+  if (!parser.Accept("placed")) {
+    WEFT_ASSIGN_OR_RETURN(list.range_,
+                          RangeExpression::Parse(text, scope, where));
+    return list;
+  }
+  WEFT_RETURN_IF_ERROR(parser.Expect("("));
+  for (int i = 0; i < 3; ++i) {
+    if (i > 0) WEFT_RETURN_IF_ERROR(parser.Expect(","));
+    WEFT_ASSIGN_OR_RETURN(const int root, parser.ParseExpression());
+    list.roots_.push_back(root);
+  }
+  WEFT_RETURN_IF_ERROR(parser.Expect(")"));
+  WEFT_RETURN_IF_ERROR(parser.ExpectEnd());
+  list.code_ = std::make_shared<ExpressionCode>(parser.TakeCode());
+  return list;
+}
+
+absl::StatusOr<std::vector<int64_t>> ListExpression::Evaluate(
+    const Environment& environment) const {
+  std::vector<int64_t> values;
+  if (range_) {
+    WEFT_ASSIGN_OR_RETURN(const tensor::Range range,
+                          range_->Evaluate(environment));
+    if (range.extent() > kMaxListLength) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where_, ": loop of ", range.extent(),
+                       " rounds is longer than ", kMaxListLength));
+    }
+    for (int64_t i = range.begin; i < range.end; ++i) values.push_back(i);
+    return values;
+  }
+  if (environment.experts == nullptr) {
+    return code_->Fail("no rank's experts are placed here");
+  }
+  const Evaluator evaluator(*code_, environment);
+  int64_t args[3] = {0, 0, 0};
+  for (std::size_t i = 0; i < roots_.size(); ++i) {
+    WEFT_ASSIGN_OR_RETURN(args[i], evaluator.Value(roots_[i]));
+  }
+  if (args[0] < 0 || args[0] > kMaxListLength) {
+    return code_->Fail(absl::StrCat(args[0], " experts cannot be placed"));
+  }
+  return PlacedExperts(*environment.experts, args[0], args[1], args[2]);
 }
 
 absl::StatusOr<Template> Template::Parse(std::string_view text,

@@ -20,10 +20,19 @@
 
 namespace weft::recipe {
 
+struct ExpertPlacement;
+
+// The number that stands for a word of a config ("moe"): equal for equal words,
+// never negative.
+int64_t WordCode(std::string_view word);
+
 // Values of the symbols in scope, by slot, and of the lists, by their number.
 struct Environment {
   std::vector<int64_t> values;
   std::vector<std::vector<int64_t>> lists;
+  // Which experts the rank holds, for placed(); null where there is no rank.
+  // Outlives the environment.
+  const ExpertPlacement* experts = nullptr;
 
   void Set(int slot, int64_t value) {
     const std::size_t at = static_cast<std::size_t>(slot);
@@ -95,6 +104,25 @@ class RangeExpression {
 
   Kind kind_ = Kind::kInterval;
   std::shared_ptr<const ExpressionCode> code_;
+  absl::InlinedVector<int, 3> roots_;
+};
+
+// Integers in order: those of a range, or placed(num_experts, layer, groups):
+// the experts that the rank holds of the MoE layer number `layer`, which lets
+// choose among `groups` groups of experts (expert_placement.h).
+class ListExpression {
+ public:
+  static absl::StatusOr<ListExpression> Parse(std::string_view text,
+                                              const Scope& scope,
+                                              std::string_view where);
+  absl::StatusOr<std::vector<int64_t>> Evaluate(
+      const Environment& environment) const;
+  bool is_range() const { return range_.has_value(); }
+
+ private:
+  std::string where_;
+  std::optional<RangeExpression> range_;
+  std::shared_ptr<const ExpressionCode> code_;  // of placed
   absl::InlinedVector<int, 3> roots_;
 };
 

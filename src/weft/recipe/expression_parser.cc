@@ -30,8 +30,8 @@ constexpr std::array<Function, 5> kFunctions{
      {"align", Operator::kAlign, 2},
      {"if", Operator::kIf, 3}}};
 
-constexpr std::array<std::string_view, 8> kOtherWords{
-    "and", "or", "not", "in", "len", "even", "chunk", "block"};
+constexpr std::array<std::string_view, 9> kOtherWords{
+    "and", "or", "not", "in", "len", "even", "chunk", "block", "placed"};
 
 bool IsWordByte(char c) {
   return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_';
@@ -209,6 +209,7 @@ absl::StatusOr<int> ExpressionParser::ParsePrimary() {
     WEFT_RETURN_IF_ERROR(Expect(")"));
     return node;
   }
+  if (Accept("'")) return ParseWord();
   const std::string word(PeekWord());
   if (word.empty()) {
     return code_.Fail(
@@ -219,15 +220,39 @@ absl::StatusOr<int> ExpressionParser::ParsePrimary() {
   }
   if (IsReservedWord(word)) return ParseCall(word);
   const std::optional<int> slot = scope_.SlotOf(word);
-  if (!slot) return FailUnknown(word);
+  if (slot) {
+    position_ += word.size();
+    return AddNode(Operator::kSymbol, {}, *slot);
+  }
+  const std::optional<int> list = scope_.ListOf(word);
+  if (!list) return FailUnknown(word);
+  const std::size_t begin = position_;
   position_ += word.size();
-  return AddNode(Operator::kSymbol, {}, *slot);
+  if (!Accept("[")) {
+    position_ = begin;
+    return FailUnknown(word);
+  }
+  WEFT_ASSIGN_OR_RETURN(const int index, ParseExpression());
+  WEFT_RETURN_IF_ERROR(Expect("]"));
+  return AddNode(Operator::kItem, {index}, *list);
+}
+
+// After the opening quote: 'moe' is the integer that stands for this word.
+absl::StatusOr<int> ExpressionParser::ParseWord() {
+  const auto close = Rest().find('\'');
+  if (close == std::string_view::npos || close == 0) {
+    return code_.Fail("a word in quotes does not end or is empty");
+  }
+  const int64_t code = WordCode(Rest().substr(0, close));
+  position_ += close + 1;
+  return AddNode(Operator::kConstant, {}, code);
 }
 
 absl::Status ExpressionParser::FailUnknown(const std::string& word) const {
   if (scope_.ListOf(word)) {
     return code_.Fail(absl::StrCat("\"", word, "\" is a list; ask \"i in ",
-                                   word, "\" or \"len(", word, ")\""));
+                                   word, "\", \"len(", word, ")\" or \"", word,
+                                   "[i]\""));
   }
   if (scope_.TextOf(word) != nullptr) {
     return code_.Fail(absl::StrCat(

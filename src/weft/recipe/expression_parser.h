@@ -20,6 +20,7 @@ enum class Operator {
   kSymbol,    // slot
   kIn,        // value in list; the list's number
   kLength,    // of a list; its number
+  kItem,      // of a list; its number; the position is the argument
   kOr,
   kAnd,
   kNot,
@@ -85,6 +86,7 @@ class ExpressionParser {
   absl::StatusOr<int> ParseInteger();
   absl::StatusOr<int> ParseCall(std::string_view name);
   absl::StatusOr<int> ParseListName();
+  absl::StatusOr<int> ParseWord();
   absl::Status FailUnknown(const std::string& word) const;
   void SkipSpaces();
   std::string_view PeekWord();

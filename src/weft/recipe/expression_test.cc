@@ -119,8 +119,8 @@ TEST(ExpressionTest, Lists) {
         Expression::Parse(text, scope, kWhere).status().message());
   };
   EXPECT_EQ(error("dense + 1"),
-            "a.yaml:3: rows: \"dense\" is a list; ask \"i in dense\" or "
-            "\"len(dense)\" in \"dense + 1\"");
+            "a.yaml:3: rows: \"dense\" is a list; ask \"i in dense\", "
+            "\"len(dense)\" or \"dense[i]\" in \"dense + 1\"");
   EXPECT_THAT(error("1 in layer"),
               HasSubstr("expected the name of a list at column 6"));
   EXPECT_THAT(error("len(layer)"), HasSubstr("the name of a list"));

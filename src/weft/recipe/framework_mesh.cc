@@ -1,9 +1,11 @@
 #include "weft/recipe/framework_mesh.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
-#include "weft/recipe/megatron_stages.h"
+#include "weft/recipe/sglang_stages.h"
 #include "weft/recipe/vllm_stages.h"
 
 namespace weft::recipe {
@@ -16,6 +18,7 @@ const std::vector<std::string>& AxesOf(Framework framework) {
       new std::vector<std::string>{"tp", "cp", "dp", "pp"};
   static const auto* const kVllm =
       new std::vector<std::string>{"tp", "pp", "dp"};
+  static const auto* const kSglang = new std::vector<std::string>{"tp", "pp"};
   static const auto* const kNone = new std::vector<std::string>{"tp"};
   switch (framework) {
     case Framework::kFsdp:
@@ -24,52 +27,136 @@ const std::vector<std::string>& AxesOf(Framework framework) {
       return *kMegatron;
     case Framework::kVllm:
       return *kVllm;
+    case Framework::kSglang:
+      return *kSglang;
     case Framework::kHf:
       return *kNone;
   }
   return *kNone;
 }
 
-// A rank's place in the grid of the experts; {1, 0} where an axis is absent.
+bool IsEngine(Framework framework) {
+  return framework == Framework::kVllm || framework == Framework::kSglang;
+}
+
+// A rank's place on an axis that is not one of the mesh; {1, 0} if absent.
+struct Place {
+  int64_t degree = 1, rank = 0;
+};
+
+// A rank's place in the grid of the experts.
 struct ExpertGrid {
-  int64_t ep = 1, ep_rank = 0;
-  int64_t tp = 1, tp_rank = 0;  // that cuts each expert
+  Place ep;
+  Place tp;  // that cuts each expert
 };
 
 ExpertGrid ExpertGridOf(const LayoutSpec& spec, const layout::Mesh& mesh,
                         int64_t rank) {
-  const int64_t tp = mesh.Degree("tp");
+  const int64_t tp = mesh.Degree("tp"), tp_rank = mesh.Coordinate(rank, "tp");
   const int64_t ep = spec.Number("ep", 1);
-  if (spec.framework == Framework::kMegatron) {
-    const int64_t etp = spec.Number("etp", tp);
-    const int64_t in_stage =
-        rank % (tp * mesh.Degree("cp") * mesh.Degree("dp"));
-    return {ep, in_stage / etp % ep, etp, in_stage % etp};
+  switch (spec.framework) {
+    case Framework::kMegatron: {
+      const int64_t etp = spec.Number("etp", tp);
+      const int64_t in_stage =
+          rank % (tp * mesh.Degree("cp") * mesh.Degree("dp"));
+      return {{ep, in_stage / etp % ep}, {etp, in_stage % etp}};
+    }
+    case Framework::kSglang: {
+      const int64_t moe_tp = std::max<int64_t>(tp / ep, 1);
+      return {{ep, tp_rank / moe_tp}, {moe_tp, tp_rank % moe_tp}};
+    }
+    case Framework::kFsdp:
+      return {{ep, mesh.Coordinate(rank, "shard") % ep}, {}};
+    default: {
+      // vLLM cuts experts over its data-parallel ranks as well.
+      const int64_t flat = mesh.Coordinate(rank, "dp") * tp + tp_rank;
+      if (ep > 1) return {{ep, flat}, {}};
+      return {{}, {tp * mesh.Degree("dp"), flat}};
+    }
   }
-  // An engine cuts experts over its data-parallel ranks as well.
-  const int64_t flat =
-      mesh.Coordinate(rank, "dp") * tp + mesh.Coordinate(rank, "tp");
-  if (ep > 1) return {ep, flat, 1, 0};
-  return {1, 0, tp * mesh.Degree("dp"), flat};
+}
+
+// The ranks that attention is cut over: fewer than tp where SGLang runs it
+// data-parallel.
+Place AttentionOf(const LayoutSpec& spec, const layout::Mesh& mesh,
+                  int64_t rank) {
+  const int64_t tp = mesh.Degree("tp"), tp_rank = mesh.Coordinate(rank, "tp");
+  if (spec.framework != Framework::kSglang) return {tp, tp_rank};
+  const int64_t attn_tp = std::max<int64_t>(tp / spec.Number("dp", 1), 1);
+  return {attn_tp, tp_rank % attn_tp};
 }
 
 std::vector<std::string> SymbolsOf(Framework framework) {
   std::vector<std::string> symbols;
-  for (const std::string& axis : AxesOf(framework)) {
+  const auto add = [&](const std::string& axis) {
     symbols.push_back(axis);
     symbols.push_back(axis + "_rank");
-  }
-  const std::string expert_tp =
-      framework == Framework::kMegatron ? "etp" : "moe_tp";
-  symbols.insert(symbols.end(),
-                 {"ep", "ep_rank", expert_tp, expert_tp + "_rank"});
+  };
+  for (const std::string& axis : AxesOf(framework)) add(axis);
+  add("ep");
+  if (framework == Framework::kFsdp) return symbols;
+  add(framework == Framework::kMegatron ? "etp" : "moe_tp");
   symbols.insert(symbols.end(),
                  {"layer_begin", "layer_end", "first_stage", "last_stage"});
   if (framework == Framework::kMegatron) {
-    symbols.insert(symbols.end(), {"vocab_divisor", "impl_te", "impl_local",
-                                   "experts_grouped", "experts_sequential"});
+    symbols.insert(
+        symbols.end(),
+        {"mtp_stage", "vocab_divisor", "impl_te", "impl_local",
+         "experts_grouped", "experts_sequential", "mla_split", "mla_fused"});
+  } else {
+    add("attn_tp");
+    symbols.insert(symbols.end(), {"is_vllm", "is_sglang", "fuse_shared",
+                                   "eplb", "quantised"});
+    if (framework == Framework::kSglang) add("dp");
   }
   return symbols;
+}
+
+absl::Status CheckMegatronGrid(const LayoutSpec& spec,
+                               const layout::Mesh& mesh) {
+  const int64_t tp = mesh.Degree("tp"), ep = spec.Number("ep", 1);
+  const int64_t etp = spec.Number("etp", tp);
+  const int64_t ranks = tp * mesh.Degree("cp") * mesh.Degree("dp");
+  // One after the other: their product may exceed 64 bits.
+  if (ranks % etp == 0 && ranks / etp % ep == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "ep=", ep, " and etp=", etp, " do not divide the tp*cp*dp=", ranks,
+      " ranks of a stage (etp is tp unless it is given)"));
+}
+
+absl::Status CheckVllmGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
+  const int64_t ep = spec.Number("ep", 1);
+  const int64_t ranks = mesh.Degree("tp") * mesh.Degree("dp");
+  if (ep == 1 || ep == ranks) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "ep=", ep, " is not the tp*dp=", ranks,
+      " ranks of a stage, over all of which vLLM deals out experts; give ep=",
+      ranks, " or leave it out"));
+}
+
+absl::Status CheckSglangGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
+  const int64_t tp = mesh.Degree("tp");
+  base::FaultList faults;
+  for (const char* key : {"ep", "dp"}) {
+    const int64_t degree = spec.Number(key, 1);
+    if (tp % degree == 0) continue;
+    faults.Add(absl::StrCat(key, "=", degree, " does not divide tp=", tp,
+                            ", the ranks of a stage"));
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
+absl::Status CheckFsdpGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
+  const int64_t shard = mesh.Degree("shard"), ep = spec.Number("ep", 1);
+  base::FaultList faults;
+  if (shard % ep != 0) {
+    faults.Add(absl::StrCat("ep=", ep, " does not divide shard=", shard));
+  }
+  if (ep > 1 && spec.Word("names", "memory") == "hf") {
+    faults.Add(absl::StrCat("ep=", ep, " with names=hf: whole experts are ",
+                            "dealt out under the names of memory only"));
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
@@ -96,72 +183,119 @@ absl::Status CheckRank(const LayoutSpec& spec, const layout::Mesh& mesh,
       mesh.num_ranks() == 1 ? " rank of " : " ranks of ", spec.ToString()));
 }
 
-absl::Status CheckExpertGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
-  const int64_t ep = spec.Number("ep", 1);
-  const int64_t tp = mesh.Degree("tp"), dp = mesh.Degree("dp");
-  if (spec.framework == Framework::kMegatron) {
-    const int64_t etp = spec.Number("etp", tp);
-    const int64_t ranks = tp * mesh.Degree("cp") * dp;
-    // One after the other: their product may exceed 64 bits.
-    if (ranks % etp == 0 && ranks / etp % ep == 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(
-        "ep=", ep, " and etp=", etp, " do not divide the tp*cp*dp=", ranks,
-        " ranks of a stage (etp is tp unless it is given)"));
+absl::Status CheckGrids(const LayoutSpec& spec, const layout::Mesh& mesh) {
+  switch (spec.framework) {
+    case Framework::kMegatron:
+      return CheckMegatronGrid(spec, mesh);
+    case Framework::kVllm:
+      return CheckVllmGrid(spec, mesh);
+    case Framework::kSglang:
+      return CheckSglangGrid(spec, mesh);
+    case Framework::kFsdp:
+      return CheckFsdpGrid(spec, mesh);
+    case Framework::kHf:
+      return absl::OkStatus();
   }
-  if (spec.framework != Framework::kVllm || ep == 1 || ep == tp * dp) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "ep=", ep, " is not the tp*dp=", tp * dp,
-      " ranks of a stage, over all of which vLLM deals out experts; give ep=",
-      tp * dp, " or leave it out"));
+  return absl::OkStatus();
 }
 
-absl::StatusOr<tensor::Range> LayersOf(const LayoutSpec& spec,
-                                       const layout::Mesh& mesh, int64_t rank,
-                                       int64_t num_layers) {
+absl::StatusOr<std::vector<StageChunk>> ChunksOf(const LayoutSpec& spec,
+                                                 const layout::Mesh& mesh,
+                                                 int64_t rank,
+                                                 int64_t num_layers) {
   const int64_t pp = mesh.Degree("pp");
   const int64_t stage = mesh.Coordinate(rank, "pp");
   if (spec.framework == Framework::kMegatron) {
-    return MegatronStageLayers({.num_layers = num_layers,
-                                .pp = pp,
-                                .first = spec.Number("first", 0),
-                                .last = spec.Number("last", 0)},
-                               stage);
+    return MegatronStageChunks(
+        {.num_layers = num_layers,
+         .pp = pp,
+         .vpp = spec.Number("vpp", 1),
+         .first = spec.Number("first", 0),
+         .last = spec.Number("last", 0),
+         .embedding_in_split = spec.Word("embedding_in_split", "0") == "1",
+         .loss_in_split = spec.Word("loss_in_split", "0") == "1",
+         .layout = spec.Word("layout", "")},
+        stage);
   }
-  return VllmStageLayers(num_layers, pp, stage);
+  const tensor::Range layers = spec.framework == Framework::kSglang
+                                   ? SglangStageLayers(num_layers, pp, stage)
+                                   : VllmStageLayers(num_layers, pp, stage);
+  return std::vector<StageChunk>{{layers, stage == 0, stage == pp - 1}};
+}
+
+ExpertPlacement PlacementOf(const LayoutSpec& spec, const layout::Mesh& mesh,
+                            int64_t rank) {
+  const ExpertGrid grid = ExpertGridOf(spec, mesh, rank);
+  return {.ep = grid.ep.degree,
+          .ep_rank = grid.ep.rank,
+          .round_robin = spec.Word("placement", "linear") == "round_robin",
+          .num_redundant = spec.Number("redundant", 0),
+          .table = spec.experts};
 }
 
 const std::vector<std::string>& FrameworkSymbols(Framework framework) {
+  static const auto* const kFsdp =
+      new std::vector<std::string>(SymbolsOf(Framework::kFsdp));
   static const auto* const kMegatron =
       new std::vector<std::string>(SymbolsOf(Framework::kMegatron));
   static const auto* const kVllm =
       new std::vector<std::string>(SymbolsOf(Framework::kVllm));
-  return framework == Framework::kMegatron ? *kMegatron : *kVllm;
+  static const auto* const kSglang =
+      new std::vector<std::string>(SymbolsOf(Framework::kSglang));
+  if (framework == Framework::kFsdp) return *kFsdp;
+  if (framework == Framework::kMegatron) return *kMegatron;
+  return framework == Framework::kVllm ? *kVllm : *kSglang;
 }
 
 std::vector<int64_t> FrameworkSymbolValues(const LayoutSpec& spec,
                                            const layout::Mesh& mesh,
-                                           int64_t rank, tensor::Range layers) {
+                                           int64_t rank,
+                                           const StageChunk& chunk) {
   std::vector<int64_t> values;
+  const auto add = [&](const Place& place) {
+    values.push_back(place.degree);
+    values.push_back(place.rank);
+  };
   for (const std::string& axis : AxesOf(spec.framework)) {
-    values.push_back(mesh.Degree(axis));
-    values.push_back(mesh.Coordinate(rank, axis));
+    add({mesh.Degree(axis), mesh.Coordinate(rank, axis)});
   }
   const ExpertGrid experts = ExpertGridOf(spec, mesh, rank);
-  values.insert(values.end(),
-                {experts.ep, experts.ep_rank, experts.tp, experts.tp_rank});
-  const int64_t stage = mesh.Coordinate(rank, "pp");
-  values.insert(values.end(), {layers.begin, layers.end, stage == 0 ? 1 : 0,
-                               stage == mesh.Degree("pp") - 1 ? 1 : 0});
-  if (spec.framework == Framework::kMegatron) {
-    const bool is_te = spec.Word("impl", "te") == "te";
-    const bool is_grouped = spec.Word("experts", "grouped") == "grouped";
-    values.insert(values.end(),
-                  {spec.Number("vocab_divisor", 0), is_te ? 1 : 0,
-                   is_te ? 0 : 1, is_grouped ? 1 : 0, is_grouped ? 0 : 1});
+  add(experts.ep);
+  if (spec.framework == Framework::kFsdp) return values;
+  add(experts.tp);
+  values.insert(values.end(), {chunk.layers.begin, chunk.layers.end,
+                               chunk.first ? 1 : 0, chunk.last ? 1 : 0});
+  if (IsEngine(spec.framework)) {
+    const Place attention = AttentionOf(spec, mesh, rank);
+    add(attention);
+    const bool is_sglang = spec.framework == Framework::kSglang;
+    const bool fuses = is_sglang && spec.Word("shared_fusion", "on") == "on";
+    values.insert(values.end(), {is_sglang ? 0 : 1, is_sglang ? 1 : 0,
+                                 fuses ? 1 : 0, spec.experts != nullptr ? 1 : 0,
+                                 spec.Word("quant", "none") == "none" ? 0 : 1});
+    if (is_sglang) {
+      add({spec.Number("dp", 1),
+           mesh.Coordinate(rank, "tp") / attention.degree});
+    }
+    return values;
   }
+  const bool is_te = spec.Word("impl", "te") == "te";
+  const bool is_grouped = spec.Word("experts", "grouped") == "grouped";
+  const bool is_split = spec.Word("mla", "split") == "split";
+  values.insert(values.end(),
+                {chunk.mtp ? 1 : 0, spec.Number("vocab_divisor", 0),
+                 is_te ? 1 : 0, is_te ? 0 : 1, is_grouped ? 1 : 0,
+                 is_grouped ? 0 : 1, is_split ? 1 : 0, is_split ? 0 : 1});
   return values;
+}
+
+std::vector<std::pair<std::string, std::string>> FrameworkTexts(
+    Framework framework) {
+  if (framework == Framework::kVllm) {
+    return {{"routed_experts", "experts.routed_experts"}};
+  }
+  if (framework == Framework::kSglang) return {{"routed_experts", "experts"}};
+  return {};
 }
 
 }  // namespace weft::recipe

@@ -28,4 +28,17 @@ absl::StatusOr<tensor::Box> FsdpBox(absl::Span<const int64_t> shape, TpCut cut,
   return tensor::Box::Make(ranges);
 }
 
+absl::StatusOr<tensor::Range> FsdpExperts(int64_t num_experts,
+                                          const FsdpCoordinates& at) {
+  if (num_experts % at.ep != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ep=", at.ep, " does not divide the ", num_experts, " experts"));
+  }
+  const int64_t each = num_experts / at.ep;
+  const int64_t first = at.shard_rank % at.ep * each;
+  const tensor::Range within =
+      layout::ChunkSplit(each, at.shard / at.ep, at.shard_rank / at.ep);
+  return tensor::Range{first + within.begin, first + within.end};
+}
+
 }  // namespace weft::recipe

@@ -19,6 +19,7 @@ struct FsdpCoordinates {
   int64_t shard_rank = 0;
   int64_t tp = 1;
   int64_t tp_rank = 0;
+  int64_t ep = 1;  // divides shard
 };
 
 // The box of a tensor of `shape` (rank >= 1; >= 2 for kColumns), by order of
@@ -28,6 +29,12 @@ struct FsdpCoordinates {
 // otherwise, the data does not.
 absl::StatusOr<tensor::Box> FsdpBox(absl::Span<const int64_t> shape, TpCut cut,
                                     const FsdpCoordinates& at);
+
+// The experts that a rank holds of a stack of them: whole ones, first dealt out
+// evenly over ep (the fastest part of the shard axis), then as torch.chunk does
+// over the rest of the axis. kInvalidArgument unless ep divides their number.
+absl::StatusOr<tensor::Range> FsdpExperts(int64_t num_experts,
+                                          const FsdpCoordinates& at);
 
 }  // namespace weft::recipe
 

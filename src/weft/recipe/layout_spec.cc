@@ -11,21 +11,20 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "weft/base/status.h"
+#include "weft/recipe/expert_placement.h"
 
 namespace weft::recipe {
 namespace {
 
 // What a key takes. Degrees default to 1, and kDegreeOfTp to that of tp; counts
 // have no default, so that being given is what matters; words default to the
-// first of `words`.
-enum class KeyKind { kDegree, kDegreeOfTp, kCount, kWord };
+// first of `words`, texts to none. A file is read when the spec is parsed.
+enum class KeyKind { kDegree, kDegreeOfTp, kCount, kWord, kText, kFile };
 
 struct KeyRule {
   std::string_view name;
   KeyKind kind = KeyKind::kDegree;
   std::vector<std::string_view> words = {};
-  // Known to the format; only its default is supported so far.
-  bool default_only = false;
 };
 
 struct FrameworkRule {
@@ -34,30 +33,43 @@ struct FrameworkRule {
   std::vector<KeyRule> keys;  // in canonical order
 };
 
+std::vector<FrameworkRule> MakeFrameworkRules() {
+  const KeyRule dtype{"dtype", KeyKind::kWord, {"auto", "bf16", "f16", "f32"}};
+  const KeyRule quant{"quant", KeyKind::kWord, {"none", "fp8-block"}};
+  const KeyRule names{"names", KeyKind::kWord, {"memory", "hf"}};
+  const KeyRule impl{"impl", KeyKind::kWord, {"te", "local"}};
+  const KeyRule experts{"experts", KeyKind::kWord, {"grouped", "sequential"}};
+  const KeyRule mla{"mla", KeyKind::kWord, {"split", "fused"}};
+  const KeyRule in_split{"embedding_in_split", KeyKind::kWord, {"0", "1"}};
+  const KeyRule loss_in_split{"loss_in_split", KeyKind::kWord, {"0", "1"}};
+  const KeyRule layout{"layout", KeyKind::kText};
+  const KeyRule placement{
+      "placement", KeyKind::kWord, {"linear", "round_robin"}};
+  const KeyRule redundant{"redundant", KeyKind::kCount};
+  const KeyRule eplb{"eplb", KeyKind::kFile};
+  const KeyRule shared_fusion{"shared_fusion", KeyKind::kWord, {"on", "off"}};
+  const KeyRule tp{"tp"}, pp{"pp"}, vpp{"vpp"}, cp{"cp"}, dp{"dp"}, ep{"ep"};
+  const KeyRule shard{"shard"}, replicate{"replicate"};
+  const KeyRule etp{"etp", KeyKind::kDegreeOfTp};
+  const KeyRule first{"first", KeyKind::kCount}, last{"last", KeyKind::kCount};
+  const KeyRule vocab_divisor{"vocab_divisor", KeyKind::kCount};
+  return {{Framework::kHf, "hf", {dtype}},
+          {Framework::kFsdp, "fsdp", {shard, replicate, tp, ep, names, dtype}},
+          {Framework::kMegatron,
+           "megatron",
+           {tp, pp, vpp, cp, dp, ep, etp, first, last, in_split, loss_in_split,
+            layout, vocab_divisor, impl, experts, mla, dtype}},
+          {Framework::kVllm,
+           "vllm",
+           {tp, pp, ep, dp, placement, redundant, eplb, quant, dtype}},
+          {Framework::kSglang,
+           "sglang",
+           {tp, pp, ep, dp, redundant, eplb, shared_fusion, quant, dtype}}};
+}
+
 const std::vector<FrameworkRule>& FrameworkRules() {
-  static const auto* const kRules = [] {
-    const KeyRule dtype{
-        "dtype", KeyKind::kWord, {"auto", "bf16", "f16", "f32"}};
-    const KeyRule quant{"quant", KeyKind::kWord, {"none", "fp8-block"}, true};
-    const KeyRule names{"names", KeyKind::kWord, {"memory", "hf"}};
-    const KeyRule impl{"impl", KeyKind::kWord, {"te", "local"}};
-    const KeyRule experts{"experts", KeyKind::kWord, {"grouped", "sequential"}};
-    const KeyRule tp{"tp"}, pp{"pp"}, cp{"cp"}, dp{"dp"};
-    const KeyRule shard{"shard"}, replicate{"replicate"};
-    const KeyRule vpp{"vpp", KeyKind::kDegree, {}, true};
-    const KeyRule ep{"ep"}, etp{"etp", KeyKind::kDegreeOfTp};
-    const KeyRule first{"first", KeyKind::kCount};
-    const KeyRule last{"last", KeyKind::kCount};
-    const KeyRule vocab_divisor{"vocab_divisor", KeyKind::kCount};
-    return new std::vector<FrameworkRule>{
-        {Framework::kHf, "hf", {dtype}},
-        {Framework::kFsdp, "fsdp", {shard, replicate, tp, names, dtype}},
-        {Framework::kMegatron,
-         "megatron",
-         {tp, pp, vpp, cp, dp, ep, etp, first, last, vocab_divisor, impl,
-          experts, dtype}},
-        {Framework::kVllm, "vllm", {tp, pp, ep, dp, quant, dtype}}};
-  }();
+  static const auto* const kRules =
+      new std::vector<FrameworkRule>(MakeFrameworkRules());
   return *kRules;
 }
 
@@ -77,10 +89,6 @@ absl::StatusOr<const FrameworkRule*> FindFramework(std::string_view name) {
   const std::string list = absl::StrJoin(
       known, ", ",
       [](std::string* out, std::string_view word) { out->append(word); });
-  if (name == "sglang") {
-    return absl::UnimplementedError(absl::StrCat(
-        "framework \"sglang\" is not supported yet; supported are ", list));
-  }
   return absl::InvalidArgumentError(absl::StrCat(
       "unknown framework \"", std::string(name), "\"; known are ", list));
 }
@@ -129,6 +137,34 @@ absl::Status AddWord(const KeyRule& key, std::string_view value,
                    " is unknown; known are ", absl::StrJoin(known, ", ")));
 }
 
+absl::Status AddText(const KeyRule& key, std::string_view value,
+                     LayoutSpec& spec) {
+  if (value.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(key.name), "= is empty"));
+  }
+  spec.words[std::string(key.name)] = std::string(value);
+  return absl::OkStatus();
+}
+
+// FILE, or FILE@HASH if what it says must be that.
+absl::Status AddExpertTable(const KeyRule& key, std::string_view value,
+                            LayoutSpec& spec) {
+  const auto at = value.rfind('@');
+  const std::string path(value.substr(0, at));
+  WEFT_ASSIGN_OR_RETURN(spec.experts, ReadExpertTable(path));
+  const std::string hash(at == std::string_view::npos ? std::string_view()
+                                                      : value.substr(at + 1));
+  if (at != std::string_view::npos && hash != spec.experts->hash) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(key.name), "=", path, " says ",
+                     spec.experts->hash, " now, not ", hash));
+  }
+  spec.words[std::string(key.name)] =
+      absl::StrCat(path, "@", spec.experts->hash);
+  return absl::OkStatus();
+}
+
 absl::Status AddItem(const FrameworkRule& framework, std::string_view item,
                      LayoutSpec& spec) {
   const auto equals = item.find('=');
@@ -144,31 +180,9 @@ absl::Status AddItem(const FrameworkRule& framework, std::string_view item,
         absl::StrCat("key ", name, " is given twice"));
   }
   if (key->kind == KeyKind::kWord) return AddWord(*key, value, spec);
+  if (key->kind == KeyKind::kText) return AddText(*key, value, spec);
+  if (key->kind == KeyKind::kFile) return AddExpertTable(*key, value, spec);
   return AddNumber(*key, value, spec);
-}
-
-// Keys that this release knows by name only must have the value that changes
-// nothing.
-absl::Status CheckDefaults(const FrameworkRule& framework,
-                           const LayoutSpec& spec) {
-  for (const KeyRule& key : framework.keys) {
-    if (!key.default_only) continue;
-    const std::string name(key.name);
-    if (key.kind == KeyKind::kWord) {
-      const std::string neutral(key.words.front());
-      const std::string word = spec.Word(name, neutral);
-      if (word == neutral) continue;
-      return absl::UnimplementedError(absl::StrCat(
-          name, "=", word, " of ", std::string(framework.name),
-          " is not supported yet; leave it out or give ", name, "=", neutral));
-    }
-    const int64_t number = spec.Number(name, 1);
-    if (number == 1) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        name, "=", number, " of ", std::string(framework.name),
-        " is not supported yet; leave it out or give ", name, "=1"));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -194,10 +208,12 @@ std::string LayoutSpec::ToString() const {
     separator = ',';
   };
   for (const KeyRule& key : rule.keys) {
-    if (key.default_only) continue;
     if (key.kind == KeyKind::kWord) {
       const std::string word = Word(key.name, key.words.front());
       if (word != key.words.front()) append(key.name, word);
+    } else if (key.kind == KeyKind::kText || key.kind == KeyKind::kFile) {
+      const std::string text = Word(key.name, "");
+      if (!text.empty()) append(key.name, text);
     } else {
       // The default is left out; a count is a choice whatever it is.
       int64_t absent = key.kind == KeyKind::kCount ? 0 : 1;
@@ -223,7 +239,6 @@ absl::StatusOr<LayoutSpec> ParseLayoutSpec(std::string_view text) {
         WEFT_RETURN_IF_ERROR(AddItem(*framework, item, spec));
       }
     }
-    WEFT_RETURN_IF_ERROR(CheckDefaults(*framework, spec));
     return spec;
   };
   absl::StatusOr<LayoutSpec> spec = parse();

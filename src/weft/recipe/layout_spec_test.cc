@@ -1,6 +1,8 @@
 #include "weft/recipe/layout_spec.h"
 
+#include <fstream>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -8,7 +10,6 @@
 namespace weft::recipe {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 LayoutSpec Parse(const std::string& text) {
@@ -26,15 +27,13 @@ std::string Error(const std::string& text, absl::StatusCode code) {
 std::string Invalid(const std::string& text) {
   return Error(text, absl::StatusCode::kInvalidArgument);
 }
-std::string Unimplemented(const std::string& text) {
-  return Error(text, absl::StatusCode::kUnimplemented);
-}
 
 TEST(LayoutSpecTest, Frameworks) {
   EXPECT_EQ(Parse("hf").framework, Framework::kHf);
   EXPECT_EQ(Parse("fsdp").framework, Framework::kFsdp);
   EXPECT_EQ(Parse("megatron").framework, Framework::kMegatron);
   EXPECT_EQ(Parse("vllm:tp=2").framework, Framework::kVllm);
+  EXPECT_EQ(Parse("sglang:tp=2").framework, Framework::kSglang);
 }
 
 TEST(LayoutSpecTest, KeysAndDefaults) {
@@ -74,15 +73,23 @@ TEST(LayoutSpecTest, CanonicalTextParsesBack) {
         "megatron:tp=2,pp=4,cp=3,dp=5,first=1,last=2,vocab_divisor=128,"
         "impl=local,dtype=bf16",
         "megatron:tp=2,dp=4,ep=4,etp=1,experts=sequential",
-        "vllm:tp=2,pp=3,ep=8,dp=4,dtype=f16"}) {
+        "megatron:tp=2,pp=2,vpp=2,embedding_in_split=1,loss_in_split=1,"
+        "layout=Ett|(tt|)*2tL,mla=fused",
+        "fsdp:shard=8,tp=2,ep=4",
+        "vllm:tp=2,pp=3,ep=8,dp=4,placement=round_robin,redundant=3,"
+        "quant=fp8-block,dtype=f16",
+        "sglang:tp=8,pp=2,ep=4,dp=2,redundant=2,shared_fusion=off,"
+        "quant=fp8-block"}) {
     EXPECT_EQ(Parse(text).ToString(), text);
   }
 }
 
-TEST(LayoutSpecTest, NeutralValuesOfKeysToCome) {
+TEST(LayoutSpecTest, NeutralValues) {
   EXPECT_EQ(Parse("megatron:vpp=1,ep=1,experts=grouped").ToString(),
             "megatron");
   EXPECT_EQ(Parse("vllm:ep=1,quant=none").ToString(), "vllm");
+  EXPECT_EQ(Parse("megatron:loss_in_split=0,mla=split").ToString(), "megatron");
+  EXPECT_EQ(Parse("sglang:dp=1,shared_fusion=on").ToString(), "sglang");
 }
 
 TEST(LayoutSpecTest, ExpertKeys) {
@@ -94,26 +101,57 @@ TEST(LayoutSpecTest, ExpertKeys) {
   EXPECT_EQ(Parse("vllm:ep=4,tp=4").ToString(), "vllm:tp=4,ep=4");
 }
 
-TEST(LayoutSpecTest, KeysToCome) {
-  EXPECT_EQ(Unimplemented("megatron:vpp=2"),
-            "layout \"megatron:vpp=2\": vpp=2 of megatron is not supported "
-            "yet; leave it out or give vpp=1");
-  EXPECT_THAT(Unimplemented("vllm:quant=fp8-block"),
-              HasSubstr("quant=fp8-block of vllm is not supported yet"));
-  EXPECT_THAT(Unimplemented("sglang:tp=2"),
-              AllOf(HasSubstr("\"sglang\" is not supported yet"),
-                    HasSubstr("hf, fsdp, megatron, vllm")));
+std::string FileWith(const std::string& text) {
+  const std::string path = ::testing::TempDir() + "/layout_spec_test.json";
+  std::ofstream(path) << text;
+  return path;
+}
+
+TEST(LayoutSpecTest, ExpertTables) {
+  const std::string path =
+      FileWith("{\"physical_to_logical\": [[0, 1, 0, 2], [2, 1, 1, 0]]}");
+  const LayoutSpec spec = Parse("vllm:tp=2,ep=2,eplb=" + path);
+  ASSERT_NE(spec.experts, nullptr);
+  EXPECT_EQ(spec.experts->lists,
+            (std::vector<std::vector<int64_t>>{{0, 1, 0, 2}, {2, 1, 1, 0}}));
+  // What it says is part of the name, and the name parses back.
+  const std::string text = spec.ToString();
+  EXPECT_EQ(text, "vllm:tp=2,ep=2,eplb=" + path + "@" + spec.experts->hash);
+  EXPECT_EQ(Parse(text).ToString(), text);
+  // Spaces do not change what it says, numbers do.
+  FileWith("{\"physical_to_logical_map\": [[0,1,0,2],[2,1,1,0]]}");
+  EXPECT_EQ(Parse(text).ToString(), text);
+  FileWith("{\"physical_to_logical\": [0, 1, 2]}");
+  EXPECT_THAT(Invalid(text), HasSubstr(" now, not " + spec.experts->hash));
+  EXPECT_NE(Parse("vllm:eplb=" + path).ToString(), "vllm:eplb=" + text);
+}
+
+TEST(LayoutSpecTest, RefusesExpertTables) {
+  for (const char* text :
+       {"", "[", "[]", "{}", "{\"physical_to_logical\": []}",
+        "{\"physical_to_logical\": 3}", "{\"physical_to_logical\": [[0], 1]}",
+        "{\"physical_to_logical\": [0, [1]]}",
+        "{\"physical_to_logical\": [-1]}", "{\"physical_to_logical\": [1.5]}",
+        "{\"physical_to_logical\": [18446744073709551615]}",
+        "{\"physical_to_logical\": [[]]}"}) {
+    EXPECT_THAT(Invalid("vllm:eplb=" + FileWith(text)), HasSubstr("eplb="))
+        << text;
+  }
+  EXPECT_THAT(
+      std::string(
+          ParseLayoutSpec("vllm:eplb=/no/such.json").status().message()),
+      HasSubstr("cannot read the expert table eplb=/no/such.json"));
 }
 
 TEST(LayoutSpecTest, Refuses) {
   EXPECT_EQ(Invalid("tensorrt"),
             "layout \"tensorrt\": unknown framework \"tensorrt\"; known are "
-            "hf, fsdp, megatron, vllm");
+            "hf, fsdp, megatron, vllm, sglang");
   EXPECT_EQ(Invalid("vllm:tpp=2"),
             "layout \"vllm:tpp=2\": unknown key \"tpp\" of vllm; known are tp, "
-            "pp, ep, dp, quant, dtype");
+            "pp, ep, dp, placement, redundant, eplb, quant, dtype");
   EXPECT_THAT(Invalid("fsdp:pp=2"),
-              HasSubstr("known are shard, replicate, tp, names, dtype"));
+              HasSubstr("known are shard, replicate, tp, ep, names, dtype"));
   EXPECT_THAT(Invalid("hf:tp=2"), HasSubstr("known are dtype"));
   EXPECT_THAT(Invalid("megatron:tp=2,tp=2"), HasSubstr("tp is given twice"));
   EXPECT_THAT(Invalid("hf:dtype=f32,dtype=f32"), HasSubstr("given twice"));

@@ -73,6 +73,21 @@ std::optional<std::vector<int64_t>> IntegersOf(const Json& list) {
   return integers;
 }
 
+std::optional<std::vector<std::string>> WordsOf(const Json& value) {
+  std::vector<std::string> words;
+  if (value.is_string()) {
+    for (const char letter : value.get_ref<const std::string&>()) {
+      words.emplace_back(1, letter);
+    }
+    return words;
+  }
+  for (const Json& item : value) {
+    if (!item.is_string()) return std::nullopt;
+    words.push_back(item.get<std::string>());
+  }
+  return words;
+}
+
 absl::StatusOr<std::string> ArchitectureOf(const Json& root) {
   const auto found = root.find("architectures");
   if (found == root.end() || !found->is_array() || found->empty() ||
@@ -111,7 +126,11 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
     } else if (value.is_array()) {
       if (auto integers = IntegersOf(value)) {
         config.lists[key] = *std::move(integers);
+      } else if (auto words = WordsOf(value)) {
+        config.words[key] = *std::move(words);
       }
+    } else if (value.is_string()) {
+      config.words[key] = *WordsOf(value);
     }
   }
   return config;

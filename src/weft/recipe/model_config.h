@@ -19,7 +19,11 @@ struct ModelConfig {
   std::map<std::string, int64_t> numbers;
   // Every list of integers of the file, by key.
   std::map<std::string, std::vector<int64_t>> lists;
+  // Every list of words of the file, and every text as the list of its
+  // letters ("hybrid_override_pattern": "ME*E"), by key.
+  std::map<std::string, std::vector<std::string>> words;
   tensor::DType dtype = tensor::DType::kBF16;  // dtype or torch_dtype
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 // Parses config.json text. kInvalidArgument on bad JSON, no architecture, or

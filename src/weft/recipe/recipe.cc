@@ -3,14 +3,15 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/recipe/checkpoint_tensors.h"
 #include "weft/recipe/data_recipe.h"
 #include "weft/recipe/embedded_recipes.h"
 #include "weft/recipe/framework_mesh.h"
+#include "weft/recipe/fsdp_layout.h"
 #include "weft/recipe/recipe_parser.h"
 #include "weft/recipe/stored_builder.h"
 #include "weft/recipe/table_expander.h"
@@ -26,64 +27,10 @@ std::optional<tensor::DType> ChosenDType(const LayoutSpec& spec) {
   return std::nullopt;
 }
 
-absl::StatusOr<std::vector<std::string>> IgnoredNames(
-    const RecipeTables& tables, const Environment& environment) {
-  WEFT_ASSIGN_OR_RETURN(
-      const std::vector<LogicalTensor> ignored,
-      ExpandLogical(tables.ignore, environment, tensor::DType::kBF16));
-  std::vector<std::string> names;
-  for (const LogicalTensor& logical : ignored) {
-    names.push_back(logical.spec.name);
-  }
-  return names;
-}
-
-// The checkpoint's tensors in the recipe's order, without those that are
-// dropped. All faults at once: missing, extra, twice, of another shape.
-absl::StatusOr<std::vector<tensor::TensorSpec>> MatchCheckpoint(
-    const std::vector<LogicalTensor>& expected,
-    const std::vector<std::string>& ignored,
-    const std::vector<tensor::TensorSpec>& given) {
-  base::FaultList faults;
-  absl::flat_hash_map<std::string, const tensor::TensorSpec*> unmatched;
-  for (const tensor::TensorSpec& spec : given) {
-    if (!unmatched.emplace(spec.name, &spec).second) {
-      faults.Add(
-          absl::StrCat("the checkpoint lists \"", spec.name, "\" twice"));
-    }
-  }
-  std::vector<tensor::TensorSpec> matched;
-  for (const LogicalTensor& want : expected) {
-    const auto found = unmatched.find(want.spec.name);
-    if (found == unmatched.end()) {
-      faults.Add(absl::StrCat("the checkpoint lacks \"", want.spec.name, "\" ",
-                              tensor::ShapeToString(want.spec.shape)));
-      continue;
-    }
-    const tensor::TensorSpec& have = *found->second;
-    if (have.shape != want.spec.shape) {
-      faults.Add(absl::StrCat("\"", have.name, "\" has shape ",
-                              tensor::ShapeToString(have.shape),
-                              " in the checkpoint, but the config says ",
-                              tensor::ShapeToString(want.spec.shape)));
-    }
-    matched.push_back(have);
-    unmatched.erase(found);
-  }
-  for (const std::string& name : ignored) unmatched.erase(name);
-  for (const tensor::TensorSpec& spec : given) {
-    if (unmatched.contains(spec.name)) {
-      faults.Add(absl::StrCat("the checkpoint has \"", spec.name,
-                              "\", which the recipe does not know"));
-    }
-  }
-  WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
-  return matched;
-}
-
 class DataRecipe : public Recipe {
  public:
-  explicit DataRecipe(RecipeTables tables) : tables_(std::move(tables)) {}
+  explicit DataRecipe(RecipeTables tables)
+      : tables_(std::move(tables)), checkpoints_(tables_) {}
 
   const std::string& family() const override { return tables_.family; }
   const std::vector<std::string>& architectures() const override {
@@ -92,10 +39,18 @@ class DataRecipe : public Recipe {
 
   absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensors(
       const ModelConfig& config) const override {
-    WEFT_ASSIGN_OR_RETURN(const Environment environment, Bind(config));
+    return LogicalTensorsOf(config, {});
+  }
+
+  absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensorsOf(
+      const ModelConfig& config,
+      const std::vector<std::string>& held) const override {
+    const TensorNames names(held.begin(), held.end());
+    WEFT_ASSIGN_OR_RETURN(const Environment environment,
+                          checkpoints_.Bind(config, names));
     WEFT_ASSIGN_OR_RETURN(
         std::vector<LogicalTensor> logical,
-        ExpandLogical(tables_.checkpoint, environment, config.dtype));
+        checkpoints_.Expected(environment, config.dtype, names));
     std::vector<tensor::TensorSpec> specs;
     specs.reserve(logical.size());
     for (LogicalTensor& one : logical) specs.push_back(std::move(one.spec));
@@ -104,9 +59,10 @@ class DataRecipe : public Recipe {
 
   absl::StatusOr<bool> IsIgnorable(const ModelConfig& config,
                                    const std::string& name) const override {
-    WEFT_ASSIGN_OR_RETURN(const Environment environment, Bind(config));
+    WEFT_ASSIGN_OR_RETURN(const Environment environment,
+                          checkpoints_.Bind(config, {}));
     WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> ignored,
-                          IgnoredNames(tables_, environment));
+                          checkpoints_.Ignored(environment));
     for (const std::string& one : ignored) {
       if (one == name) return true;
     }
@@ -115,7 +71,7 @@ class DataRecipe : public Recipe {
 
   absl::StatusOr<int64_t> NumRanks(const ModelConfig& config,
                                    const LayoutSpec& spec) const override {
-    WEFT_RETURN_IF_ERROR(Bind(config).status());
+    WEFT_RETURN_IF_ERROR(checkpoints_.Bind(config, {}).status());
     WEFT_RETURN_IF_ERROR(TableOf(spec).status());
     WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
     return mesh.num_ranks();
@@ -127,78 +83,82 @@ class DataRecipe : public Recipe {
     WEFT_ASSIGN_OR_RETURN(const FrameworkTable* const table, TableOf(spec));
     WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
     WEFT_RETURN_IF_ERROR(CheckRank(spec, mesh, rank));
-    WEFT_ASSIGN_OR_RETURN(const Environment environment, Bind(config));
+    WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
+                          checkpoints_.Find(config, logical));
     // The spec's faults before the checkpoint's: they need no file.
     std::vector<StoredDescription> descriptions;
     if (table != nullptr) {
-      WEFT_ASSIGN_OR_RETURN(descriptions,
-                            Describe(*table, environment, spec, mesh, rank));
+      WEFT_ASSIGN_OR_RETURN(
+          descriptions,
+          Describe(*table, checkpoint->environment, spec, mesh, rank));
+    } else {
+      WEFT_RETURN_IF_ERROR(CheckGrids(spec, mesh));
     }
-    WEFT_ASSIGN_OR_RETURN(
-        const std::vector<LogicalTensor> expected,
-        ExpandLogical(tables_.checkpoint, environment, config.dtype));
-    WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> ignored,
-                          IgnoredNames(tables_, environment));
-    WEFT_ASSIGN_OR_RETURN(std::vector<tensor::TensorSpec> matched,
-                          MatchCheckpoint(expected, ignored, logical));
-    StoredBuilder builder(std::move(matched), ChosenDType(spec));
+    WEFT_RETURN_IF_ERROR(checkpoint->matched);
+    StoredBuilder builder(checkpoint->index,
+                          {.dtype = ChosenDType(spec),
+                           .dtype_of_zeros = config.dtype,
+                           .quant = spec.Word("quant", "none") == "fp8-block"});
     for (const StoredDescription& description : descriptions) {
       WEFT_RETURN_IF_ERROR(builder.AddDescribed(description));
     }
     if (table == nullptr) {
-      WEFT_RETURN_IF_ERROR(
-          AddBoxes(expected, environment, spec, mesh, rank, builder));
+      WEFT_RETURN_IF_ERROR(AddBoxes(*checkpoint, spec, mesh, rank, builder));
     }
-    StoredBuilder::Result built = builder.Take();
     RankLayout result;
     result.layout_spec = spec.ToString();
     result.rank = rank;
     result.num_ranks = mesh.num_ranks();
-    result.tensors = std::move(built.tensors);
-    result.stored = std::move(built.stored);
+    builder.Finish(result);
     return result;
   }
 
  private:
-  absl::StatusOr<Environment> Bind(const ModelConfig& config) const {
-    WEFT_ASSIGN_OR_RETURN(Environment environment, BindConfig(tables_, config));
-    base::FaultList faults;
-    WEFT_RETURN_IF_ERROR(
-        CheckRequirements(tables_.requirements, environment, faults));
-    WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
-    return environment;
-  }
-
   // nullptr for the frameworks that hold the checkpoint's own tensors.
   absl::StatusOr<const FrameworkTable*> TableOf(const LayoutSpec& spec) const {
-    if (spec.framework == Framework::kHf ||
-        spec.framework == Framework::kFsdp) {
-      return nullptr;
+    const std::optional<FrameworkTable>* table = nullptr;
+    switch (spec.framework) {
+      case Framework::kHf:
+      case Framework::kFsdp:
+        return nullptr;
+      case Framework::kMegatron:
+        table = &tables_.megatron;
+        break;
+      case Framework::kVllm:
+        table = &tables_.vllm;
+        break;
+      case Framework::kSglang:
+        table = &tables_.sglang;
+        break;
     }
-    const std::optional<FrameworkTable>& table =
-        spec.framework == Framework::kMegatron ? tables_.megatron
-                                               : tables_.vllm;
-    if (table) return &*table;
+    if (*table) return &**table;
     return absl::UnimplementedError(absl::StrCat(
         "recipe ", tables_.file, " has no table for ", spec.ToString()));
   }
 
   absl::StatusOr<std::vector<StoredDescription>> Describe(
-      const FrameworkTable& table, Environment environment,
+      const FrameworkTable& table, const Environment& config,
       const LayoutSpec& spec, const layout::Mesh& mesh, int64_t rank) const {
     WEFT_ASSIGN_OR_RETURN(const int64_t num_layers,
-                          tables_.layers.Evaluate(environment));
+                          tables_.layers.Evaluate(config));
+    const absl::StatusOr<std::vector<StageChunk>> chunks =
+        ChunksOf(spec, mesh, rank, num_layers);
+    const ExpertPlacement experts = PlacementOf(spec, mesh, rank);
+    const auto environment_of = [&](const StageChunk& chunk) {
+      Environment environment = config;
+      environment.experts = &experts;
+      const std::vector<int64_t> values =
+          FrameworkSymbolValues(spec, mesh, rank, chunk);
+      environment.values.insert(environment.values.end(), values.begin(),
+                                values.end());
+      return environment;
+    };
     base::FaultList faults;
-    const absl::StatusOr<tensor::Range> layers =
-        LayersOf(spec, mesh, rank, num_layers);
-    const std::vector<int64_t> values = FrameworkSymbolValues(
-        spec, mesh, rank, layers.value_or(tensor::Range{}));
-    environment.values.insert(environment.values.end(), values.begin(),
-                              values.end());
-    WEFT_RETURN_IF_ERROR(
-        CheckRequirements(table.requirements, environment, faults));
-    if (!layers.ok()) faults.Add(std::string(layers.status().message()));
-    if (const absl::Status status = CheckExpertGrid(spec, mesh); !status.ok()) {
+    WEFT_RETURN_IF_ERROR(CheckRequirements(
+        table.requirements,
+        environment_of(chunks.ok() ? chunks->front() : StageChunk{}), faults));
+    if (!chunks.ok()) faults.Add(std::string(chunks.status().message()));
+    if (const absl::Status status = CheckGrids(spec, mesh); !status.ok()) {
       faults.Add(std::string(status.message()));
     }
     if (const absl::Status status =
@@ -206,62 +166,105 @@ class DataRecipe : public Recipe {
         !status.ok()) {
       return base::Annotate(status, spec.ToString());
     }
-    WEFT_RETURN_IF_ERROR(EvaluateLets(table.lets, environment));
-    return ExpandStored(table.tensors, environment);
+    std::vector<StoredDescription> all;
+    for (std::size_t c = 0; c < chunks->size(); ++c) {
+      Environment environment = environment_of((*chunks)[c]);
+      WEFT_RETURN_IF_ERROR(EvaluateLets(table.lets, environment));
+      WEFT_ASSIGN_OR_RETURN(std::vector<StoredDescription> stored,
+                            ExpandStored(table.tensors, environment));
+      for (StoredDescription& one : stored) {
+        // As torch names the members of a list of model chunks.
+        if (chunks->size() > 1)
+          one.name = absl::StrCat("model", c, ".", one.name);
+        all.push_back(std::move(one));
+      }
+    }
+    return all;
   }
 
-  // What fsdp holds under other names than the file's. kUnimplemented if
-  // tensor parallelism would have to cut it.
+  // What fsdp holds under other names than the file's.
   absl::StatusOr<std::vector<StoredDescription>> InMemory(
-      const Environment& environment, const LayoutSpec& spec) const {
+      const Environment& config, const LayoutSpec& spec,
+      const layout::Mesh& mesh, int64_t rank) const {
     const bool as_file = spec.framework != Framework::kFsdp ||
                          spec.Word("names", "memory") == "hf";
     if (as_file || tables_.memory.empty()) {
       return std::vector<StoredDescription>();
     }
-    WEFT_ASSIGN_OR_RETURN(std::vector<StoredDescription> held,
-                          ExpandStored(tables_.memory, environment));
-    if (held.empty() || spec.Number("tp", 1) == 1) return held;
-    return absl::UnimplementedError(
-        absl::StrCat(spec.ToString(), ": tp=", spec.Number("tp", 1),
-                     " with names=memory is ", "not supported for ",
-                     tables_.family, ", whose \"", held.front().name,
-                     "\" is fused in memory; give names=hf or tp=1"));
+    Environment environment = config;
+    const std::vector<int64_t> values =
+        FrameworkSymbolValues(spec, mesh, rank, {});
+    environment.values.insert(environment.values.end(), values.begin(),
+                              values.end());
+    return ExpandStored(tables_.memory, environment);
+  }
+
+  // kUnimplemented if tensor parallelism cuts what memory is made of but the
+  // table of memory does not say how.
+  absl::Status CheckCut(const Checkpoint& checkpoint,
+                        const std::vector<StoredDescription>& in_memory,
+                        const LayoutSpec& spec) const {
+    for (const StoredDescription& description : in_memory) {
+      for (const std::vector<StoredPart>& entry : description.entries) {
+        for (const StoredPart& part : entry) {
+          const auto found = checkpoint.index.by_name.find(part.of);
+          if (found == checkpoint.index.by_name.end()) continue;
+          const TpCut cut = checkpoint.expected[found->second].tp;
+          const bool is_cut = cut == TpCut::kNone ||
+                              (cut == TpCut::kRows ? part.rows.has_value()
+                                                   : part.columns.has_value());
+          if (is_cut) continue;
+          return absl::UnimplementedError(
+              absl::StrCat(spec.ToString(), ": tp=", spec.Number("tp", 1),
+                           " with names=memory is not supported for ",
+                           tables_.family, ", whose \"", description.name,
+                           "\" is fused in memory; give names=hf or tp=1"));
+        }
+      }
+    }
+    return absl::OkStatus();
   }
 
   // Every tensor of the checkpoint under its own name, whole for hf, the
   // rank's box for fsdp (an empty one too), but for those that memory holds in
   // another form.
-  absl::Status AddBoxes(const std::vector<LogicalTensor>& expected,
-                        const Environment& environment, const LayoutSpec& spec,
+  absl::Status AddBoxes(const Checkpoint& checkpoint, const LayoutSpec& spec,
                         const layout::Mesh& mesh, int64_t rank,
                         StoredBuilder& builder) const {
     WEFT_ASSIGN_OR_RETURN(const std::vector<StoredDescription> in_memory,
-                          InMemory(environment, spec));
+                          InMemory(checkpoint.environment, spec, mesh, rank));
     absl::flat_hash_set<std::string> taken;
     for (const StoredDescription& description : in_memory) {
       for (const std::vector<StoredPart>& entry : description.entries) {
         for (const StoredPart& part : entry) taken.insert(part.of);
       }
     }
+    if (spec.framework == Framework::kFsdp && mesh.Degree("tp") > 1) {
+      WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
+    }
     const FsdpCoordinates at{.shard = mesh.Degree("shard"),
                              .shard_rank = mesh.Coordinate(rank, "shard"),
                              .tp = mesh.Degree("tp"),
-                             .tp_rank = mesh.Coordinate(rank, "tp")};
-    for (const LogicalTensor& logical : expected) {
+                             .tp_rank = mesh.Coordinate(rank, "tp"),
+                             .ep = spec.Number("ep", 1)};
+    for (const LogicalTensor& logical : checkpoint.expected) {
       if (taken.contains(logical.spec.name)) continue;
       WEFT_ASSIGN_OR_RETURN(const tensor::Box box,
                             FsdpBox(logical.spec.shape, logical.tp, at));
-      WEFT_RETURN_IF_ERROR(builder.AddBox(logical.spec.name, box));
+      WEFT_RETURN_IF_ERROR(builder.AddBox(logical, box));
     }
     for (const StoredDescription& description : in_memory) {
-      WEFT_RETURN_IF_ERROR(
-          builder.AddChunk(description, at.shard, at.shard_rank));
+      WEFT_RETURN_IF_ERROR(builder.AddShare(
+          description, [&](int64_t whole) -> absl::StatusOr<tensor::Range> {
+            if (description.is_stack) return FsdpExperts(whole, at);
+            return layout::ChunkSplit(whole, at.shard, at.shard_rank);
+          }));
     }
     return absl::OkStatus();
   }
 
   RecipeTables tables_;
+  CheckpointCache checkpoints_;  // refers to tables_
 };
 
 }  // namespace

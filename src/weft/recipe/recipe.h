@@ -14,6 +14,7 @@
 #include "weft/layout/stored_tensor.h"
 #include "weft/recipe/layout_spec.h"
 #include "weft/recipe/model_config.h"
+#include "weft/tensor/scale_scheme.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::recipe {
@@ -21,12 +22,25 @@ namespace weft::recipe {
 // What one rank holds. The same members as manifest::Placement, which is
 // built from it by the session (recipe is below manifest's users).
 struct RankLayout {
+  // A logical matrix that is stored quantised, and the logical tensor of its
+  // scales, by index into `tensors`.
+  struct Scaled {
+    int32_t tensor = 0;
+    int32_t scales = 0;
+    tensor::ScaleScheme scheme;
+    friend bool operator==(const Scaled&, const Scaled&) = default;
+  };
+
   std::string layout_spec;
   int64_t rank = 0;
   int64_t num_ranks = 1;
   std::vector<tensor::TensorSpec>
       tensors;  // the logical ones that it refers to
   std::vector<layout::StoredTensor> stored;
+  std::vector<Scaled> scaled;  // by ascending `tensor`
+  // Where each stored tensor comes from: file and line of the rule, by index
+  // into `stored`: "include/gqa_decoder.yaml:120".
+  std::vector<std::string> origins;
 };
 
 class Recipe {
@@ -36,9 +50,16 @@ class Recipe {
   virtual const std::vector<std::string>& architectures() const = 0;
 
   // Tensors of the checkpoint, in file order of the recipe; dtype is the
-  // config's unless `checkpoint_dtypes` is used by the caller.
+  // config's, or what the recipe says that every file has. Without what a file
+  // may have or lack (layers for multi-token prediction).
   virtual absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensors(
       const ModelConfig& config) const = 0;
+  // The same for a checkpoint that has the tensors named `held` (as many as
+  // tell what it has): with the optional groups that they belong to, and the
+  // scales among them of quantised matrices, which are then F8_E4M3.
+  virtual absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensorsOf(
+      const ModelConfig& config,
+      const std::vector<std::string>& held) const = 0;
   // Names that a checkpoint may hold beside LogicalTensors and that are
   // dropped (rotary inv_freq, a redundant tied lm_head).
   virtual absl::StatusOr<bool> IsIgnorable(const ModelConfig& config,

@@ -101,11 +101,11 @@ TEST(RecipeFileTest, ARecipeOfAUser) {
 TEST(RecipeFileTest, BadKeysNameFileLineAndKey) {
   EXPECT_EQ(Error(Edited("family: tiny", "familie: tiny")),
             "tiny.yaml:2: familie: unknown key; known are recipe, family, "
-            "architectures, include, config, require, layers, checkpoint, "
-            "megatron, vllm");
+            "architectures, include, config, require, layers, define, "
+            "checkpoint, megatron, vllm, sglang");
   EXPECT_EQ(Error(Edited("tp: rows}", "tp: rows, cut: 3}")),
             "tiny.yaml:11: cut: unknown key; known are when, for, name, shape, "
-            "tp");
+            "tp, dtype, quant");
   EXPECT_EQ(Error(Edited("family: tiny\n", "")),
             "tiny.yaml:1: key \"family\" is missing");
   EXPECT_EQ(Error(Edited("family: tiny", "family: tiny\nfamily: tiny")),
@@ -119,7 +119,8 @@ TEST(RecipeFileTest, BadKeysNameFileLineAndKey) {
   EXPECT_EQ(Error(Edited("[TinyLM]", "[]")),
             "tiny.yaml:3: architectures: the list is empty");
   EXPECT_EQ(Error(Edited("{flag: is_big, default: 0}", "{default: 0}")),
-            "tiny.yaml:7: big: needs one of key, flag, value, text, list");
+            "tiny.yaml:7: big: needs one of key, count, flag, value, text, "
+            "list, present");
   EXPECT_EQ(Error(Edited("of: w, rows", "rows")),
             "tiny.yaml:27: tensors: a stored tensor needs \"of\" or "
             "\"concat\"");
@@ -130,7 +131,8 @@ TEST(RecipeFileTest, BadExpressionsNameFileLineAndKey) {
             "tiny.yaml:22: cut: unknown symbol \"rank\" (known are H, L, big, "
             "tp, tp_rank, pp, pp_rank, dp, dp_rank, ep, ep_rank, moe_tp, "
             "moe_tp_rank, layer_begin, layer_end, first_stage, last_stage, "
-            "share) in \"even(8, tp, rank)\"");
+            "attn_tp, attn_tp_rank, is_vllm, is_sglang, fuse_shared, eplb, "
+            "quantised, share) in \"even(8, tp, rank)\"");
   EXPECT_THAT(Error(Edited("[4, H]", "[4, H +]")),
               StartsWith("tiny.yaml:15: shape: expected a value at column 4"));
   // A loop variable ends with its loop; a symbol comes before its use.
@@ -213,8 +215,8 @@ TEST(RecipeFileTest, FaultsOfATableNameFileAndLine) {
                   3, "vllm"),
             "tiny.yaml:21: concat: a part of shape [4,1] cannot follow one of "
             "shape [6,3] in \"table\"");
-  EXPECT_EQ(error(Edited("[of: table, zeros: 2]", "[zeros: 8]"), 3, "vllm"),
-            "tiny.yaml:20: tensors: \"table\" has no logical tensor");
+  EXPECT_EQ(error(Edited("[of: table, zeros: 2]", "[]"), 3, "vllm"),
+            "tiny.yaml:20: tensors: \"table\" has no part");
   EXPECT_THAT(error(Edited("shape: [4, H]", "shape: [4 - H, H]"), 5, "hf"),
               StartsWith("tiny.yaml:15: tensors: shape of \"layers.0.w\": "));
 }

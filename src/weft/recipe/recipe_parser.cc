@@ -30,15 +30,16 @@ absl::Status CheckWhole(const std::vector<StoredRule>& rules) {
 
 class FileParser {
  public:
-  FileParser(YamlMap own, std::optional<YamlMap> included)
+  FileParser(YamlMap own, std::vector<YamlMap> included)
       : own_(std::move(own)), included_(std::move(included)) {}
 
   absl::StatusOr<RecipeTables> Parse() {
     RecipeTables tables;
     tables.file = own_.self().file;
     WEFT_RETURN_IF_ERROR(ParseHead(tables));
+    WEFT_RETURN_IF_ERROR(ReadDefinitions());
     WEFT_RETURN_IF_ERROR(ParseConfig(tables));
-    RuleParser rules(scope_);
+    RuleParser rules(scope_, definitions_);
     WEFT_ASSIGN_OR_RETURN(const YamlValue layers, Section("layers"));
     WEFT_ASSIGN_OR_RETURN(tables.layers, rules.ParseExpression(layers));
     WEFT_RETURN_IF_ERROR(ParseRequirements(rules, tables));
@@ -47,14 +48,35 @@ class FileParser {
                           ParseFramework("megatron", Framework::kMegatron));
     WEFT_ASSIGN_OR_RETURN(tables.vllm,
                           ParseFramework("vllm", Framework::kVllm));
+    WEFT_ASSIGN_OR_RETURN(tables.sglang,
+                          ParseFramework("sglang", Framework::kSglang));
     return tables;
   }
 
  private:
-  // A section of the file itself, else of the file that it includes.
+  // A section of the file itself, else of the first that it includes and that
+  // has it.
   std::optional<YamlValue> FindSection(std::string_view key) const {
     if (std::optional<YamlValue> own = own_.Find(key)) return own;
-    return included_ ? included_->Find(key) : std::nullopt;
+    for (const YamlMap& included : included_) {
+      if (std::optional<YamlValue> found = included.Find(key)) return found;
+    }
+    return std::nullopt;
+  }
+
+  // The file's own first: a definition that comes later does not replace one.
+  absl::Status ReadDefinitions() {
+    std::vector<const YamlMap*> files{&own_};
+    for (const YamlMap& included : included_) files.push_back(&included);
+    for (const YamlMap* const file : files) {
+      const std::optional<YamlValue> section = file->Find("define");
+      if (!section) continue;
+      WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(*section));
+      for (const YamlValue& entry : map.entries()) {
+        definitions_.emplace(entry.key, entry);
+      }
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<YamlValue> Section(std::string_view key) const {
@@ -80,27 +102,25 @@ class FileParser {
     return absl::OkStatus();
   }
 
-  // The file's own symbols, then those of the included file that it does not
-  // define: an include can give what holds unless a file says otherwise.
+  // The file's own symbols, then those of the included files that are not
+  // defined by then: an include can give what holds unless a file says
+  // otherwise.
   absl::Status ParseConfig(RecipeTables& tables) {
-    std::vector<YamlValue> entries;
-    absl::flat_hash_set<std::string> own_names;
-    if (const std::optional<YamlValue> section = own_.Find("config")) {
-      WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(*section));
-      entries = map.entries();
-      for (const YamlValue& entry : entries) own_names.insert(entry.key);
-    }
-    const std::optional<YamlValue> included =
-        included_ ? included_->Find("config") : std::nullopt;
-    if (included) {
-      WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(*included));
-      for (const YamlValue& entry : map.entries()) {
-        if (!own_names.contains(entry.key)) entries.push_back(entry);
+    std::vector<YamlValue> sections;
+    if (const auto own = own_.Find("config")) sections.push_back(*own);
+    for (const YamlMap& included : included_) {
+      if (const auto found = included.Find("config")) {
+        sections.push_back(*found);
       }
     }
-    if (!included && !own_.Has("config")) return own_.Get("config").status();
-    for (const YamlValue& entry : entries) {
-      WEFT_RETURN_IF_ERROR(DeclareSymbol(entry, tables));
+    if (sections.empty()) return own_.Get("config").status();
+    absl::flat_hash_set<std::string> known;
+    for (const YamlValue& section : sections) {
+      WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(section));
+      for (const YamlValue& entry : map.entries()) {
+        if (!known.insert(entry.key).second) continue;
+        WEFT_RETURN_IF_ERROR(DeclareSymbol(entry, tables));
+      }
     }
     return absl::OkStatus();
   }
@@ -116,8 +136,13 @@ class FileParser {
       declared = scope_.DeclareText(entry.key, std::move(value));
     } else if (const std::optional<YamlValue> list = map.Find("list")) {
       WEFT_RETURN_IF_ERROR(map.CheckKeys({"list"}));
-      WEFT_ASSIGN_OR_RETURN(std::string key, list->Text());
-      tables.lists.push_back({std::move(key)});
+      ConfigList symbol;
+      if (list->IsList()) {
+        WEFT_ASSIGN_OR_RETURN(symbol.keys, list->Texts());
+      } else {
+        WEFT_ASSIGN_OR_RETURN(symbol.keys.emplace_back(), list->Text());
+      }
+      tables.lists.push_back(std::move(symbol));
       declared = scope_.DeclareList(entry.key);
     } else {
       WEFT_ASSIGN_OR_RETURN(ConfigSymbol symbol, ParseConfigSymbol(map));
@@ -141,9 +166,10 @@ class FileParser {
     return absl::OkStatus();
   }
 
-  // {key: FIELD, default: EXPR}, {flag: FIELD, default: EXPR}, {value: EXPR}.
+  // {key: FIELD, default: EXPR}, the same with count or flag, {value: EXPR},
+  // {present: NAME}.
   absl::StatusOr<ConfigSymbol> ParseConfigSymbol(const YamlMap& map) {
-    const RuleParser rules(scope_);
+    const RuleParser rules(scope_, definitions_);
     ConfigSymbol symbol;
     if (const std::optional<YamlValue> value = map.Find("value")) {
       WEFT_RETURN_IF_ERROR(map.CheckKeys({"value"}));
@@ -151,18 +177,28 @@ class FileParser {
       WEFT_ASSIGN_OR_RETURN(symbol.value, rules.ParseExpression(*value));
       return symbol;
     }
-    std::optional<YamlValue> field = map.Find("key");
-    if (field) {
-      WEFT_RETURN_IF_ERROR(map.CheckKeys({"key", "default"}));
-    } else {
-      WEFT_RETURN_IF_ERROR(
-          map.CheckKeys({"key", "flag", "value", "text", "list", "default"}));
-      field = map.Find("flag");
-      if (!field) {
-        return map.self().Fail("needs one of key, flag, value, text, list");
-      }
-      WEFT_RETURN_IF_ERROR(map.CheckKeys({"flag", "default"}));
-      symbol.kind = ConfigSymbol::Kind::kFlag;
+    if (const std::optional<YamlValue> witness = map.Find("present")) {
+      WEFT_RETURN_IF_ERROR(map.CheckKeys({"present"}));
+      symbol.kind = ConfigSymbol::Kind::kPresent;
+      WEFT_ASSIGN_OR_RETURN(symbol.witness, rules.ParseTemplate(*witness));
+      return symbol;
+    }
+    WEFT_RETURN_IF_ERROR(map.CheckKeys({"key", "count", "flag", "value", "text",
+                                        "list", "present", "default"}));
+    std::optional<YamlValue> field;
+    for (const auto& [word, kind] :
+         {std::pair("key", ConfigSymbol::Kind::kNumber),
+          std::pair("count", ConfigSymbol::Kind::kCount),
+          std::pair("flag", ConfigSymbol::Kind::kFlag)}) {
+      field = map.Find(word);
+      if (!field) continue;
+      WEFT_RETURN_IF_ERROR(map.CheckKeys({word, "default"}));
+      symbol.kind = kind;
+      break;
+    }
+    if (!field) {
+      return map.self().Fail(
+          "needs one of key, count, flag, value, text, list, present");
     }
     WEFT_RETURN_IF_ERROR(ParseKeys(*field, symbol));
     if (const std::optional<YamlValue> value = map.Find("default")) {
@@ -171,12 +207,12 @@ class FileParser {
     return symbol;
   }
 
-  // The one section that adds up: the included file's and the file's own.
-  absl::Status ParseRequirements(const RuleParser& rules,
+  // The one section that adds up: the included files' and the file's own.
+  absl::Status ParseRequirements(RuleParser& rules,
                                  RecipeTables& tables) const {
     std::vector<YamlValue> lists;
-    if (included_) {
-      if (auto found = included_->Find("require")) lists.push_back(*found);
+    for (const YamlMap& included : included_) {
+      if (auto found = included.Find("require")) lists.push_back(*found);
     }
     if (auto found = own_.Find("require")) lists.push_back(*found);
     for (const YamlValue& list : lists) {
@@ -201,25 +237,47 @@ class FileParser {
                             rules.ParseLogical(*ignore, /*with_shapes=*/false));
     }
     if (const std::optional<YamlValue> memory = map.Find("memory")) {
-      WEFT_ASSIGN_OR_RETURN(tables.memory, rules.ParseStored(*memory));
+      Scope scope = scope_;
+      WEFT_RETURN_IF_ERROR(DeclareSymbols(*memory, Framework::kFsdp, scope));
+      RuleParser in_memory(scope, definitions_);
+      WEFT_ASSIGN_OR_RETURN(tables.memory, in_memory.ParseStored(*memory));
       WEFT_RETURN_IF_ERROR(CheckWhole(tables.memory));
     }
     return absl::OkStatus();
   }
 
+  static absl::Status DeclareSymbols(const YamlValue& section,
+                                     Framework framework, Scope& scope) {
+    for (const std::string& symbol : FrameworkSymbols(framework)) {
+      const absl::Status status = scope.Declare(symbol).status();
+      if (!status.ok()) return section.Fail(std::string(status.message()));
+    }
+    for (const auto& [name, text] : FrameworkTexts(framework)) {
+      const absl::Status status = scope.DeclareText(name, text);
+      if (!status.ok()) return section.Fail(std::string(status.message()));
+    }
+    return absl::OkStatus();
+  }
+
+  // The word "vllm" as a section: vLLM's table, read with the symbols of this
+  // framework.
   absl::StatusOr<std::optional<FrameworkTable>> ParseFramework(
       std::string_view key, Framework framework) {
-    const std::optional<YamlValue> section = FindSection(key);
+    std::optional<YamlValue> section = FindSection(key);
     if (!section) return std::nullopt;
-    Scope scope = scope_;
-    for (const std::string& symbol : FrameworkSymbols(framework)) {
-      const absl::StatusOr<int> slot = scope.Declare(symbol);
-      if (!slot.ok())
-        return section->Fail(std::string(slot.status().message()));
+    const absl::StatusOr<std::string> other = section->Text();
+    if (other.ok()) {
+      if (framework != Framework::kSglang || *other != "vllm") {
+        return section->Fail(absl::StrCat(
+            "\"", *other, "\" is no table; only sglang may say \"vllm\""));
+      }
+      WEFT_ASSIGN_OR_RETURN(section, Section("vllm"));
     }
+    Scope scope = scope_;
+    WEFT_RETURN_IF_ERROR(DeclareSymbols(*section, framework, scope));
     WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(*section));
     WEFT_RETURN_IF_ERROR(map.CheckKeys({"require", "let", "tensors"}));
-    RuleParser rules(scope);
+    RuleParser rules(scope, definitions_);
     FrameworkTable table;
     if (const std::optional<YamlValue> require = map.Find("require")) {
       WEFT_ASSIGN_OR_RETURN(table.requirements,
@@ -234,22 +292,33 @@ class FileParser {
   }
 
   YamlMap own_;
-  std::optional<YamlMap> included_;
+  std::vector<YamlMap> included_;
+  Definitions definitions_;
   Scope scope_;
 };
 
-absl::StatusOr<std::optional<YamlMap>> ReadIncluded(
+absl::StatusOr<std::vector<YamlMap>> ReadIncluded(
     const YamlMap& own, const IncludeReader& include) {
+  std::vector<YamlMap> included;
   const std::optional<YamlValue> entry = own.Find("include");
-  if (!entry) return std::nullopt;
-  WEFT_ASSIGN_OR_RETURN(const std::string name, entry->Text());
-  const absl::StatusOr<std::string> text = include(name);
-  if (!text.ok()) return entry->Fail(std::string(text.status().message()));
-  WEFT_ASSIGN_OR_RETURN(const YamlValue root, ParseYaml(*text, name));
-  WEFT_ASSIGN_OR_RETURN(YamlMap map, YamlMap::Read(root));
-  WEFT_RETURN_IF_ERROR(map.CheckKeys(
-      {"config", "require", "layers", "checkpoint", "megatron", "vllm"}));
-  return std::optional<YamlMap>(std::move(map));
+  if (!entry) return included;
+  std::vector<std::string> names;
+  if (entry->IsList()) {
+    WEFT_ASSIGN_OR_RETURN(names, entry->Texts());
+  } else {
+    WEFT_ASSIGN_OR_RETURN(names.emplace_back(), entry->Text());
+  }
+  for (const std::string& name : names) {
+    const absl::StatusOr<std::string> text = include(name);
+    if (!text.ok()) return entry->Fail(std::string(text.status().message()));
+    WEFT_ASSIGN_OR_RETURN(const YamlValue root, ParseYaml(*text, name));
+    WEFT_ASSIGN_OR_RETURN(YamlMap map, YamlMap::Read(root));
+    WEFT_RETURN_IF_ERROR(
+        map.CheckKeys({"config", "require", "layers", "define", "checkpoint",
+                       "megatron", "vllm", "sglang"}));
+    included.push_back(std::move(map));
+  }
+  return included;
 }
 
 }  // namespace
@@ -259,10 +328,10 @@ absl::StatusOr<RecipeTables> ParseRecipeTables(std::string_view yaml_text,
                                                const IncludeReader& include) {
   WEFT_ASSIGN_OR_RETURN(const YamlValue root, ParseYaml(yaml_text, file_name));
   WEFT_ASSIGN_OR_RETURN(YamlMap own, YamlMap::Read(root));
-  WEFT_RETURN_IF_ERROR(
-      own.CheckKeys({"recipe", "family", "architectures", "include", "config",
-                     "require", "layers", "checkpoint", "megatron", "vllm"}));
-  WEFT_ASSIGN_OR_RETURN(std::optional<YamlMap> included,
+  WEFT_RETURN_IF_ERROR(own.CheckKeys(
+      {"recipe", "family", "architectures", "include", "config", "require",
+       "layers", "define", "checkpoint", "megatron", "vllm", "sglang"}));
+  WEFT_ASSIGN_OR_RETURN(std::vector<YamlMap> included,
                         ReadIncluded(own, include));
   return FileParser(std::move(own), std::move(included)).Parse();
 }

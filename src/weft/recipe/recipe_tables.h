@@ -9,20 +9,25 @@
 
 #include "weft/recipe/expression.h"
 #include "weft/recipe/fsdp_layout.h"
+#include "weft/tensor/conversion.h"
+#include "weft/tensor/dtype.h"
 
 namespace weft::recipe {
 
-// A symbol that comes from config.json. It takes the slot of its position in
-// RecipeTables::config.
+// A symbol that comes from config.json or from the checkpoint. It takes the
+// slot of its position in RecipeTables::config.
 struct ConfigSymbol {
-  enum class Kind { kNumber, kFlag, kValue };
+  // A number is positive, a count may be 0.
+  enum class Kind { kNumber, kCount, kFlag, kValue, kPresent };
   Kind kind = Kind::kNumber;
-  // Field of config.json, empty for kValue, and the names that it has had
-  // elsewhere, of which the first that is there counts.
+  // Field of config.json, empty for kValue and kPresent, and the names that it
+  // has had elsewhere, of which the first that is there counts.
   std::string key;
   std::vector<std::string> other_keys;
   // kValue: the value. Else: what an absent field stands for, if anything.
   std::optional<Expression> value;
+  // kPresent: 1 if the checkpoint has a tensor of this name.
+  Template witness;
 };
 
 struct Requirement {
@@ -38,14 +43,15 @@ struct Let {
 
 struct Loop {
   int slot = 0;
-  RangeExpression range;
+  ListExpression values;
   std::string where;
 };
 
-// A symbol that comes from a list of integers in config.json; an absent field
-// is the empty list. Its position in RecipeTables::lists is its number.
+// A symbol that comes from a list of integers or words in config.json; an
+// absent field is the empty list. Its position in RecipeTables::lists is its
+// number.
 struct ConfigList {
-  std::string key;
+  std::vector<std::string> keys;  // the first that is there counts
 };
 
 // What every rule of a list may carry.
@@ -64,19 +70,30 @@ struct LogicalRule {
   Template name;
   std::vector<Expression> shape;
   TpCut tp = TpCut::kNone;
+  // What the file holds it in whatever the config says, and no layout changes.
+  std::optional<tensor::DType> dtype;
+  // A quantised checkpoint has it as F8_E4M3, with `<name>_scale_inv` beside.
+  bool quant = false;
   std::string where;
 };
 
 // One part of a concatenation along dimension 0: rows and columns of a logical
-// tensor, rows of zeros, or (with children) a repeated concatenation.
+// tensor, rows of zeros, or (with children) a repeated concatenation. First
+// `index` takes one entry of the leading dimension, then `transpose` turns it,
+// then rows and columns are cut, then the rows are dealt into `ways`.
 struct PartRule {
   Guard guard;
   std::vector<PartRule> children;
   bool is_group = false;
   Template of;
+  std::optional<Expression> index;
+  bool transpose = false;
   std::optional<RangeExpression> rows;
   std::optional<RangeExpression> columns;
+  std::optional<Expression> ways;  // deinterleave
+  std::optional<Expression> unit;  // rows that stay together in it
   std::optional<Expression> zero_rows;
+  std::optional<Expression> zero_columns;
   std::string where;
 };
 
@@ -93,6 +110,10 @@ struct StoredRule {
   std::optional<Loop> stack;
   std::vector<PartRule> parts;
   std::optional<RangeExpression> cut;
+  // What the framework keeps it in whatever the layout says.
+  std::optional<tensor::DType> dtype;
+  tensor::Transform transform = tensor::Transform::kNone;
+  bool quant = false;  // held quantised where the layout says quant=
   std::string where;
 };
 
@@ -119,6 +140,7 @@ struct RecipeTables {
   std::vector<StoredRule> memory;
   std::optional<FrameworkTable> megatron;
   std::optional<FrameworkTable> vllm;
+  std::optional<FrameworkTable> sglang;
 };
 
 }  // namespace weft::recipe

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 
@@ -12,6 +13,8 @@ namespace {
 
 // No framework nests deeper; a YAML alias to itself would for ever.
 constexpr int kMaxGroupDepth = 16;
+// Nor has any this many rules; definitions that use each other could.
+constexpr int kMaxRules = 65536;
 
 absl::StatusOr<TpCut> ParseTpCut(const YamlValue& value) {
   WEFT_ASSIGN_OR_RETURN(const std::string text, value.Text());
@@ -20,6 +23,41 @@ absl::StatusOr<TpCut> ParseTpCut(const YamlValue& value) {
   if (text == "none") return TpCut::kNone;
   return value.Fail(
       absl::StrCat("\"", text, "\" is unknown; known are rows, columns, none"));
+}
+
+absl::StatusOr<bool> OptionalYes(const YamlMap& map, std::string_view key) {
+  const std::optional<YamlValue> value = map.Find(key);
+  if (!value) return false;
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
+  if (text == "yes") return true;
+  if (text == "no") return false;
+  return value->Fail(absl::StrCat("\"", text, "\" is neither yes nor no"));
+}
+
+absl::StatusOr<std::optional<tensor::DType>> OptionalDType(const YamlMap& map) {
+  const std::optional<YamlValue> value = map.Find("dtype");
+  if (!value) return std::nullopt;
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
+  for (const tensor::DType dtype :
+       {tensor::DType::kBF16, tensor::DType::kF16, tensor::DType::kF32}) {
+    if (absl::AsciiStrToLower(std::string(tensor::DTypeName(dtype))) == text) {
+      return std::optional<tensor::DType>(dtype);
+    }
+  }
+  if (text == "f8_e4m3") return std::optional(tensor::DType::kF8E4M3);
+  return value->Fail(absl::StrCat(
+      "\"", text, "\" is unknown; known are bf16, f16, f32, f8_e4m3"));
+}
+
+absl::StatusOr<tensor::Transform> OptionalTransform(const YamlMap& map) {
+  const std::optional<YamlValue> value = map.Find("transform");
+  if (!value) return tensor::Transform::kNone;
+  WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
+  if (text == "neg_exp") return tensor::Transform::kNegExp;
+  if (text == "plus_one") return tensor::Transform::kPlusOne;
+  if (text == "minus_one") return tensor::Transform::kMinusOne;
+  return value->Fail(absl::StrCat(
+      "\"", text, "\" is unknown; known are neg_exp, plus_one, minus_one"));
 }
 
 }  // namespace
@@ -43,6 +81,14 @@ absl::StatusOr<Template> RuleParser::OptionalTemplate(
   return ParseTemplate(*value);
 }
 
+absl::StatusOr<std::optional<Expression>> RuleParser::OptionalExpression(
+    const YamlMap& map, std::string_view key) const {
+  const std::optional<YamlValue> value = map.Find(key);
+  if (!value) return std::nullopt;
+  WEFT_ASSIGN_OR_RETURN(Expression expression, ParseExpression(*value));
+  return std::optional<Expression>(std::move(expression));
+}
+
 absl::StatusOr<std::optional<RangeExpression>> RuleParser::OptionalRange(
     const YamlMap& map, std::string_view key) const {
   const std::optional<YamlValue> value = map.Find(key);
@@ -53,12 +99,49 @@ absl::StatusOr<std::optional<RangeExpression>> RuleParser::OptionalRange(
   return std::optional<RangeExpression>(std::move(range));
 }
 
+absl::Status RuleParser::Descend(const YamlValue& value) {
+  if (depth_ >= kMaxGroupDepth) return value.Fail("groups are nested too deep");
+  if (++num_rules_ > kMaxRules) {
+    return value.Fail(absl::StrCat("more than ", kMaxRules, " rules"));
+  }
+  ++depth_;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<YamlValue> RuleParser::Definition(const YamlValue& name) const {
+  WEFT_ASSIGN_OR_RETURN(const std::string text, name.Text());
+  const auto found = definitions_.find(text);
+  if (found != definitions_.end()) return found->second;
+  return name.Fail(absl::StrCat("nothing is defined under \"", text, "\""));
+}
+
+absl::StatusOr<std::optional<YamlValue>> RuleParser::ChildrenOf(
+    const YamlMap& map) const {
+  const std::optional<YamlValue> use = map.Find("use");
+  if (!use) return map.Find("tensors");
+  if (map.Has("tensors")) {
+    return map.self().Fail("a group has \"tensors\" or \"use\", not both");
+  }
+  WEFT_ASSIGN_OR_RETURN(YamlValue children, Definition(*use));
+  return std::optional<YamlValue>(std::move(children));
+}
+
 absl::StatusOr<std::vector<Requirement>> RuleParser::ParseRequirements(
-    const YamlValue& list) const {
+    const YamlValue& list) {
   WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> items, list.Items());
   std::vector<Requirement> requirements;
   for (const YamlValue& item : items) {
     WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(item));
+    if (const std::optional<YamlValue> use = map.Find("use")) {
+      WEFT_RETURN_IF_ERROR(map.CheckKeys({"use"}));
+      WEFT_ASSIGN_OR_RETURN(const YamlValue defined, Definition(*use));
+      WEFT_RETURN_IF_ERROR(Descend(item));
+      const absl::Cleanup ascend = [this] { --depth_; };
+      WEFT_ASSIGN_OR_RETURN(std::vector<Requirement> more,
+                            ParseRequirements(defined));
+      for (Requirement& one : more) requirements.push_back(std::move(one));
+      continue;
+    }
     WEFT_RETURN_IF_ERROR(map.CheckKeys({"that", "else"}));
     WEFT_ASSIGN_OR_RETURN(const YamlValue that, map.Get("that"));
     WEFT_ASSIGN_OR_RETURN(const YamlValue otherwise, map.Get("else"));
@@ -106,8 +189,8 @@ absl::StatusOr<Loop> RuleParser::OpenLoop(const YamlValue& value) {
   WEFT_ASSIGN_OR_RETURN(const std::string text, variable.Text());
   Loop result;
   result.where = variable.Where();
-  WEFT_ASSIGN_OR_RETURN(result.range,
-                        RangeExpression::Parse(text, scope_, result.where));
+  WEFT_ASSIGN_OR_RETURN(result.values,
+                        ListExpression::Parse(text, scope_, result.where));
   const absl::StatusOr<int> slot = scope_.Declare(variable.key);
   if (!slot.ok()) return variable.Fail(std::string(slot.status().message()));
   result.slot = *slot;
@@ -133,9 +216,8 @@ absl::StatusOr<std::vector<LogicalRule>> RuleParser::ParseLogical(
 
 absl::StatusOr<LogicalRule> RuleParser::ParseLogicalRule(const YamlValue& value,
                                                          bool with_shapes) {
-  if (depth_ >= kMaxGroupDepth) return value.Fail("groups are nested too deep");
   WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(value));
-  ++depth_;
+  WEFT_RETURN_IF_ERROR(Descend(value));
   const absl::Cleanup restore = [this, size = scope_.size()] {
     --depth_;
     scope_.Truncate(size);
@@ -143,14 +225,15 @@ absl::StatusOr<LogicalRule> RuleParser::ParseLogicalRule(const YamlValue& value,
   LogicalRule rule;
   rule.where = value.Where();
   WEFT_ASSIGN_OR_RETURN(rule.guard, OpenGuard(map));
-  const std::optional<YamlValue> children = map.Find("tensors");
+  WEFT_ASSIGN_OR_RETURN(const std::optional<YamlValue> children,
+                        ChildrenOf(map));
   if (!children) {
     WEFT_RETURN_IF_ERROR(ParseLogicalTensor(map, with_shapes, rule));
     return rule;
   }
   rule.is_group = true;
   WEFT_RETURN_IF_ERROR(
-      map.CheckKeys({"when", "for", "let", "prefix", "tensors"}));
+      map.CheckKeys({"when", "for", "let", "prefix", "tensors", "use"}));
   WEFT_ASSIGN_OR_RETURN(rule.lets, OptionalLets(map));
   WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
   WEFT_ASSIGN_OR_RETURN(rule.children, ParseLogical(*children, with_shapes));
@@ -163,7 +246,10 @@ absl::Status RuleParser::ParseLogicalTensor(const YamlMap& map,
   WEFT_ASSIGN_OR_RETURN(const YamlValue name, map.Get("name"));
   WEFT_ASSIGN_OR_RETURN(rule.name, ParseTemplate(name));
   if (!with_shapes) return map.CheckKeys({"when", "for", "name"});
-  WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "name", "shape", "tp"}));
+  WEFT_RETURN_IF_ERROR(
+      map.CheckKeys({"when", "for", "name", "shape", "tp", "dtype", "quant"}));
+  WEFT_ASSIGN_OR_RETURN(rule.dtype, OptionalDType(map));
+  WEFT_ASSIGN_OR_RETURN(rule.quant, OptionalYes(map, "quant"));
   WEFT_ASSIGN_OR_RETURN(const YamlValue shape, map.Get("shape"));
   WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> extents, shape.Items());
   for (const YamlValue& extent : extents) {
@@ -190,9 +276,8 @@ absl::StatusOr<std::vector<StoredRule>> RuleParser::ParseStored(
 }
 
 absl::StatusOr<StoredRule> RuleParser::ParseStoredRule(const YamlValue& value) {
-  if (depth_ >= kMaxGroupDepth) return value.Fail("groups are nested too deep");
   WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(value));
-  ++depth_;
+  WEFT_RETURN_IF_ERROR(Descend(value));
   const absl::Cleanup restore = [this, size = scope_.size()] {
     --depth_;
     scope_.Truncate(size);
@@ -200,14 +285,15 @@ absl::StatusOr<StoredRule> RuleParser::ParseStoredRule(const YamlValue& value) {
   StoredRule rule;
   rule.where = value.Where();
   WEFT_ASSIGN_OR_RETURN(rule.guard, OpenGuard(map));
-  const std::optional<YamlValue> children = map.Find("tensors");
+  WEFT_ASSIGN_OR_RETURN(const std::optional<YamlValue> children,
+                        ChildrenOf(map));
   if (!children) {
     WEFT_RETURN_IF_ERROR(ParseStoredTensor(map, rule));
     return rule;
   }
   rule.is_group = true;
-  WEFT_RETURN_IF_ERROR(
-      map.CheckKeys({"when", "for", "let", "prefix", "of_prefix", "tensors"}));
+  WEFT_RETURN_IF_ERROR(map.CheckKeys(
+      {"when", "for", "let", "prefix", "of_prefix", "tensors", "use"}));
   WEFT_ASSIGN_OR_RETURN(rule.lets, OptionalLets(map));
   WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
   WEFT_ASSIGN_OR_RETURN(rule.of_prefix, OptionalTemplate(map, "of_prefix"));
@@ -224,13 +310,17 @@ absl::Status RuleParser::ParseStoredTensor(const YamlMap& map,
   if (const std::optional<YamlValue> stack = map.Find("stack")) {
     WEFT_ASSIGN_OR_RETURN(rule.stack, OpenLoop(*stack));
   }
+  WEFT_ASSIGN_OR_RETURN(rule.dtype, OptionalDType(map));
+  WEFT_ASSIGN_OR_RETURN(rule.transform, OptionalTransform(map));
+  WEFT_ASSIGN_OR_RETURN(rule.quant, OptionalYes(map, "quant"));
   return ParseContent(map, rule);
 }
 
 absl::Status RuleParser::ParseContent(const YamlMap& map, StoredRule& rule) {
   if (const std::optional<YamlValue> concat = map.Find("concat")) {
     WEFT_RETURN_IF_ERROR(
-        map.CheckKeys({"when", "for", "name", "stack", "concat", "cut"}));
+        map.CheckKeys({"when", "for", "name", "stack", "concat", "cut", "dtype",
+                       "transform", "quant"}));
     WEFT_ASSIGN_OR_RETURN(rule.parts, ParseParts(*concat));
     return absl::OkStatus();
   }
@@ -238,11 +328,14 @@ absl::Status RuleParser::ParseContent(const YamlMap& map, StoredRule& rule) {
     return map.self().Fail("a stored tensor needs \"of\" or \"concat\"");
   }
   if (rule.stack) {
-    WEFT_RETURN_IF_ERROR(map.CheckKeys(
-        {"when", "for", "name", "stack", "of", "rows", "columns", "cut"}));
-  } else {
     WEFT_RETURN_IF_ERROR(
-        map.CheckKeys({"when", "for", "name", "of", "rows", "columns"}));
+        map.CheckKeys({"when", "for", "name", "stack", "of", "index",
+                       "transpose", "rows", "columns", "deinterleave", "unit",
+                       "cut", "dtype", "transform", "quant"}));
+  } else {
+    WEFT_RETURN_IF_ERROR(map.CheckKeys(
+        {"when", "for", "name", "of", "index", "transpose", "rows", "columns",
+         "deinterleave", "unit", "dtype", "transform", "quant"}));
   }
   PartRule part;
   part.where = map.self().Where();
@@ -279,11 +372,14 @@ absl::StatusOr<PartRule> RuleParser::ParsePart(const YamlMap& map) {
     WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "concat"}));
     WEFT_ASSIGN_OR_RETURN(part.children, ParseParts(*concat));
   } else if (const std::optional<YamlValue> zeros = map.Find("zeros")) {
-    WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "zeros"}));
+    WEFT_RETURN_IF_ERROR(map.CheckKeys({"when", "for", "zeros", "columns"}));
     WEFT_ASSIGN_OR_RETURN(part.zero_rows, ParseExpression(*zeros));
+    WEFT_ASSIGN_OR_RETURN(part.zero_columns,
+                          OptionalExpression(map, "columns"));
   } else if (map.Has("of")) {
     WEFT_RETURN_IF_ERROR(
-        map.CheckKeys({"when", "for", "of", "rows", "columns"}));
+        map.CheckKeys({"when", "for", "of", "index", "transpose", "rows",
+                       "columns", "deinterleave", "unit"}));
     WEFT_RETURN_IF_ERROR(ParseSource(map, part));
   } else {
     return map.self().Fail("a part needs \"of\", \"zeros\" or \"concat\"");
@@ -294,6 +390,13 @@ absl::StatusOr<PartRule> RuleParser::ParsePart(const YamlMap& map) {
 absl::Status RuleParser::ParseSource(const YamlMap& map, PartRule& part) const {
   WEFT_ASSIGN_OR_RETURN(const YamlValue of, map.Get("of"));
   WEFT_ASSIGN_OR_RETURN(part.of, ParseTemplate(of));
+  WEFT_ASSIGN_OR_RETURN(part.index, OptionalExpression(map, "index"));
+  WEFT_ASSIGN_OR_RETURN(part.transpose, OptionalYes(map, "transpose"));
+  WEFT_ASSIGN_OR_RETURN(part.ways, OptionalExpression(map, "deinterleave"));
+  WEFT_ASSIGN_OR_RETURN(part.unit, OptionalExpression(map, "unit"));
+  if (part.unit && !part.ways) {
+    return map.self().Fail("\"unit\" is one of \"deinterleave\"");
+  }
   WEFT_ASSIGN_OR_RETURN(part.rows, OptionalRange(map, "rows"));
   WEFT_ASSIGN_OR_RETURN(part.columns, OptionalRange(map, "columns"));
   return absl::OkStatus();

@@ -4,70 +4,14 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "weft/base/checked.h"
 #include "weft/base/status.h"
-#include "weft/layout/mesh.h"
+#include "weft/tensor/scale_scheme.h"
 
 namespace weft::recipe {
-
-// A part with everything resolved. `box` is in the logical tensor's
-// coordinates; for zeros only `num_rows` counts.
-struct StoredBuilder::Piece {
-  int32_t tensor = -1;  // -1: zeros
-  tensor::Box box;
-  int64_t num_rows = 0;
-  std::string_view where;
-
-  bool is_zeros() const { return tensor < 0; }
-};
-
-// A description with everything resolved. Not a stack: one entry.
-struct StoredBuilder::Content {
-  std::vector<std::vector<Piece>> entries;
-  int64_t num_rows = 0;       // of each entry
-  tensor::Shape entry_shape;  // num_rows and the other dimensions
-};
-
 namespace {
 
-bool AreDisjoint(const std::vector<layout::IndexMap>& maps) {
-  for (std::size_t i = 0; i < maps.size(); ++i) {
-    for (std::size_t j = i + 1; j < maps.size(); ++j) {
-      if (!Intersect(maps[i].box(), maps[j].box()).empty()) return false;
-    }
-  }
-  return true;
-}
-
-// Maps into one stored tensor, kept apart by logical tensor.
-class FragmentList {
- public:
-  void Add(int32_t tensor, layout::IndexMap map) {
-    for (auto& [known, maps] : groups_) {
-      if (known != tensor) continue;
-      maps.push_back(std::move(map));
-      return;
-    }
-    groups_.push_back({tensor, {std::move(map)}});
-  }
-
-  std::vector<layout::Fragment> Join() {
-    std::vector<layout::Fragment> fragments;
-    for (auto& [tensor, maps] : groups_) {
-      // A table may store the same rows twice; those cannot be joined.
-      if (AreDisjoint(maps)) maps = layout::JoinMaps(std::move(maps));
-      for (layout::IndexMap& map : maps) {
-        fragments.push_back({tensor, std::move(map)});
-      }
-    }
-    return fragments;
-  }
-
- private:
-  std::vector<std::pair<int32_t, std::vector<layout::IndexMap>>> groups_;
-};
+constexpr std::string_view kScaleSuffix = "_scale_inv";
 
 // A box of one entry's coordinates in those of the stored tensor.
 absl::StatusOr<tensor::Box> ZeroBox(const tensor::Box& rows,
@@ -78,118 +22,121 @@ absl::StatusOr<tensor::Box> ZeroBox(const tensor::Box& rows,
   return tensor::Box::Make(ranges);
 }
 
+// Calls `place(pieces, rows kept, number)` with each entry of a stack that
+// `kept` keeps, or once, without a number, for what is no stack.
+template <typename Place>
+absl::Status ForEachEntry(const StoredDescription& description,
+                          const StoredContent& content, tensor::Range kept,
+                          Place place) {
+  if (!description.is_stack) {
+    return place(content.entries[0], kept, std::optional<int64_t>());
+  }
+  for (int64_t i = kept.begin; i < kept.end; ++i) {
+    WEFT_RETURN_IF_ERROR(place(content.entries[i],
+                               tensor::Range{0, content.num_rows()},
+                               std::optional<int64_t>(i - kept.begin)));
+  }
+  return absl::OkStatus();
+}
+
+// Shape of a stored tensor that keeps `kept` of rows or entries that look like
+// `entry`.
+tensor::Shape StoredShape(const StoredDescription& description,
+                          tensor::Shape entry, tensor::Range kept) {
+  if (!description.is_stack) {
+    entry[0] = kept.extent();
+    return entry;
+  }
+  tensor::Shape shape{kept.extent()};
+  shape.insert(shape.end(), entry.begin(), entry.end());
+  return shape;
+}
+
+std::optional<tensor::Range> BlocksOfRange(tensor::Range range, int64_t block,
+                                           int64_t extent) {
+  const bool whole = range.begin % block == 0 &&
+                     (range.end % block == 0 || range.end == extent);
+  if (!whole) return std::nullopt;
+  return tensor::Range{range.begin / block, (range.end + block - 1) / block};
+}
+
+// The blocks of `rows` as a box of the scales. kInvalidArgument if a cut goes
+// through a block, here or where the rows are stored.
+absl::StatusOr<tensor::Box> ScaleBoxOf(const PieceRows& rows,
+                                       const tensor::ScaleScheme& scheme,
+                                       const tensor::TensorSpec& spec) {
+  const StoredPiece& piece = *rows.piece;
+  const bool is_plain = piece.ways == 1 && piece.box.rank() == 2 &&
+                        piece.dims[0] == 0 && piece.dims[1] == 1;
+  if (!is_plain) {
+    return FailAt(piece.where,
+                  absl::StrCat("\"", spec.name,
+                               "\" is turned or dealt out, so it cannot be "
+                               "held quantised in blocks"));
+  }
+  const int64_t first = piece.box.range(0).begin;
+  const tensor::Range range{first + rows.rows.begin, first + rows.rows.end};
+  const auto blocks = BlocksOfRange(range, scheme.block_rows, spec.shape[0]);
+  if (!blocks || rows.stored_row % scheme.block_rows != 0) {
+    return FailAt(
+        piece.where,
+        absl::StrCat("quant=fp8-block: rows [", range.begin, ",", range.end,
+                     ") of \"", spec.name, "\" at stored row ", rows.stored_row,
+                     " do not begin and end with blocks of ",
+                     scheme.block_rows));
+  }
+  const tensor::Range columns = piece.box.range(1);
+  const auto column_blocks =
+      BlocksOfRange(columns, scheme.block_cols, spec.shape[1]);
+  if (!column_blocks) {
+    return FailAt(piece.where,
+                  absl::StrCat("quant=fp8-block: columns [", columns.begin, ",",
+                               columns.end, ") of \"", spec.name,
+                               "\" do not begin and end with blocks of ",
+                               scheme.block_cols));
+  }
+  const tensor::Range ranges[] = {*blocks, *column_blocks};
+  return tensor::Box::Make(ranges);
+}
+
 }  // namespace
 
-StoredBuilder::StoredBuilder(std::vector<tensor::TensorSpec> logical,
-                             std::optional<tensor::DType> dtype)
-    : logical_(std::move(logical)), dtype_(dtype) {
-  for (std::size_t i = 0; i < logical_.size(); ++i) {
-    index_by_name_.emplace(logical_[i].name, static_cast<int32_t>(i));
-  }
-}
-
-absl::StatusOr<int32_t> StoredBuilder::IndexOf(const std::string& name,
-                                               std::string_view where) const {
-  const auto found = index_by_name_.find(name);
-  if (found != index_by_name_.end()) return found->second;
-  return FailAt(where,
-                absl::StrCat("the checkpoint has no tensor \"", name, "\""));
-}
-
-absl::StatusOr<StoredBuilder::Piece> StoredBuilder::PieceOf(
-    const StoredPart& part) const {
-  Piece piece;
-  piece.where = part.where;
-  if (part.of.empty()) {
-    piece.num_rows = part.zero_rows;
-    return piece;
-  }
-  WEFT_ASSIGN_OR_RETURN(piece.tensor, IndexOf(part.of, part.where));
-  const tensor::TensorSpec& spec = logical_[piece.tensor];
-  WEFT_ASSIGN_OR_RETURN(piece.box, tensor::Box::OfShape(spec.shape));
-  const auto cut =
-      [&](int dim, const std::optional<tensor::Range>& range) -> absl::Status {
-    if (!range) return absl::OkStatus();
-    if (dim >= piece.box.rank() || range->end > piece.box.extent(dim)) {
-      return FailAt(part.where, absl::StrCat(dim == 0 ? "rows [" : "columns [",
-                                             range->begin, ",", range->end,
-                                             ") exceed shape ",
-                                             tensor::ShapeToString(spec.shape),
-                                             " of \"", spec.name, "\""));
-    }
-    piece.box = piece.box.WithRange(dim, *range);
-    return absl::OkStatus();
-  };
-  WEFT_RETURN_IF_ERROR(cut(0, part.rows));
-  WEFT_RETURN_IF_ERROR(cut(1, part.columns));
-  piece.num_rows = piece.box.extent(0);
-  return piece;
-}
-
-absl::Status StoredBuilder::CheckPieces(const StoredDescription& description,
-                                        const Content& content) const {
-  const Piece* first = nullptr;
-  for (const std::vector<Piece>& entry : content.entries) {
-    for (const Piece& piece : entry) {
+bool StoredBuilder::IsQuantised(const StoredDescription& description,
+                                const StoredContent& content) const {
+  if (!options_.quant || !description.quant) return false;
+  if (!logical_.is_quantised) return true;
+  // A quantised checkpoint has decided.
+  for (const std::vector<StoredPiece>& entry : content.entries) {
+    for (const StoredPiece& piece : entry) {
       if (piece.is_zeros()) continue;
-      if (first == nullptr) first = &piece;
-      const tensor::Shape want = first->box.shape();
-      const tensor::Shape have = piece.box.shape();
-      if (want.size() != have.size() ||
-          !std::equal(want.begin() + 1, want.end(), have.begin() + 1)) {
-        return FailAt(
-            piece.where,
-            absl::StrCat("a part of shape ", tensor::ShapeToString(have),
-                         " cannot follow one of shape ",
-                         tensor::ShapeToString(want), " in \"",
-                         description.name, "\""));
-      }
+      return logical_.specs[piece.tensor].dtype == tensor::DType::kF8E4M3;
     }
   }
-  if (first != nullptr) return absl::OkStatus();
-  return FailAt(description.where, absl::StrCat("\"", description.name,
-                                                "\" has no logical tensor"));
-}
-
-absl::StatusOr<StoredBuilder::Content> StoredBuilder::ContentOf(
-    const StoredDescription& description) const {
-  Content content;
-  for (const std::vector<StoredPart>& parts : description.entries) {
-    std::vector<Piece>& entry = content.entries.emplace_back();
-    int64_t num_rows = 0;
-    for (const StoredPart& part : parts) {
-      WEFT_ASSIGN_OR_RETURN(entry.emplace_back(), PieceOf(part));
-      const Piece& piece = entry.back();
-      const auto sum = base::CheckedAdd(num_rows, piece.num_rows);
-      if (!sum) return FailAt(piece.where, "the number of rows overflows");
-      num_rows = *sum;
-      if (content.entry_shape.empty() && !piece.is_zeros()) {
-        content.entry_shape = piece.box.shape();
-      }
-    }
-    if (content.entries.size() == 1) content.num_rows = num_rows;
-    if (num_rows != content.num_rows) {
-      return FailAt(
-          description.where,
-          absl::StrCat("an entry of ", num_rows, " rows cannot follow one of ",
-                       content.num_rows, " in \"", description.name, "\""));
-    }
-  }
-  WEFT_RETURN_IF_ERROR(CheckPieces(description, content));
-  content.entry_shape[0] = content.num_rows;
-  return content;
+  return false;
 }
 
 absl::StatusOr<tensor::DType> StoredBuilder::DTypeOf(
-    const StoredDescription& description, const Content& content) const {
-  if (dtype_) return *dtype_;
+    const StoredDescription& description, const StoredContent& content) const {
   const tensor::TensorSpec* first = nullptr;
-  for (const std::vector<Piece>& entry : content.entries) {
-    for (const Piece& piece : entry) {
+  const bool quantised = IsQuantised(description, content);
+  bool pinned = false, differ = false;
+  for (const std::vector<StoredPiece>& entry : content.entries) {
+    for (const StoredPiece& piece : entry) {
       if (piece.is_zeros()) continue;
-      const tensor::TensorSpec& spec = logical_[piece.tensor];
+      const tensor::TensorSpec& spec = logical_.specs[piece.tensor];
+      pinned = pinned || logical_.dtype_pinned[piece.tensor];
+      if (spec.dtype == tensor::DType::kF8E4M3 && !quantised) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("\"", spec.name,
+                         "\" is F8_E4M3 in the checkpoint but "
+                         "\"",
+                         description.name,
+                         "\" is not held quantised; give quant=fp8-block"));
+      }
       if (first == nullptr) first = &spec;
-      if (spec.dtype == first->dtype) continue;
+      if (spec.dtype == first->dtype || differ) continue;
+      differ = true;
+      if (description.dtype || (options_.dtype && !pinned)) continue;
       return absl::InvalidArgumentError(absl::StrCat(
           "parts of \"", description.name, "\" differ in dtype: \"",
           first->name, "\" is ", std::string(tensor::DTypeName(first->dtype)),
@@ -198,153 +145,227 @@ absl::StatusOr<tensor::DType> StoredBuilder::DTypeOf(
           "; give dtype=bf16, f16 or f32"));
     }
   }
-  return first->dtype;  // CheckPieces saw to it that there is one
+  if (quantised) return tensor::DType::kF8E4M3;
+  if (description.dtype) return *description.dtype;
+  if (options_.dtype && !pinned) return *options_.dtype;
+  return first == nullptr ? options_.dtype_of_zeros : first->dtype;
 }
 
 absl::Status StoredBuilder::AddDescribed(const StoredDescription& description) {
-  WEFT_ASSIGN_OR_RETURN(const Content content, ContentOf(description));
+  WEFT_ASSIGN_OR_RETURN(const StoredContent content,
+                        ResolveContent(description, logical_));
   if (description.is_stack) {
     return Add(description, content, {0, description.num_entries});
   }
   const tensor::Range kept =
-      description.cut.value_or(tensor::Range{0, content.num_rows});
-  if (kept.end > content.num_rows) {
-    return FailAt(
-        description.where,
-        absl::StrCat("cut [", kept.begin, ",", kept.end, ") exceeds the ",
-                     content.num_rows, " rows of \"", description.name, "\""));
+      description.cut.value_or(tensor::Range{0, content.num_rows()});
+  if (kept.end > content.num_rows()) {
+    return FailAt(description.where,
+                  absl::StrCat("cut [", kept.begin, ",", kept.end,
+                               ") exceeds the ", content.num_rows(),
+                               " rows of \"", description.name, "\""));
   }
   return Add(description, content, kept);
 }
 
-absl::Status StoredBuilder::AddChunk(const StoredDescription& description,
-                                     int64_t shard, int64_t shard_rank) {
-  WEFT_ASSIGN_OR_RETURN(const Content content, ContentOf(description));
-  const int64_t whole =
-      description.is_stack ? description.num_entries : content.num_rows;
-  return Add(description, content,
-             layout::ChunkSplit(whole, shard, shard_rank));
-}
-
-// Rows `kept` of the concatenation of `pieces`, as a tensor of `shape`: all of
-// `stored`, or its entry number `entry` along the leading dimension.
-absl::Status StoredBuilder::AddRows(const std::vector<Piece>& pieces,
-                                    tensor::Range kept,
-                                    const tensor::Shape& shape,
-                                    std::optional<int64_t> entry,
-                                    layout::StoredTensor& stored) {
-  WEFT_ASSIGN_OR_RETURN(const tensor::Box whole, tensor::Box::OfShape(shape));
-  // Cannot overflow: the box of the whole stored tensor was made.
-  const int64_t entry_begin = entry.value_or(0) * whole.num_elements();
-  FragmentList fragments;
-  int64_t piece_begin = 0;  // row of the concatenation
-  for (const Piece& piece : pieces) {
-    const int64_t begin = std::max(piece_begin, kept.begin);
-    const int64_t end = std::min(piece_begin + piece.num_rows, kept.end);
-    const int64_t skipped = begin - piece_begin;
-    piece_begin += piece.num_rows;
-    if (begin >= end) continue;
-    const int64_t stored_row = begin - kept.begin;
-    const tensor::Range rows{stored_row, stored_row + end - begin};
-    if (piece.is_zeros()) {
-      WEFT_ASSIGN_OR_RETURN(stored.zero_fill.emplace_back(),
-                            ZeroBox(whole.WithRange(0, rows), entry));
-      continue;
-    }
-    const int64_t logical_row = piece.box.range(0).begin + skipped;
-    tensor::Shape origin(shape.size(), 0);
-    origin[0] = stored_row;
-    WEFT_ASSIGN_OR_RETURN(
-        const layout::IndexMap map,
-        layout::IndexMap::RowMajor(
-            piece.box.WithRange(0, {logical_row, logical_row + end - begin}),
-            shape, origin));
-    WEFT_ASSIGN_OR_RETURN(
-        layout::IndexMap placed,
-        layout::IndexMap::Make(map.box(),
-                               {map.modes().begin(), map.modes().end()},
-                               map.offset_elements() + entry_begin));
-    fragments.Add(piece.tensor, std::move(placed));
-  }
-  for (layout::Fragment& fragment : fragments.Join()) {
-    stored.fragments.push_back(std::move(fragment));
-  }
-  return absl::OkStatus();
+absl::Status StoredBuilder::AddShare(
+    const StoredDescription& description,
+    const std::function<absl::StatusOr<tensor::Range>(int64_t)>& share) {
+  WEFT_ASSIGN_OR_RETURN(const StoredContent content,
+                        ResolveContent(description, logical_));
+  WEFT_ASSIGN_OR_RETURN(const tensor::Range kept,
+                        share(description.is_stack ? description.num_entries
+                                                   : content.num_rows()));
+  return Add(description, content, kept);
 }
 
 // `kept`: along dimension 0 of the stored tensor.
 absl::Status StoredBuilder::Add(const StoredDescription& description,
-                                const Content& content, tensor::Range kept) {
+                                const StoredContent& content,
+                                tensor::Range kept) {
   layout::StoredTensor stored;
   stored.name = description.name;
   WEFT_ASSIGN_OR_RETURN(stored.dtype, DTypeOf(description, content));
-  tensor::Shape row_shape = content.entry_shape;  // of what one entry keeps
-  if (description.is_stack) {
-    stored.shape.push_back(kept.extent());
-    stored.shape.insert(stored.shape.end(), row_shape.begin(), row_shape.end());
-  } else {
-    row_shape[0] = kept.extent();
-    stored.shape = row_shape;
-  }
+  stored.shape = StoredShape(description, content.entry_shape, kept);
   WEFT_ASSIGN_OR_RETURN(const tensor::Box whole,
                         tensor::Box::OfShape(stored.shape));
-  if (whole.empty()) {
-    stored_.push_back(std::move(stored));
-    return absl::OkStatus();
-  }
-  if (!description.is_stack) {
-    WEFT_RETURN_IF_ERROR(
-        AddRows(content.entries[0], kept, row_shape, std::nullopt, stored));
-  } else {
-    for (int64_t i = kept.begin; i < kept.end; ++i) {
-      WEFT_RETURN_IF_ERROR(AddRows(content.entries[i], {0, content.num_rows},
-                                   row_shape, i - kept.begin, stored));
+  FragmentList fragments;
+  const auto place = [&](const std::vector<StoredPiece>& pieces,
+                         tensor::Range rows_kept,
+                         std::optional<int64_t> entry) -> absl::Status {
+    tensor::Shape shape = content.entry_shape;
+    shape[0] = rows_kept.extent();
+    WEFT_ASSIGN_OR_RETURN(const tensor::Box box, tensor::Box::OfShape(shape));
+    for (const PieceRows& rows : KeptRows(pieces, rows_kept)) {
+      if (rows.piece->is_zeros()) {
+        const tensor::Range at{rows.stored_row,
+                               rows.stored_row + rows.rows.extent()};
+        WEFT_ASSIGN_OR_RETURN(stored.zero_fill.emplace_back(),
+                              ZeroBox(box.WithRange(0, at), entry));
+        continue;
+      }
+      // Cannot overflow: the box of the whole stored tensor was made.
+      WEFT_ASSIGN_OR_RETURN(
+          std::vector<layout::IndexMap> maps,
+          MapsOf(rows, shape, entry.value_or(0) * box.num_elements()));
+      for (layout::IndexMap& map : maps) {
+        fragments.Add(rows.piece->tensor, std::move(map));
+      }
     }
+    return absl::OkStatus();
+  };
+  if (!whole.empty()) {
+    WEFT_RETURN_IF_ERROR(ForEachEntry(description, content, kept, place));
+    fragments.Join(description.transform, stored.fragments);
   }
-  stored_.push_back(std::move(stored));
+  Append(std::move(stored), description.where);
+  if (!IsQuantised(description, content)) return absl::OkStatus();
+  return AddScales(description, content, kept);
+}
+
+// The scales of what was just added, under its name with a suffix: cut and
+// fused as the matrix is, block by block.
+absl::Status StoredBuilder::AddScales(const StoredDescription& description,
+                                      const StoredContent& content,
+                                      tensor::Range kept) {
+  const tensor::ScaleScheme scheme;
+  layout::StoredTensor stored;
+  stored.name = absl::StrCat(description.name, std::string(kScaleSuffix));
+  stored.dtype = tensor::DType::kF32;
+  tensor::Shape rows_kept = content.entry_shape;
+  if (!description.is_stack) rows_kept[0] = kept.extent();
+  WEFT_ASSIGN_OR_RETURN(const tensor::Shape shape,
+                        tensor::ScaleShape(scheme, rows_kept));
+  stored.shape =
+      StoredShape(description, shape,
+                  description.is_stack ? kept : tensor::Range{0, shape[0]});
+  FragmentList fragments;
+  const auto place = [&](const std::vector<StoredPiece>& pieces,
+                         tensor::Range rows_of_entry,
+                         std::optional<int64_t> entry) -> absl::Status {
+    for (const PieceRows& rows : KeptRows(pieces, rows_of_entry)) {
+      if (rows.piece->is_zeros()) {
+        return FailAt(rows.piece->where,
+                      "zeros cannot be held quantised in blocks");
+      }
+      WEFT_ASSIGN_OR_RETURN(
+          const tensor::Box box,
+          ScaleBoxOf(rows, scheme, logical_.specs[rows.piece->tensor]));
+      WEFT_ASSIGN_OR_RETURN(const int32_t scales,
+                            ScalesOf(rows.piece->tensor, rows.piece->where));
+      tensor::Shape origin(2, 0);
+      origin[0] =
+          entry.value_or(0) * shape[0] + rows.stored_row / scheme.block_rows;
+      // A stack of matrices lies as one tall matrix does.
+      const tensor::Shape tall{entry.value_or(0) * shape[0] + shape[0],
+                               shape[1]};
+      WEFT_ASSIGN_OR_RETURN(layout::IndexMap map,
+                            layout::IndexMap::RowMajor(box, tall, origin));
+      fragments.Add(scales, std::move(map));
+    }
+    return absl::OkStatus();
+  };
+  WEFT_ASSIGN_OR_RETURN(const tensor::Box whole,
+                        tensor::Box::OfShape(stored.shape));
+  if (!whole.empty()) {
+    WEFT_RETURN_IF_ERROR(ForEachEntry(description, content, kept, place));
+    fragments.Join(tensor::Transform::kNone, stored.fragments);
+  }
+  Append(std::move(stored), description.where);
   return absl::OkStatus();
 }
 
-absl::Status StoredBuilder::AddBox(const std::string& name,
+// The logical tensor of the scales of `tensor`: the checkpoint's own, or a new
+// one that quantising gives.
+absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
+                                                std::string_view where) {
+  if (const auto known = scales_of_.find(tensor); known != scales_of_.end()) {
+    return known->second;
+  }
+  const tensor::TensorSpec& matrix = logical_.specs[tensor];
+  const tensor::ScaleScheme scheme;
+  tensor::TensorSpec spec;
+  spec.name = absl::StrCat(matrix.name, std::string(kScaleSuffix));
+  spec.dtype = tensor::DType::kF32;
+  WEFT_ASSIGN_OR_RETURN(spec.shape, tensor::ScaleShape(scheme, matrix.shape));
+  int32_t scales;
+  if (matrix.dtype == tensor::DType::kF8E4M3) {
+    const auto found = logical_.by_name.find(spec.name);
+    if (found == logical_.by_name.end()) {
+      return FailAt(where, absl::StrCat("\"", matrix.name,
+                                        "\" is F8_E4M3 but the checkpoint has "
+                                        "no \"",
+                                        spec.name, "\""));
+    }
+    scales = found->second;
+  } else {
+    scales = static_cast<int32_t>(logical_.specs.size() + scales_.size());
+    scales_.push_back(std::move(spec));
+    scaled_.push_back({tensor, scales, scheme});
+  }
+  scales_of_.emplace(tensor, scales);
+  return scales;
+}
+
+absl::Status StoredBuilder::AddBox(const LogicalTensor& logical,
                                    const tensor::Box& box) {
-  WEFT_ASSIGN_OR_RETURN(const int32_t index, IndexOf(name, "layout"));
+  const auto found = logical_.by_name.find(logical.spec.name);
+  if (found == logical_.by_name.end()) {
+    return FailAt(logical.where, absl::StrCat("the checkpoint has no tensor \"",
+                                              logical.spec.name, "\""));
+  }
   layout::StoredTensor stored;
-  stored.name = name;
-  stored.dtype = dtype_.value_or(logical_[index].dtype);
+  stored.name = logical.spec.name;
+  stored.dtype = logical_.specs[found->second].dtype;
+  const bool is_free = !logical_.dtype_pinned[found->second] &&
+                       stored.dtype != tensor::DType::kF8E4M3;
+  if (options_.dtype && is_free) stored.dtype = *options_.dtype;
   stored.shape = box.shape();
   if (!box.empty()) {
     const tensor::Shape origin(stored.shape.size(), 0);
     WEFT_ASSIGN_OR_RETURN(layout::IndexMap map, layout::IndexMap::RowMajor(
                                                     box, stored.shape, origin));
-    stored.fragments.push_back({index, std::move(map)});
+    stored.fragments.push_back({found->second, std::move(map)});
   }
-  stored_.push_back(std::move(stored));
+  Append(std::move(stored), logical.where);
   return absl::OkStatus();
 }
 
-StoredBuilder::Result StoredBuilder::Take() {
-  std::vector<int32_t> new_index(logical_.size(), -1);
+void StoredBuilder::Append(layout::StoredTensor stored,
+                           std::string_view where) {
+  stored_.push_back(std::move(stored));
+  origins_.emplace_back(where);
+}
+
+void StoredBuilder::Finish(RankLayout& layout) {
+  std::vector<int32_t> new_index(logical_.specs.size() + scales_.size(), -1);
   for (const layout::StoredTensor& stored : stored_) {
     for (const layout::Fragment& fragment : stored.fragments) {
       new_index[fragment.tensor] = 0;
     }
   }
-  Result result;
-  for (std::size_t i = 0; i < logical_.size(); ++i) {
+  for (std::size_t i = 0; i < new_index.size(); ++i) {
     if (new_index[i] < 0) continue;
-    new_index[i] = static_cast<int32_t>(result.tensors.size());
-    result.tensors.push_back(std::move(logical_[i]));
+    new_index[i] = static_cast<int32_t>(layout.tensors.size());
+    layout.tensors.push_back(i < logical_.specs.size()
+                                 ? logical_.specs[i]
+                                 : scales_[i - logical_.specs.size()]);
   }
   for (layout::StoredTensor& stored : stored_) {
     for (layout::Fragment& fragment : stored.fragments) {
       fragment.tensor = new_index[fragment.tensor];
     }
   }
-  result.stored = std::move(stored_);
-  logical_.clear();
-  stored_.clear();
-  index_by_name_.clear();
-  return result;
+  for (const RankLayout::Scaled& scaled : scaled_) {
+    layout.scaled.push_back(
+        {new_index[scaled.tensor], new_index[scaled.scales], scaled.scheme});
+  }
+  std::sort(layout.scaled.begin(), layout.scaled.end(),
+            [](const RankLayout::Scaled& a, const RankLayout::Scaled& b) {
+              return a.tensor < b.tensor;
+            });
+  layout.stored = std::move(stored_);
+  layout.origins = std::move(origins_);
 }
 
 }  // namespace weft::recipe

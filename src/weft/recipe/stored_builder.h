@@ -4,70 +4,79 @@
 #define WEFT_RECIPE_STORED_BUILDER_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weft/layout/stored_tensor.h"
+#include "weft/recipe/logical_index.h"
+#include "weft/recipe/recipe.h"
+#include "weft/recipe/stored_pieces.h"
 #include "weft/recipe/table_expander.h"
 #include "weft/tensor/box.h"
-#include "weft/tensor/tensor_spec.h"
+#include "weft/tensor/dtype.h"
 
 namespace weft::recipe {
 
-// Builds the stored tensors of one rank. Fragments refer to the tensors given
-// to the constructor until TakeUsedTensors renumbers them.
+struct BuilderOptions {
+  // Of every stored tensor that is not pinned; nullopt = that of its logical
+  // tensors.
+  std::optional<tensor::DType> dtype;
+  // Of a tensor that has no logical one.
+  tensor::DType dtype_of_zeros = tensor::DType::kBF16;
+  // What is marked `quant` is held as block FP8, scales beside it.
+  bool quant = false;
+};
+
+// Builds the stored tensors of one rank.
 class StoredBuilder {
  public:
-  // `dtype`: of every stored tensor; nullopt = that of its logical tensors.
-  StoredBuilder(std::vector<tensor::TensorSpec> logical,
-                std::optional<tensor::DType> dtype);
+  // `logical` outlives the builder.
+  StoredBuilder(const LogicalIndex& logical, const BuilderOptions& options)
+      : logical_(logical), options_(options) {}
 
-  // The concatenation of the parts, cut, or the stack of the entries.
-  // Fragments come entry by entry, in the order in which their logical tensors
-  // are named first; pieces of one are joined. kInvalidArgument if a part lies
+  // The concatenation of the parts, cut, or the stack of the entries. Pieces
+  // of one logical tensor are joined; fragments come in the order in which
+  // their logical tensors are named first. kInvalidArgument if a part lies
   // outside of its tensor or does not fit to the others.
   absl::Status AddDescribed(const StoredDescription& description);
-  // Of a description of the whole tensor the share of dimension 0 that
-  // torch.chunk gives `shard_rank` of `shard` ranks; possibly none.
-  absl::Status AddChunk(const StoredDescription& description, int64_t shard,
-                        int64_t shard_rank);
-  // `box` of the tensor named `name`, stored under the same name.
-  absl::Status AddBox(const std::string& name, const tensor::Box& box);
+  // Of a description of the whole tensor the rows that `share` keeps of them
+  // (of a stack: its entries); possibly none.
+  absl::Status AddShare(
+      const StoredDescription& description,
+      const std::function<absl::StatusOr<tensor::Range>(int64_t)>& share);
+  // `box` of a logical tensor, stored under the same name.
+  absl::Status AddBox(const LogicalTensor& logical, const tensor::Box& box);
 
-  // The stored tensors so far, and the logical tensors that they refer to, in
-  // the constructor's order. Leaves the builder empty.
-  struct Result {
-    std::vector<tensor::TensorSpec> tensors;
-    std::vector<layout::StoredTensor> stored;
-  };
-  Result Take();
+  // Moves what was built, and the logical tensors that it refers to, in the
+  // checkpoint's order, into `layout`.
+  void Finish(RankLayout& layout);
 
  private:
-  struct Piece;
-  struct Content;
-  absl::StatusOr<int32_t> IndexOf(const std::string& name,
-                                  std::string_view where) const;
-  absl::StatusOr<Piece> PieceOf(const StoredPart& part) const;
-  absl::StatusOr<Content> ContentOf(const StoredDescription& description) const;
-  absl::Status CheckPieces(const StoredDescription& description,
-                           const Content& content) const;
   absl::StatusOr<tensor::DType> DTypeOf(const StoredDescription& description,
-                                        const Content& content) const;
-  absl::Status Add(const StoredDescription& description, const Content& content,
-                   tensor::Range kept);
-  static absl::Status AddRows(const std::vector<Piece>& pieces,
-                              tensor::Range kept, const tensor::Shape& shape,
-                              std::optional<int64_t> entry,
-                              layout::StoredTensor& stored);
+                                        const StoredContent& content) const;
+  bool IsQuantised(const StoredDescription& description,
+                   const StoredContent& content) const;
+  absl::Status Add(const StoredDescription& description,
+                   const StoredContent& content, tensor::Range kept);
+  absl::Status AddScales(const StoredDescription& description,
+                         const StoredContent& content, tensor::Range kept);
+  absl::StatusOr<int32_t> ScalesOf(int32_t tensor, std::string_view where);
+  void Append(layout::StoredTensor stored, std::string_view where);
 
-  std::vector<tensor::TensorSpec> logical_;
-  absl::flat_hash_map<std::string, int32_t> index_by_name_;
-  std::optional<tensor::DType> dtype_;
+  const LogicalIndex& logical_;
+  const BuilderOptions options_;
   std::vector<layout::StoredTensor> stored_;
+  std::vector<std::string> origins_;
+  // Scales that the checkpoint does not have; indices go on after `logical_`.
+  std::vector<tensor::TensorSpec> scales_;
+  std::vector<RankLayout::Scaled> scaled_;  // indices as in fragments
+  absl::flat_hash_map<int32_t, int32_t> scales_of_;
 };
 
 }  // namespace weft::recipe

@@ -1,7 +1,6 @@
 #include "weft/recipe/table_expander.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -15,22 +14,6 @@ absl::Status FailAt(std::string_view where, std::string_view message) {
 }
 namespace {
 
-// More layers or heads than any model; stops a config with an absurd number
-// before it fills the memory.
-constexpr int64_t kMaxLoopCount = 65536;
-
-absl::StatusOr<tensor::Range> RoundsOf(const Loop& loop,
-                                       const Environment& environment) {
-  WEFT_ASSIGN_OR_RETURN(const tensor::Range range,
-                        loop.range.Evaluate(environment));
-  if (range.extent() > kMaxLoopCount) {
-    return FailAt(loop.where,
-                  absl::StrCat("loop of ", range.extent(), " rounds is longer ",
-                               "than ", kMaxLoopCount));
-  }
-  return range;
-}
-
 // Runs `body` as often as the guard says, with the loop variable set.
 template <typename Body>
 absl::Status ForEach(const Guard& guard, Environment& environment, Body body) {
@@ -40,9 +23,9 @@ absl::Status ForEach(const Guard& guard, Environment& environment, Body body) {
     if (condition == 0) return absl::OkStatus();
   }
   if (!guard.loop) return body();
-  WEFT_ASSIGN_OR_RETURN(const tensor::Range range,
-                        RoundsOf(*guard.loop, environment));
-  for (int64_t i = range.begin; i < range.end; ++i) {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<int64_t> rounds,
+                        guard.loop->values.Evaluate(environment));
+  for (const int64_t i : rounds) {
     environment.Set(guard.loop->slot, i);
     WEFT_RETURN_IF_ERROR(body());
   }
@@ -77,8 +60,11 @@ class LogicalExpander {
                           rule.name.Evaluate(environment_));
     LogicalTensor logical;
     logical.spec.name = prefix + name;
-    logical.spec.dtype = dtype_;
+    logical.spec.dtype = rule.dtype.value_or(dtype_);
+    logical.dtype_pinned = rule.dtype.has_value();
     logical.tp = rule.tp;
+    logical.quant = rule.quant;
+    logical.where = rule.where;
     for (const Expression& extent : rule.shape) {
       WEFT_ASSIGN_OR_RETURN(logical.spec.shape.emplace_back(),
                             extent.Evaluate(environment_));
@@ -136,6 +122,9 @@ class StoredExpander {
     StoredDescription stored;
     stored.name = prefix + name;
     stored.where = rule.where;
+    stored.dtype = rule.dtype;
+    stored.transform = rule.transform;
+    stored.quant = rule.quant;
     if (!names_.insert(stored.name).second) {
       return FailAt(rule.where, absl::StrCat("stored tensor \"", stored.name,
                                              "\" is described twice"));
@@ -157,27 +146,29 @@ class StoredExpander {
   // pay for the others.
   absl::Status AddEntries(const StoredRule& rule, const std::string& of_prefix,
                           StoredDescription& stored) {
-    WEFT_ASSIGN_OR_RETURN(const tensor::Range all,
-                          RoundsOf(*rule.stack, environment_));
-    if (all.extent() == 0) {
+    WEFT_ASSIGN_OR_RETURN(std::vector<int64_t> entries,
+                          rule.stack->values.Evaluate(environment_));
+    const int64_t all = static_cast<int64_t>(entries.size());
+    if (all == 0 && rule.stack->values.is_range()) {
       return FailAt(rule.where, absl::StrCat("the stack \"", stored.name,
                                              "\" has no entry that would tell "
                                              "its shape"));
     }
-    const tensor::Range kept =
-        stored.cut.value_or(tensor::Range{0, all.extent()});
+    const tensor::Range kept = stored.cut.value_or(tensor::Range{0, all});
     stored.cut.reset();
-    if (kept.end > all.extent()) {
+    if (kept.end > all) {
       return FailAt(
           rule.where,
           absl::StrCat("cut [", kept.begin, ",", kept.end, ") exceeds the ",
-                       all.extent(), " entries of \"", stored.name, "\""));
+                       all, " entries of \"", stored.name, "\""));
     }
+    // A rank that keeps none has an empty tensor of the others' shape.
+    const int64_t pattern = entries.empty() ? 0 : entries.front();
     stored.is_stack = true;
     stored.num_entries = kept.extent();
-    const int64_t first = all.begin + (kept.extent() > 0 ? kept.begin : 0);
-    const int64_t count = std::max<int64_t>(kept.extent(), 1);
-    for (int64_t i = first; i < first + count; ++i) {
+    entries.assign(entries.begin() + kept.begin, entries.begin() + kept.end);
+    if (entries.empty()) entries.push_back(pattern);
+    for (const int64_t i : entries) {
       environment_.Set(rule.stack->slot, i);
       WEFT_RETURN_IF_ERROR(
           AddParts(rule.parts, of_prefix, stored.entries.emplace_back()));
@@ -211,10 +202,25 @@ class StoredExpander {
         return FailAt(rule.where,
                       absl::StrCat(part.zero_rows, " rows of zeros"));
       }
+      if (rule.zero_columns) {
+        WEFT_ASSIGN_OR_RETURN(part.zero_columns.emplace(),
+                              rule.zero_columns->Evaluate(environment_));
+      }
       return part;
     }
     WEFT_ASSIGN_OR_RETURN(const std::string of, rule.of.Evaluate(environment_));
     part.of = of_prefix + of;
+    part.transpose = rule.transpose;
+    if (rule.index) {
+      WEFT_ASSIGN_OR_RETURN(part.index.emplace(),
+                            rule.index->Evaluate(environment_));
+    }
+    if (rule.ways) {
+      WEFT_ASSIGN_OR_RETURN(part.ways, rule.ways->Evaluate(environment_));
+    }
+    if (rule.unit) {
+      WEFT_ASSIGN_OR_RETURN(part.unit, rule.unit->Evaluate(environment_));
+    }
     if (rule.rows) {
       WEFT_ASSIGN_OR_RETURN(part.rows, rule.rows->Evaluate(environment_));
     }
@@ -229,79 +235,7 @@ class StoredExpander {
   std::vector<StoredDescription> stored_;
 };
 
-std::map<std::string, int64_t>::const_iterator FindField(
-    const ConfigSymbol& symbol, const ModelConfig& config) {
-  auto found = config.numbers.find(symbol.key);
-  for (const std::string& other : symbol.other_keys) {
-    if (found != config.numbers.end()) break;
-    found = config.numbers.find(other);
-  }
-  return found;
-}
-
-absl::Status CheckConfigValue(const ConfigSymbol& symbol, int64_t value) {
-  if (symbol.kind == ConfigSymbol::Kind::kNumber && value < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "config field ", symbol.key, "=", value, " is not positive"));
-  }
-  if (symbol.kind == ConfigSymbol::Kind::kFlag && value != 0 && value != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "config field ", symbol.key, "=", value, " is neither true nor false"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
-
-absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
-                                       const ModelConfig& config) {
-  base::FaultList faults;
-  for (const ConfigSymbol& symbol : tables.config) {
-    if (symbol.kind == ConfigSymbol::Kind::kValue) continue;
-    const auto given = FindField(symbol, config);
-    if (given == config.numbers.end()) {
-      if (symbol.value) continue;
-      faults.Add(absl::StrCat("config of ", config.architecture,
-                              " lacks the field ", symbol.key));
-    } else if (const absl::Status status =
-                   CheckConfigValue(symbol, given->second);
-               !status.ok()) {
-      faults.Add(std::string(status.message()));
-    }
-  }
-  for (const ConfigList& list : tables.lists) {
-    if (config.numbers.contains(list.key)) {
-      faults.Add(absl::StrCat("config field ", list.key, "=",
-                              config.numbers.at(list.key),
-                              " is not a list of integers"));
-    }
-  }
-  WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
-  Environment environment;
-  for (const ConfigList& list : tables.lists) {
-    const auto given = config.lists.find(list.key);
-    environment.lists.push_back(
-        given == config.lists.end() ? std::vector<int64_t>() : given->second);
-  }
-  for (const ConfigSymbol& symbol : tables.config) {
-    const auto given = FindField(symbol, config);
-    if (symbol.kind != ConfigSymbol::Kind::kValue &&
-        given != config.numbers.end()) {
-      environment.values.push_back(given->second);
-      continue;
-    }
-    const absl::StatusOr<int64_t> value = symbol.value->Evaluate(environment);
-    if (!value.ok() && !symbol.key.empty()) {
-      return base::Annotate(
-          value.status(), absl::StrCat("config lacks the field ", symbol.key,
-                                       " and its default cannot be computed"));
-    }
-    WEFT_RETURN_IF_ERROR(value.status());
-    WEFT_RETURN_IF_ERROR(CheckConfigValue(symbol, *value));
-    environment.values.push_back(*value);
-  }
-  return environment;
-}
 
 absl::Status CheckRequirements(const std::vector<Requirement>& requirements,
                                const Environment& environment,

@@ -12,7 +12,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weft/base/status.h"
-#include "weft/recipe/model_config.h"
 #include "weft/recipe/recipe_tables.h"
 #include "weft/tensor/tensor_spec.h"
 
@@ -21,18 +20,28 @@ namespace weft::recipe {
 // kInvalidArgument "WHERE: MESSAGE"; `where` is file and line of a rule.
 absl::Status FailAt(std::string_view where, std::string_view message);
 
+// What the rows of a checkpoint or of a rank's table come to.
 struct LogicalTensor {
   tensor::TensorSpec spec;
   TpCut tp = TpCut::kNone;
+  bool dtype_pinned = false;
+  bool quant = false;
+  std::string_view where;  // as in StoredPart
 };
 
 // A part of one entry of a stored tensor, in the order of its concatenation
 // along dimension 0. Without `of`: zeros.
 struct StoredPart {
   std::string of;
-  std::optional<tensor::Range> rows;     // of `of`; all if absent
-  std::optional<tensor::Range> columns;  // dimension 1 of `of`; all if absent
+  std::optional<int64_t> index;          // of the leading dimension of `of`
+  bool transpose = false;                // of what `index` leaves
+  std::optional<tensor::Range> rows;     // of that; all if absent
+  std::optional<tensor::Range> columns;  // its dimension 1; all if absent
+  // Rows (x * ways + s) * unit + d go to (s * n + x) * unit + d, n of each way.
+  int64_t ways = 1;
+  int64_t unit = 1;
   int64_t zero_rows = 0;
+  std::optional<int64_t> zero_columns;
   std::string_view where;  // in the recipe file; lives as long as the tables
 };
 
@@ -47,13 +56,11 @@ struct StoredDescription {
   // The rows of the concatenation that this rank keeps; all if absent. Never
   // of a stack.
   std::optional<tensor::Range> cut;
+  std::optional<tensor::DType> dtype;
+  tensor::Transform transform = tensor::Transform::kNone;
+  bool quant = false;
   std::string_view where;
 };
-
-// Values of the config's symbols. kInvalidArgument that names every field that
-// is missing or out of range.
-absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
-                                       const ModelConfig& config);
 
 // Adds the sentence of each requirement that does not hold to `faults`. An
 // error is one of the recipe file.

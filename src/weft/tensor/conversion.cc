@@ -11,8 +11,37 @@ bool IsCastable(DType dtype) {
 
 }  // namespace
 
+std::string_view TransformName(Transform transform) {
+  switch (transform) {
+    case Transform::kNone:
+      return "x";
+    case Transform::kNegExp:
+      return "-exp(x)";
+    case Transform::kPlusOne:
+      return "x + 1";
+    case Transform::kMinusOne:
+      return "x - 1";
+  }
+  return "?";
+}
+
+std::optional<Transform> TransformFromCode(uint8_t code) {
+  if (code > static_cast<uint8_t>(Transform::kMinusOne)) return std::nullopt;
+  return static_cast<Transform>(code);
+}
+
+std::optional<Transform> ComposeTransforms(Transform src, Transform dst) {
+  if (src == dst) return Transform::kNone;
+  if (src == Transform::kNone) return dst;
+  if (dst != Transform::kNone) return std::nullopt;
+  if (src == Transform::kPlusOne) return Transform::kMinusOne;
+  if (src == Transform::kMinusOne) return Transform::kPlusOne;
+  return std::nullopt;
+}
+
 bool IsLossy(const Conversion& conversion) {
-  return !conversion.identity() && conversion.to != DType::kF32;
+  return conversion.transform != Transform::kNone ||
+         (!conversion.identity() && conversion.to != DType::kF32);
 }
 
 absl::Status CheckSupported(const Conversion& conversion) {
@@ -26,8 +55,14 @@ absl::Status CheckSupported(const Conversion& conversion) {
 }
 
 std::string ToString(const Conversion& conversion) {
-  return absl::StrCat(std::string(DTypeName(conversion.from)), " -> ",
-                      std::string(DTypeName(conversion.to)));
+  std::string text =
+      absl::StrCat(std::string(DTypeName(conversion.from)), " -> ",
+                   std::string(DTypeName(conversion.to)));
+  if (conversion.transform != Transform::kNone) {
+    absl::StrAppend(&text, " as ",
+                    std::string(TransformName(conversion.transform)));
+  }
+  return text;
 }
 
 }  // namespace weft::tensor

@@ -1,0 +1,146 @@
+#include "weft/recipe/checkpoint_tensors.h"
+
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/tensor/scale_scheme.h"
+
+namespace weft::recipe {
+namespace {
+
+constexpr std::string_view kScaleSuffix = "_scale_inv";
+
+// The scales beside a matrix of a quantised checkpoint.
+absl::StatusOr<LogicalTensor> ScalesOf(const LogicalTensor& matrix) {
+  LogicalTensor scales;
+  scales.spec.name = absl::StrCat(matrix.spec.name, std::string(kScaleSuffix));
+  scales.spec.dtype = tensor::DType::kF32;
+  WEFT_ASSIGN_OR_RETURN(
+      scales.spec.shape,
+      tensor::ScaleShape(tensor::ScaleScheme{}, matrix.spec.shape));
+  scales.dtype_pinned = true;
+  scales.where = matrix.where;
+  return scales;
+}
+
+}  // namespace
+
+absl::StatusOr<Environment> CheckpointCache::Bind(
+    const ModelConfig& config, const TensorNames& held) const {
+  WEFT_ASSIGN_OR_RETURN(Environment environment,
+                        BindConfig(tables_, config, held));
+  base::FaultList faults;
+  WEFT_RETURN_IF_ERROR(
+      CheckRequirements(tables_.requirements, environment, faults));
+  WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
+  return environment;
+}
+
+absl::StatusOr<std::vector<std::string>> CheckpointCache::Ignored(
+    const Environment& environment) const {
+  WEFT_ASSIGN_OR_RETURN(
+      std::vector<LogicalTensor> ignored,
+      ExpandLogical(tables_.ignore, environment, tensor::DType::kBF16));
+  std::vector<std::string> names;
+  names.reserve(ignored.size());
+  for (LogicalTensor& one : ignored) names.push_back(std::move(one.spec.name));
+  return names;
+}
+
+absl::StatusOr<std::vector<LogicalTensor>> CheckpointCache::Expected(
+    const Environment& environment, tensor::DType dtype,
+    const TensorNames& held) const {
+  WEFT_ASSIGN_OR_RETURN(std::vector<LogicalTensor> listed,
+                        ExpandLogical(tables_.checkpoint, environment, dtype));
+  std::vector<LogicalTensor> expected;
+  expected.reserve(listed.size());
+  for (LogicalTensor& one : listed) {
+    const bool has_scales =
+        one.quant &&
+        held.contains(absl::StrCat(one.spec.name, std::string(kScaleSuffix)));
+    if (has_scales) one.spec.dtype = tensor::DType::kF8E4M3;
+    expected.push_back(std::move(one));
+    if (!has_scales) continue;
+    WEFT_ASSIGN_OR_RETURN(LogicalTensor scales, ScalesOf(expected.back()));
+    expected.push_back(std::move(scales));
+  }
+  return expected;
+}
+
+absl::StatusOr<std::shared_ptr<const Checkpoint>> CheckpointCache::Find(
+    const ModelConfig& config,
+    const std::vector<tensor::TensorSpec>& given) const {
+  {
+    const std::lock_guard lock(mutex_);
+    if (last_ != nullptr && last_->config == config && last_->given == given) {
+      return last_;
+    }
+  }
+  TensorNames held;
+  held.reserve(given.size());
+  for (const tensor::TensorSpec& spec : given) held.insert(spec.name);
+  auto checkpoint = std::make_shared<Checkpoint>();
+  checkpoint->config = config;
+  checkpoint->given = given;
+  WEFT_ASSIGN_OR_RETURN(checkpoint->environment, Bind(config, held));
+  checkpoint->matched = Match(held, *checkpoint);
+  const std::lock_guard lock(mutex_);
+  last_ = checkpoint;
+  return last_;
+}
+
+// All faults at once: missing, extra, twice, of another shape.
+absl::Status CheckpointCache::Match(const TensorNames& held,
+                                    Checkpoint& checkpoint) const {
+  WEFT_ASSIGN_OR_RETURN(
+      checkpoint.expected,
+      Expected(checkpoint.environment, checkpoint.config.dtype, held));
+  WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> ignored,
+                        Ignored(checkpoint.environment));
+  base::FaultList faults;
+  absl::flat_hash_map<std::string_view, const tensor::TensorSpec*> unmatched;
+  unmatched.reserve(checkpoint.given.size());
+  for (const tensor::TensorSpec& spec : checkpoint.given) {
+    if (!unmatched.emplace(spec.name, &spec).second) {
+      faults.Add(
+          absl::StrCat("the checkpoint lists \"", spec.name, "\" twice"));
+    }
+  }
+  LogicalIndex& index = checkpoint.index;
+  index.specs.reserve(checkpoint.expected.size());
+  index.by_name.reserve(checkpoint.expected.size());
+  for (const LogicalTensor& want : checkpoint.expected) {
+    const auto found = unmatched.find(want.spec.name);
+    if (found == unmatched.end()) {
+      faults.Add(absl::StrCat("the checkpoint lacks \"", want.spec.name, "\" ",
+                              tensor::ShapeToString(want.spec.shape)));
+      continue;
+    }
+    const tensor::TensorSpec& have = *found->second;
+    if (have.shape != want.spec.shape) {
+      faults.Add(absl::StrCat("\"", have.name, "\" has shape ",
+                              tensor::ShapeToString(have.shape),
+                              " in the checkpoint, but the config says ",
+                              tensor::ShapeToString(want.spec.shape)));
+    }
+    index.by_name.emplace(have.name, static_cast<int32_t>(index.specs.size()));
+    index.specs.push_back(have);
+    index.dtype_pinned.push_back(want.dtype_pinned);
+    index.is_quantised |= have.dtype == tensor::DType::kF8E4M3;
+    unmatched.erase(found);
+  }
+  for (const std::string& name : ignored) unmatched.erase(name);
+  for (const tensor::TensorSpec& spec : checkpoint.given) {
+    if (unmatched.contains(spec.name)) {
+      faults.Add(absl::StrCat("the checkpoint has \"", spec.name,
+                              "\", which the recipe does not know"));
+    }
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace weft::recipe
