@@ -41,6 +41,24 @@ TEST_P(KernelTest, RandomCopies) { testing::CheckRandomCopies(kernels()); }
 TEST_P(KernelTest, LargeCopies) { testing::CheckLargeCopies(kernels()); }
 TEST_P(KernelTest, CastsOfHalves) { testing::CheckCastsOfHalves(kernels()); }
 TEST_P(KernelTest, CastsOfFloats) { testing::CheckCastsOfFloats(kernels()); }
+TEST_P(KernelTest, Transforms) { testing::CheckTransforms(kernels()); }
+TEST_P(KernelTest, QuantisedHalves) {
+  testing::CheckQuantisedHalves(kernels());
+}
+TEST_P(KernelTest, QuantisedFloats) {
+  testing::CheckQuantisedFloats(kernels());
+}
+TEST_P(KernelTest, QuantisedShapes) {
+  testing::CheckQuantisedShapes(kernels());
+}
+TEST_P(KernelTest, QuantisedSpecials) {
+  testing::CheckQuantisedSpecials(kernels());
+}
+TEST_P(KernelTest, QuantisedGolden) {
+  testing::CheckQuantisedGolden(kernels());
+}
+TEST_P(KernelTest, QuantisedEdges) { testing::CheckQuantisedEdges(kernels()); }
+TEST_P(KernelTest, Mxfp4) { testing::CheckMxfp4(kernels()); }
 TEST_P(KernelTest, DigestRows) { testing::CheckDigestRows(kernels()); }
 TEST_P(KernelTest, DigestBands) { testing::CheckDigestBands(kernels()); }
 TEST_P(KernelTest, DigestAdds) { testing::CheckDigestAdds(kernels()); }

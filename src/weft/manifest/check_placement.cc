@@ -33,7 +33,7 @@ std::vector<bool> CheckScaled(const Placement& placement,
   const auto size = static_cast<int64_t>(placement.tensors.size());
   std::vector<bool> is_scaled(placement.tensors.size(), false);
   int64_t last = -1;
-  for (const ScaledTensor& scaled : placement.scaled) {
+  for (const layout::ScaledTensor& scaled : placement.scaled) {
     if (scaled.tensor <= last || scaled.tensor >= size || scaled.scales < 0 ||
         scaled.scales >= size) {
       faults.Add(absl::StrCat("scales ", scaled.scales, " of logical tensor ",

@@ -11,23 +11,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/layout/scaled_tensor.h"
 #include "weft/layout/stored_tensor.h"
-#include "weft/tensor/scale_scheme.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::manifest {
-
-// A logical matrix that stored tensors of dtype F8_E4M3 hold quantised, and
-// the logical tensor of its scales (F32, shape tensor::ScaleShape), both by
-// index into Placement::tensors. The matrix keeps its own dtype: BF16 in a
-// placement whose sources may hold BF16. Stored tensors of other dtypes hold
-// the matrix as it is; those of the scales hold F32.
-struct ScaledTensor {
-  int32_t tensor = 0;
-  int32_t scales = 0;
-  tensor::ScaleScheme scheme;
-  friend bool operator==(const ScaledTensor&, const ScaledTensor&) = default;
-};
 
 struct Placement {
   // As the user spelled it, canonical: "megatron:tp=2,pp=4".
@@ -38,7 +26,7 @@ struct Placement {
   std::vector<tensor::TensorSpec> tensors;
   std::vector<layout::StoredTensor> stored;
   // By ascending `tensor`.
-  std::vector<ScaledTensor> scaled = {};
+  std::vector<layout::ScaledTensor> scaled = {};
   friend bool operator==(const Placement&, const Placement&) = default;
 };
 

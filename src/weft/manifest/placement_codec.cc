@@ -111,8 +111,8 @@ absl::StatusOr<layout::Fragment> ReadFragment(ByteReader& reader) {
   return fragment;
 }
 
-absl::StatusOr<ScaledTensor> ReadScaled(ByteReader& reader) {
-  ScaledTensor scaled;
+absl::StatusOr<layout::ScaledTensor> ReadScaled(ByteReader& reader) {
+  layout::ScaledTensor scaled;
   scaled.tensor = static_cast<int32_t>(reader.U32());
   scaled.scales = static_cast<int32_t>(reader.U32());
   scaled.scheme.block_rows = reader.I64();
@@ -160,7 +160,8 @@ absl::StatusOr<Placement> ReadBody(ByteReader& reader) {
   }
   const size_t num_scaled = reader.Count(kScaledBytes);
   for (size_t i = 0; i < num_scaled; ++i) {
-    WEFT_ASSIGN_OR_RETURN(const ScaledTensor scaled, ReadScaled(reader));
+    WEFT_ASSIGN_OR_RETURN(const layout::ScaledTensor scaled,
+                          ReadScaled(reader));
     placement.scaled.push_back(scaled);
   }
   return placement;
@@ -194,7 +195,7 @@ std::string EncodePlacement(const Placement& placement) {
     for (const tensor::Box& box : stored.zero_fill) WriteBox(box, writer);
   }
   writer.U32(static_cast<uint32_t>(placement.scaled.size()));
-  for (const ScaledTensor& scaled : placement.scaled) {
+  for (const layout::ScaledTensor& scaled : placement.scaled) {
     writer.U32(static_cast<uint32_t>(scaled.tensor));
     writer.U32(static_cast<uint32_t>(scaled.scales));
     writer.I64(scaled.scheme.block_rows);

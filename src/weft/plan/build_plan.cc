@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <iterator>
 #include <optional>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
+#include "weft/plan/count_plan.h"
 #include "weft/plan/move_runs.h"
 #include "weft/plan/select_pieces.h"
 #include "weft/plan/source_table.h"
@@ -54,18 +54,13 @@ class PlanWriter {
   absl::Status AddMove(const Piece& piece, PeerPlan& peer);
   absl::Status AddWitnesses(const Move& move, const IndexMap& src,
                             int32_t index, PeerPlan& peer);
-  absl::Status PlaceScratch(std::vector<PeerPlan>& peers);
-  void CountMove(const Move& move);
-  void AddZeroFills(Plan& plan);
-  std::vector<ConversionUse> ListConversions(const Plan& plan) const;
+  void AddZeroFills(Plan& plan) const;
   absl::Status Annotated(const absl::Status& status, const Move& move) const;
 
   const SourceTable& sources_;
   const manifest::Placement& target_;
   const PlanLimits& limits_;
   int64_t runs_left_;
-  int64_t short_run_bytes_ = 0;  // in runs below kDirectRunBytes
-  PlanTotals totals_;
 };
 
 absl::StatusOr<Plan> PlanWriter::Write(
@@ -82,7 +77,6 @@ absl::StatusOr<Plan> PlanWriter::Write(
     WEFT_RETURN_IF_ERROR(AddMove(piece, peers[piece.from.source]));
   }
   std::erase_if(peers, [](const PeerPlan& peer) { return peer.moves.empty(); });
-  WEFT_RETURN_IF_ERROR(PlaceScratch(peers));
 
   Plan plan;
   plan.source_digest = sources_.digest();
@@ -90,8 +84,7 @@ absl::StatusOr<Plan> PlanWriter::Write(
   plan.target_rank = target_.rank;
   plan.peers = std::move(peers);
   AddZeroFills(plan);
-  plan.conversions = ListConversions(plan);
-  plan.totals = totals_;
+  WEFT_RETURN_IF_ERROR(CountPlan(plan, limits_.staging_bytes));
   return plan;
 }
 
@@ -115,10 +108,6 @@ absl::Status PlanWriter::AddMove(const Piece& piece, PeerPlan& peer) {
   if (!runs.ok()) return Annotated(runs.status(), move);
   move.runs = *std::move(runs);
   runs_left_ -= static_cast<int64_t>(move.runs.size());
-  const int64_t elements = move.box.num_elements();
-  peer.src_bytes += elements * tensor::ItemBytes(move.conversion.from);
-  peer.dst_bytes += elements * tensor::ItemBytes(move.conversion.to);
-  CountMove(move);
   return AddWitnesses(move, src_map,
                       static_cast<int32_t>(peer.moves.size() - 1), peer);
 }
@@ -133,96 +122,21 @@ absl::Status PlanWriter::AddWitnesses(const Move& move, const IndexMap& src,
         RunsOfBox(src, scratch, box, runs_left_);
     if (!runs.ok()) return Annotated(runs.status(), move);
     runs_left_ -= static_cast<int64_t>(runs->size());
-    peer.witness_bytes +=
-        box.num_elements() * tensor::ItemBytes(move.conversion.from);
     peer.witnesses.push_back({index, std::move(box), *std::move(runs), 0});
   }
   return absl::OkStatus();
 }
 
-// Gives every witness its place in scratch, in the order of the plan.
-absl::Status PlanWriter::PlaceScratch(std::vector<PeerPlan>& peers) {
-  int64_t end = 0;
-  for (PeerPlan& peer : peers) {
-    totals_.src_bytes += peer.src_bytes;
-    totals_.dst_bytes += peer.dst_bytes;
-    totals_.witness_bytes += peer.witness_bytes;
-    for (Witness& witness : peer.witnesses) {
-      const tensor::DType dtype = peer.moves[witness.move].conversion.from;
-      witness.scratch_offset_bytes = base::AlignUp(end, kScratchAlignBytes);
-      const std::optional<int64_t> next = base::CheckedAdd(
-          witness.scratch_offset_bytes + kScratchAlignBytes,
-          witness.box.num_elements() * tensor::ItemBytes(dtype));
-      if (!next.has_value()) {
-        return absl::ResourceExhaustedError(absl::StrCat(
-            "the witnesses of the plan for target rank ", target_.rank,
-            " need more scratch than 64 bits can count"));
-      }
-      end = *next - kScratchAlignBytes;
-    }
-  }
-  totals_.scratch_bytes = end;
-  totals_.peak_staging_bytes =
-      std::min(limits_.staging_bytes, short_run_bytes_);
-  return absl::OkStatus();
-}
-
-void PlanWriter::CountMove(const Move& move) {
-  const int64_t item_bytes = tensor::ItemBytes(move.conversion.from);
-  ++totals_.moves;
-  totals_.runs += static_cast<int64_t>(move.runs.size());
-  for (const Run& run : move.runs) {
-    const int64_t bytes = run.contiguous_elements() * item_bytes;
-    if (totals_.shortest_run_bytes == 0 || bytes < totals_.shortest_run_bytes) {
-      totals_.shortest_run_bytes = bytes;
-    }
-    totals_.longest_run_bytes = std::max(totals_.longest_run_bytes, bytes);
-    if (bytes < kDirectRunBytes) {
-      short_run_bytes_ += run.num_elements() * item_bytes;
-    }
-  }
-}
-
-void PlanWriter::AddZeroFills(Plan& plan) {
+void PlanWriter::AddZeroFills(Plan& plan) const {
   for (size_t i = 0; i < target_.stored.size(); ++i) {
     const layout::StoredTensor& stored = target_.stored[i];
     for (const Box& box : stored.zero_fill) {
       if (box.empty()) continue;
       plan.zero_fills.push_back({static_cast<int32_t>(i), box});
-      totals_.zero_fill_bytes +=
+      plan.totals.zero_fill_bytes +=
           box.num_elements() * tensor::ItemBytes(stored.dtype);
     }
   }
-}
-
-std::vector<ConversionUse> PlanWriter::ListConversions(const Plan& plan) const {
-  std::vector<ConversionUse> uses;
-  // Sorted, since the moves of one tensor need not be neighbours.
-  using Key = std::tuple<tensor::DType, tensor::DType, tensor::Transform>;
-  std::vector<std::pair<Key, const Move*>> moves;
-  for (const PeerPlan& peer : plan.peers) {
-    for (const Move& move : peer.moves) {
-      const tensor::Conversion& conversion = move.conversion;
-      if (conversion.identity()) continue;
-      moves.push_back(
-          {{conversion.from, conversion.to, conversion.transform}, &move});
-    }
-  }
-  std::sort(moves.begin(), moves.end(), [](const auto& a, const auto& b) {
-    return std::make_pair(a.first, a.second->tensor) <
-           std::make_pair(b.first, b.second->tensor);
-  });
-  int32_t last_tensor = -1;
-  for (const auto& [key, move] : moves) {
-    if (uses.empty() || !(uses.back().conversion == move->conversion)) {
-      uses.push_back({move->conversion, tensor::IsLossy(move->conversion)});
-      last_tensor = -1;
-    }
-    if (move->tensor != last_tensor) ++uses.back().num_tensors;
-    last_tensor = move->tensor;
-    uses.back().num_elements += move->box.num_elements();
-  }
-  return uses;
 }
 
 absl::Status PlanWriter::Annotated(const absl::Status& status,

@@ -45,7 +45,12 @@ PieceSelector::PieceSelector(const SourceTable& sources,
       assigned_bytes_(sources.sources().size(), 0),
       entries_(target.tensors.size(), nullptr),
       entry_known_(target.tensors.size(), false),
-      shape_differs_(target.tensors.size(), false) {}
+      shape_differs_(target.tensors.size(), false),
+      schemes_(target.tensors.size(), nullptr) {
+  for (const layout::ScaledTensor& scaled : target.scaled) {
+    schemes_[scaled.tensor] = &scaled.scheme;
+  }
+}
 
 absl::StatusOr<std::vector<Piece>> PieceSelector::Select() {
   for (size_t stored = 0; stored < target_.stored.size(); ++stored) {
@@ -159,8 +164,8 @@ void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
     for (const Candidate& each : sources_.CandidatesOf(*group)) {
       const int64_t turn = (position++ - first_turn + count) % count;
       const std::tuple<int, int32_t, int64_t, int64_t> key(
-          Harm(each, dst.dtype, transform), each.distance,
-          assigned_bytes_[each.source], turn);
+          OtherScheme(each) ? 3 : Harm(each, dst.dtype, transform),
+          each.distance, assigned_bytes_[each.source], turn);
       if (best == nullptr || key < best_key) {
         best = &each;
         best_box = &group->box;
@@ -184,19 +189,34 @@ void PieceSelector::AddHole(const Box& box) {
                                     "; ", sources_.MissingRanksText()));
 }
 
+bool PieceSelector::OtherScheme(const Candidate& from) const {
+  if (from.dtype != tensor::DType::kF8E4M3) return false;
+  const std::optional<tensor::ScaleScheme>& theirs = entries_[tensor_]->scheme;
+  const tensor::ScaleScheme* const ours = schemes_[tensor_];
+  return theirs.has_value() && (ours == nullptr || !(*theirs == *ours));
+}
+
 void PieceSelector::CheckConversion(const Candidate& from) {
   const layout::StoredTensor& dst = target_.stored[dst_stored_];
   if (!refused_conversions_.insert({dst_stored_, from.dtype}).second) return;
   const tensor::Transform to = dst.fragments[dst_fragment_].transform;
   const std::optional<tensor::Transform> composed =
       tensor::ComposeTransforms(from.transform, to);
-  const absl::Status supported =
-      composed.has_value()
-          ? tensor::CheckSupported({from.dtype, dst.dtype, *composed})
-          : absl::UnimplementedError(
-                absl::StrCat("no way from ",
-                             std::string(tensor::TransformName(from.transform)),
-                             " to ", std::string(tensor::TransformName(to))));
+  absl::Status supported;
+  if (OtherScheme(from)) {
+    supported = absl::UnimplementedError(absl::StrCat(
+        "no conversion from ", tensor::ToString(*entries_[tensor_]->scheme),
+        schemes_[tensor_] == nullptr
+            ? std::string(" scales to none")
+            : absl::StrCat(" to ", tensor::ToString(*schemes_[tensor_]),
+                           " scales")));
+  } else if (!composed.has_value()) {
+    supported = absl::UnimplementedError(absl::StrCat(
+        "no way from ", std::string(tensor::TransformName(from.transform)),
+        " to ", std::string(tensor::TransformName(to))));
+  } else {
+    supported = tensor::CheckSupported({from.dtype, dst.dtype, *composed});
+  }
   conversion_faults_.Add(absl::StrCat(
       std::string(supported.message()), ": \"", target_.tensors[tensor_].name,
       "\" is stored in \"", sources_.StoredOf(from).name, "\" by source rank ",

@@ -46,6 +46,8 @@ class PieceSelector {
   void TakeFromDisjoint(const tensor::Box& box);
   void TakeFromOverlapping(const tensor::Box& box);
   void AddHole(const tensor::Box& box);
+  // True if `from` holds the tensor in FP8 by another rule than the target's.
+  bool OtherScheme(const Candidate& from) const;
   void CheckConversion(const Candidate& from);
 
   const SourceTable& sources_;
@@ -55,6 +57,8 @@ class PieceSelector {
   std::vector<const TensorEntry*> entries_;
   std::vector<bool> entry_known_;
   std::vector<bool> shape_differs_;
+  // By target tensor; nullptr = not quantised.
+  std::vector<const tensor::ScaleScheme*> schemes_;
 
   // The fragment that is being served.
   int32_t dst_stored_ = 0;

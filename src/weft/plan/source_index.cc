@@ -131,6 +131,21 @@ void SourceTable::NameTensors(base::FaultList& faults) {
   }
 }
 
+void SourceTable::NameSchemes(base::FaultList& faults) {
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const manifest::Placement& placement = *sources_[i].placement;
+    for (const layout::ScaledTensor& scaled : placement.scaled) {
+      TensorEntry& entry = entries_[entry_of_tensor_[i][scaled.tensor]];
+      if (!entry.scheme.has_value()) entry.scheme = scaled.scheme;
+      if (*entry.scheme == scaled.scheme) continue;
+      faults.Add(absl::StrCat(
+          "tensor ", Quoted(entry.spec->name), " is quantised ",
+          tensor::ToString(*entry.scheme), " at one source rank but ",
+          tensor::ToString(scaled.scheme), " at source rank ", placement.rank));
+    }
+  }
+}
+
 std::vector<SourceTable::Record> SourceTable::ListFragments() const {
   std::vector<Record> records;
   for (size_t source = 0; source < sources_.size(); ++source) {
@@ -221,6 +236,7 @@ absl::StatusOr<std::shared_ptr<const SourceTable>> SourceTable::Build(
   base::FaultList faults;
   table->CheckMesh(faults);
   table->NameTensors(faults);
+  table->NameSchemes(faults);
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
   table->IndexFragments(table->ListFragments());
   std::vector<manifest::LayoutDigest> digests;

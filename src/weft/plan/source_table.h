@@ -4,6 +4,7 @@
 #define WEFT_PLAN_SOURCE_TABLE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,6 +43,8 @@ struct TensorEntry {
   int32_t num_groups = 0;
   int sort_dim = -1;
   bool disjoint = true;  // no two groups share an element
+  // By which the sources that hold it in FP8 quantised it, if any did.
+  std::optional<tensor::ScaleScheme> scheme;
 };
 
 // Immutable after Build; thread-safe.
@@ -95,6 +98,7 @@ class SourceTable final : public SourceIndex {
   SourceTable() = default;
   void CheckMesh(base::FaultList& faults) const;
   void NameTensors(base::FaultList& faults);
+  void NameSchemes(base::FaultList& faults);
   std::vector<Record> ListFragments() const;
   void IndexFragments(std::vector<Record> records);
   void SortEntry(TensorEntry& entry, absl::Span<Record> records);

@@ -1,5 +1,6 @@
 #include "weft/recipe/checkpoint_tensors.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string_view>
 #include <utility>
@@ -28,6 +29,14 @@ absl::StatusOr<LogicalTensor> ScalesOf(const LogicalTensor& matrix) {
 }
 
 }  // namespace
+
+bool IsIgnoredBy(std::string_view pattern, std::string_view name) {
+  if (!pattern.empty() && pattern.back() == '*') {
+    pattern.remove_suffix(1);
+    return name.substr(0, pattern.size()) == pattern;
+  }
+  return name == pattern;
+}
 
 absl::StatusOr<Environment> CheckpointCache::Bind(
     const ModelConfig& config, const TensorNames& held) const {
@@ -133,9 +142,18 @@ absl::Status CheckpointCache::Match(const TensorNames& held,
     index.is_quantised |= have.dtype == tensor::DType::kF8E4M3;
     unmatched.erase(found);
   }
-  for (const std::string& name : ignored) unmatched.erase(name);
+  std::vector<std::string_view> ignored_groups;
+  for (const std::string& name : ignored) {
+    unmatched.erase(name);
+    if (!name.empty() && name.back() == '*') ignored_groups.push_back(name);
+  }
+  const auto is_ignored = [&](const std::string& name) {
+    return std::any_of(
+        ignored_groups.begin(), ignored_groups.end(),
+        [&](std::string_view group) { return IsIgnoredBy(group, name); });
+  };
   for (const tensor::TensorSpec& spec : checkpoint.given) {
-    if (unmatched.contains(spec.name)) {
+    if (unmatched.contains(spec.name) && !is_ignored(spec.name)) {
       faults.Add(absl::StrCat("the checkpoint has \"", spec.name,
                               "\", which the recipe does not know"));
     }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,9 @@
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::recipe {
+
+// `name` against one of CheckpointCache::Ignored.
+bool IsIgnoredBy(std::string_view pattern, std::string_view name);
 
 struct Checkpoint {
   // What it was made of.
@@ -41,7 +45,8 @@ class CheckpointCache {
   // kInvalidArgument if config lacks what the recipe needs.
   absl::StatusOr<Environment> Bind(const ModelConfig& config,
                                    const TensorNames& held) const;
-  // Names that a checkpoint may have and that are dropped.
+  // Names that a checkpoint may have and that are dropped; one that ends in *
+  // stands for all that begin so.
   absl::StatusOr<std::vector<std::string>> Ignored(
       const Environment& environment) const;
   // What a checkpoint that has `held` has in all.

@@ -99,10 +99,10 @@ std::vector<std::string> SymbolsOf(Framework framework) {
   symbols.insert(symbols.end(),
                  {"layer_begin", "layer_end", "first_stage", "last_stage"});
   if (framework == Framework::kMegatron) {
-    symbols.insert(
-        symbols.end(),
-        {"mtp_stage", "vocab_divisor", "impl_te", "impl_local",
-         "experts_grouped", "experts_sequential", "mla_split", "mla_fused"});
+    symbols.insert(symbols.end(),
+                   {"mtp_stage", "vocab_divisor", "impl_te", "impl_local",
+                    "experts_grouped", "experts_sequential", "mla_split",
+                    "mla_fused", "mtp_model_layer"});
   } else {
     add("attn_tp");
     symbols.insert(symbols.end(), {"is_vllm", "is_sglang", "fuse_shared",
@@ -285,7 +285,8 @@ std::vector<int64_t> FrameworkSymbolValues(const LayoutSpec& spec,
   values.insert(values.end(),
                 {chunk.mtp ? 1 : 0, spec.Number("vocab_divisor", 0),
                  is_te ? 1 : 0, is_te ? 0 : 1, is_grouped ? 1 : 0,
-                 is_grouped ? 0 : 1, is_split ? 1 : 0, is_split ? 0 : 1});
+                 is_grouped ? 0 : 1, is_split ? 1 : 0, is_split ? 0 : 1,
+                 spec.Word("mtp", "model_layer") == "model_layer" ? 1 : 0});
   return values;
 }
 

@@ -40,6 +40,8 @@ std::vector<FrameworkRule> MakeFrameworkRules() {
   const KeyRule impl{"impl", KeyKind::kWord, {"te", "local"}};
   const KeyRule experts{"experts", KeyKind::kWord, {"grouped", "sequential"}};
   const KeyRule mla{"mla", KeyKind::kWord, {"split", "fused"}};
+  const KeyRule mtp{
+      "mtp", KeyKind::kWord, {"model_layer", "transformer_layer"}};
   const KeyRule in_split{"embedding_in_split", KeyKind::kWord, {"0", "1"}};
   const KeyRule loss_in_split{"loss_in_split", KeyKind::kWord, {"0", "1"}};
   const KeyRule layout{"layout", KeyKind::kText};
@@ -58,7 +60,7 @@ std::vector<FrameworkRule> MakeFrameworkRules() {
           {Framework::kMegatron,
            "megatron",
            {tp, pp, vpp, cp, dp, ep, etp, first, last, in_split, loss_in_split,
-            layout, vocab_divisor, impl, experts, mla, dtype}},
+            layout, vocab_divisor, impl, experts, mla, mtp, dtype}},
           {Framework::kVllm,
            "vllm",
            {tp, pp, ep, dp, placement, redundant, eplb, quant, dtype}},

@@ -64,7 +64,7 @@ class DataRecipe : public Recipe {
     WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> ignored,
                           checkpoints_.Ignored(environment));
     for (const std::string& one : ignored) {
-      if (one == name) return true;
+      if (IsIgnoredBy(one, name)) return true;
     }
     return false;
   }
@@ -250,7 +250,9 @@ class DataRecipe : public Recipe {
     for (const LogicalTensor& logical : checkpoint.expected) {
       if (taken.contains(logical.spec.name)) continue;
       WEFT_ASSIGN_OR_RETURN(const tensor::Box box,
-                            FsdpBox(logical.spec.shape, logical.tp, at));
+                            logical.shard
+                                ? FsdpBox(logical.spec.shape, logical.tp, at)
+                                : tensor::Box::OfShape(logical.spec.shape));
       WEFT_RETURN_IF_ERROR(builder.AddBox(logical, box));
     }
     for (const StoredDescription& description : in_memory) {

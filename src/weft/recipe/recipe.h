@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/layout/scaled_tensor.h"
 #include "weft/layout/stored_tensor.h"
 #include "weft/recipe/layout_spec.h"
 #include "weft/recipe/model_config.h"
-#include "weft/tensor/scale_scheme.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::recipe {
@@ -22,22 +22,15 @@ namespace weft::recipe {
 // What one rank holds. The same members as manifest::Placement, which is
 // built from it by the session (recipe is below manifest's users).
 struct RankLayout {
-  // A logical matrix that is stored quantised, and the logical tensor of its
-  // scales, by index into `tensors`.
-  struct Scaled {
-    int32_t tensor = 0;
-    int32_t scales = 0;
-    tensor::ScaleScheme scheme;
-    friend bool operator==(const Scaled&, const Scaled&) = default;
-  };
-
   std::string layout_spec;
   int64_t rank = 0;
   int64_t num_ranks = 1;
   std::vector<tensor::TensorSpec>
       tensors;  // the logical ones that it refers to
   std::vector<layout::StoredTensor> stored;
-  std::vector<Scaled> scaled;  // by ascending `tensor`
+  // By ascending `tensor`: matrices that are held in FP8, or (of a trainer's
+  // rank) that its publisher is to offer so.
+  std::vector<layout::ScaledTensor> scaled = {};
   // Where each stored tensor comes from: file and line of the rule, by index
   // into `stored`: "include/gqa_decoder.yaml:120".
   std::vector<std::string> origins;

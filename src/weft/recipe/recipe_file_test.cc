@@ -20,6 +20,7 @@
 namespace weft::recipe {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -105,7 +106,7 @@ TEST(RecipeFileTest, BadKeysNameFileLineAndKey) {
             "checkpoint, megatron, vllm, sglang");
   EXPECT_EQ(Error(Edited("tp: rows}", "tp: rows, cut: 3}")),
             "tiny.yaml:11: cut: unknown key; known are when, for, name, shape, "
-            "tp, dtype, quant");
+            "tp, dtype, quant, shard");
   EXPECT_EQ(Error(Edited("family: tiny\n", "")),
             "tiny.yaml:1: key \"family\" is missing");
   EXPECT_EQ(Error(Edited("family: tiny", "family: tiny\nfamily: tiny")),
@@ -325,18 +326,21 @@ class RecipeBookTest : public ::testing::Test {
 
 TEST_F(RecipeBookTest, Embedded) {
   const RecipeBook book = RecipeBook::Load("").value();
-  EXPECT_THAT(book.Architectures(),
-              ElementsAre("LlamaForCausalLM", "MistralForCausalLM",
-                          "MixtralForCausalLM", "Qwen2ForCausalLM",
-                          "Qwen2MoeForCausalLM", "Qwen3ForCausalLM",
-                          "Qwen3MoeForCausalLM"));
+  EXPECT_THAT(
+      book.Architectures(),
+      ElementsAre(
+          "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Gemma2ForCausalLM",
+          "Gemma3ForCausalLM", "Glm4MoeForCausalLM", "GlmMoeDsaForCausalLM",
+          "GptOssForCausalLM", "KimiK2ForCausalLM", "LlamaForCausalLM",
+          "MistralForCausalLM", "MixtralForCausalLM", "NemotronHForCausalLM",
+          "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM",
+          "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM"));
   EXPECT_EQ(book.Find("MistralForCausalLM").value()->family(), "llama");
   EXPECT_EQ(book.Find("Qwen3ForCausalLM").value()->family(), "qwen3");
-  EXPECT_EQ(std::string(book.Find("GPT2").status().message()),
-            "architecture \"GPT2\" has no recipe; supported are "
-            "LlamaForCausalLM, MistralForCausalLM, MixtralForCausalLM, "
-            "Qwen2ForCausalLM, Qwen2MoeForCausalLM, Qwen3ForCausalLM, "
-            "Qwen3MoeForCausalLM");
+  EXPECT_THAT(std::string(book.Find("GPT2").status().message()),
+              AllOf(HasSubstr("architecture \"GPT2\" has no recipe; supported "
+                              "are DeepseekV2ForCausalLM, "),
+                    HasSubstr(", Qwen3MoeForCausalLM, Qwen3NextForCausalLM")));
 }
 
 TEST_F(RecipeBookTest, AFileBesideTheEmbedded) {

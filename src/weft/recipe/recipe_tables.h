@@ -74,6 +74,7 @@ struct LogicalRule {
   std::optional<tensor::DType> dtype;
   // A quantised checkpoint has it as F8_E4M3, with `<name>_scale_inv` beside.
   bool quant = false;
+  bool shard = true;  // false: FSDP does not cut it
   std::string where;
 };
 

@@ -25,9 +25,10 @@ absl::StatusOr<TpCut> ParseTpCut(const YamlValue& value) {
       absl::StrCat("\"", text, "\" is unknown; known are rows, columns, none"));
 }
 
-absl::StatusOr<bool> OptionalYes(const YamlMap& map, std::string_view key) {
+absl::StatusOr<bool> OptionalYes(const YamlMap& map, std::string_view key,
+                                 bool absent) {
   const std::optional<YamlValue> value = map.Find(key);
-  if (!value) return false;
+  if (!value) return absent;
   WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
   if (text == "yes") return true;
   if (text == "no") return false;
@@ -246,10 +247,11 @@ absl::Status RuleParser::ParseLogicalTensor(const YamlMap& map,
   WEFT_ASSIGN_OR_RETURN(const YamlValue name, map.Get("name"));
   WEFT_ASSIGN_OR_RETURN(rule.name, ParseTemplate(name));
   if (!with_shapes) return map.CheckKeys({"when", "for", "name"});
-  WEFT_RETURN_IF_ERROR(
-      map.CheckKeys({"when", "for", "name", "shape", "tp", "dtype", "quant"}));
+  WEFT_RETURN_IF_ERROR(map.CheckKeys(
+      {"when", "for", "name", "shape", "tp", "dtype", "quant", "shard"}));
   WEFT_ASSIGN_OR_RETURN(rule.dtype, OptionalDType(map));
-  WEFT_ASSIGN_OR_RETURN(rule.quant, OptionalYes(map, "quant"));
+  WEFT_ASSIGN_OR_RETURN(rule.quant, OptionalYes(map, "quant", false));
+  WEFT_ASSIGN_OR_RETURN(rule.shard, OptionalYes(map, "shard", true));
   WEFT_ASSIGN_OR_RETURN(const YamlValue shape, map.Get("shape"));
   WEFT_ASSIGN_OR_RETURN(const std::vector<YamlValue> extents, shape.Items());
   for (const YamlValue& extent : extents) {
@@ -312,7 +314,7 @@ absl::Status RuleParser::ParseStoredTensor(const YamlMap& map,
   }
   WEFT_ASSIGN_OR_RETURN(rule.dtype, OptionalDType(map));
   WEFT_ASSIGN_OR_RETURN(rule.transform, OptionalTransform(map));
-  WEFT_ASSIGN_OR_RETURN(rule.quant, OptionalYes(map, "quant"));
+  WEFT_ASSIGN_OR_RETURN(rule.quant, OptionalYes(map, "quant", false));
   return ParseContent(map, rule);
 }
 
@@ -391,7 +393,7 @@ absl::Status RuleParser::ParseSource(const YamlMap& map, PartRule& part) const {
   WEFT_ASSIGN_OR_RETURN(const YamlValue of, map.Get("of"));
   WEFT_ASSIGN_OR_RETURN(part.of, ParseTemplate(of));
   WEFT_ASSIGN_OR_RETURN(part.index, OptionalExpression(map, "index"));
-  WEFT_ASSIGN_OR_RETURN(part.transpose, OptionalYes(map, "transpose"));
+  WEFT_ASSIGN_OR_RETURN(part.transpose, OptionalYes(map, "transpose", false));
   WEFT_ASSIGN_OR_RETURN(part.ways, OptionalExpression(map, "deinterleave"));
   WEFT_ASSIGN_OR_RETURN(part.unit, OptionalExpression(map, "unit"));
   if (part.unit && !part.ways) {

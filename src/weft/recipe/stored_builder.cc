@@ -356,12 +356,12 @@ void StoredBuilder::Finish(RankLayout& layout) {
       fragment.tensor = new_index[fragment.tensor];
     }
   }
-  for (const RankLayout::Scaled& scaled : scaled_) {
+  for (const layout::ScaledTensor& scaled : scaled_) {
     layout.scaled.push_back(
         {new_index[scaled.tensor], new_index[scaled.scales], scaled.scheme});
   }
   std::sort(layout.scaled.begin(), layout.scaled.end(),
-            [](const RankLayout::Scaled& a, const RankLayout::Scaled& b) {
+            [](const layout::ScaledTensor& a, const layout::ScaledTensor& b) {
               return a.tensor < b.tensor;
             });
   layout.stored = std::move(stored_);

@@ -75,7 +75,7 @@ class StoredBuilder {
   std::vector<std::string> origins_;
   // Scales that the checkpoint does not have; indices go on after `logical_`.
   std::vector<tensor::TensorSpec> scales_;
-  std::vector<RankLayout::Scaled> scaled_;  // indices as in fragments
+  std::vector<layout::ScaledTensor> scaled_;  // indices as in fragments
   absl::flat_hash_map<int32_t, int32_t> scales_of_;
 };
 

@@ -64,6 +64,7 @@ class LogicalExpander {
     logical.dtype_pinned = rule.dtype.has_value();
     logical.tp = rule.tp;
     logical.quant = rule.quant;
+    logical.shard = rule.shard;
     logical.where = rule.where;
     for (const Expression& extent : rule.shape) {
       WEFT_ASSIGN_OR_RETURN(logical.spec.shape.emplace_back(),

@@ -26,6 +26,7 @@ struct LogicalTensor {
   TpCut tp = TpCut::kNone;
   bool dtype_pinned = false;
   bool quant = false;
+  bool shard = true;
   std::string_view where;  // as in StoredPart
 };
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/session/epoch_word.h"
+#include "weft/session/quantised_copy_internal.h"
 #include "weft/topology/host.h"
 #include "weft/verify/digest_table.h"
 
@@ -34,6 +35,7 @@ class PublisherImpl : public Publisher {
         manifest::CheckPlacement(options_.placement, /*is_target=*/false),
         absl::StrCat("rank ", options_.placement.rank)));
     WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
+    WEFT_RETURN_IF_ERROR(AddQuantisedCopies());
     const verify::TableLayout tables = verify::LayOutTables(options_.placement);
     table_.resize(static_cast<size_t>(tables.num_values));
     WEFT_ASSIGN_OR_RETURN(control_,
@@ -73,12 +75,17 @@ class PublisherImpl : public Publisher {
     WEFT_RETURN_IF_ERROR(Explained(BeginUpdate(deadline).status()));
     const catalog::VersionId version{options_.run_id, options_.epoch, step};
     PublishReport report;
+    WEFT_RETURN_IF_ERROR(quantised_.Refresh(*options_.kernels, stored_bases_,
+                                            options_.num_threads));
+    report.quantise_seconds = SecondsSince(start);
     const auto digest_start = std::chrono::steady_clock::now();
     verify::ComputeTables(
         *options_.kernels,
         convert::DigestConstants::FromSeed(DigestSeed(version)),
-        options_.placement, stored_bases_, options_.num_threads,
-        absl::MakeSpan(table_));
+        options_.placement,
+        std::vector<const std::byte*>(stored_bases_.begin(),
+                                      stored_bases_.end()),
+        options_.num_threads, absl::MakeSpan(table_));
     std::memcpy(control_->data() + kDigestTableOffsetBytes, table_.data(),
                 table_.size() * sizeof(convert::DigestValue));
     report.digest_seconds = SecondsSince(digest_start);
@@ -91,7 +98,8 @@ class PublisherImpl : public Publisher {
     updating_ = false;
     has_published_ = true;
     last_step_ = step;
-    report.control_seconds = SecondsSince(start) - report.digest_seconds;
+    report.control_seconds =
+        SecondsSince(start) - report.digest_seconds - report.quantise_seconds;
     return report;
   }
 
@@ -101,6 +109,27 @@ class PublisherImpl : public Publisher {
   }
 
  private:
+  // Makes room for them behind the trainer's own memory.
+  absl::Status AddQuantisedCopies() {
+    const size_t num_own = options_.placement.stored.size();
+    WEFT_ASSIGN_OR_RETURN(quantised_,
+                          QuantisedCopies::AddTo(options_.placement));
+    if (quantised_.empty()) return absl::OkStatus();
+    manifest::Placement added;
+    added.stored.assign(options_.placement.stored.begin() +
+                            static_cast<std::ptrdiff_t>(num_own),
+                        options_.placement.stored.end());
+    WEFT_ASSIGN_OR_RETURN(quantised_memory_,
+                          AllocateFor(added, memory::MemoryKind::kShared));
+    const auto area = static_cast<int32_t>(options_.memory.areas.size());
+    options_.memory.areas.push_back(quantised_memory_.memory.areas[0]);
+    for (const manifest::StoredLocation& where :
+         quantised_memory_.memory.stored) {
+      options_.memory.stored.push_back({area, where.offset_bytes});
+    }
+    return absl::OkStatus();
+  }
+
   // Why the catalog refused a call: that this worker is no longer attached
   // says more than that it may not do this or that.
   absl::Status Explained(const absl::Status& refused) {
@@ -194,7 +223,9 @@ class PublisherImpl : public Publisher {
   PublisherOptions options_;
   std::unique_ptr<memory::Buffer> control_;
   std::vector<convert::DigestValue> table_;
-  std::vector<const std::byte*> stored_bases_;
+  std::vector<std::byte*> stored_bases_;
+  QuantisedCopies quantised_;
+  OwnedRankMemory quantised_memory_;
   int64_t weight_bytes_ = 0;
   manifest::LayoutDigest layout_digest_;
   catalog::Registration registration_;

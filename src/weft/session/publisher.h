@@ -25,6 +25,9 @@ struct PublisherOptions {
   // A restart of the same run uses a larger epoch; it then takes over.
   std::string run_id = "run";
   uint64_t epoch = 0;
+  // Matrices that `placement.scaled` names are offered in FP8 as well, block
+  // by block where this rank holds blocks whole: Publish quantises them into
+  // memory of the publisher's own.
   manifest::Placement placement;
   // Outlives the publisher; must not move. Written only between BeginUpdate
   // and Publish.
@@ -36,11 +39,12 @@ struct PublisherOptions {
   // Every transport that may serve; the receiver chooses.
   std::vector<std::shared_ptr<transport::Transport>> transports;
   const convert::Kernels* kernels = nullptr;  // default: convert::CpuKernels()
-  int num_threads = 1;                        // for digests
+  int num_threads = 1;                        // for digests and quantising
 };
 
 struct PublishReport {
   catalog::VersionRecord version;
+  double quantise_seconds = 0;
   double digest_seconds = 0;
   double control_seconds = 0;  // everything else
   int64_t digest_bytes = 0;    // weights digested

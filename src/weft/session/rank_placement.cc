@@ -11,6 +11,7 @@ manifest::Placement ToPlacement(recipe::RankLayout layout) {
   placement.num_ranks = layout.num_ranks;
   placement.tensors = std::move(layout.tensors);
   placement.stored = std::move(layout.stored);
+  placement.scaled = std::move(layout.scaled);
   return placement;
 }
 

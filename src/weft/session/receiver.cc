@@ -16,10 +16,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "weft/base/status.h"
-#include "weft/session/arrival_check_internal.h"
+#include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
-#include "weft/session/epoch_word.h"
 #include "weft/session/source_link_internal.h"
+#include "weft/session/transfer_internal.h"
 #include "weft/topology/host.h"
 
 namespace weft::session {
@@ -45,12 +45,10 @@ struct Prepared {
   // Of the sources, in their order.
   std::vector<std::shared_ptr<const FetchedPlacement>> placements;
   std::shared_ptr<const plan::SourceIndex> index;
-  std::unique_ptr<plan::Plan> plan;
+  plan::StagedTarget staged;
+  std::unique_ptr<plan::Plan> plan;                // for staged.placement
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  std::vector<std::unique_ptr<transport::Region>> local_regions;
-  std::vector<execute::LocalStored> local;
-  std::unique_ptr<ArrivalCheck> arrival;
-  std::unique_ptr<execute::Program> program;  // tells `arrival` what landed
+  std::unique_ptr<Transfer> transfer;
   Bound bound;
 };
 
@@ -140,9 +138,9 @@ class ReceiverImpl : public Receiver {
       with_link.link_bytes_per_second = prepared_->bound.bytes_per_second;
     }
     return json ? plan::ExplainPlanJson(*prepared_->plan, *prepared_->index,
-                                        options_.placement, with_link)
+                                        prepared_->staged.placement, with_link)
                 : plan::ExplainPlan(*prepared_->plan, *prepared_->index,
-                                    options_.placement, with_link);
+                                    prepared_->staged.placement, with_link);
   }
 
  private:
@@ -176,8 +174,8 @@ class ReceiverImpl : public Receiver {
     committed_ = leased;
     SetFence(false, "");
     report.seconds = SecondsBetween(start, steady_clock::now());
-    report.control_seconds =
-        report.seconds - report.transfer_seconds - report.verify_seconds;
+    report.control_seconds = report.seconds - report.transfer_seconds -
+                             report.verify_seconds - report.quantise_seconds;
     if (options_.measure_bound) UpdateBound(deadline, report);
     return report;
   }
@@ -255,83 +253,12 @@ class ReceiverImpl : public Receiver {
 
   absl::Status MoveAndCheck(const catalog::VersionId& version,
                             base::Deadline deadline, RefitReport& report) {
-    Prepared& now = *prepared_;
-    WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "before", deadline));
-    const convert::DigestConstants constants =
-        convert::DigestConstants::FromSeed(DigestSeed(version));
-    const auto* const digested = options_.verify ? &constants : nullptr;
-    now.program->SetDigestConstants(digested);
-    now.arrival->Begin(*options_.kernels, digested);
-    const auto transfer_start = steady_clock::now();
-    execute::ApplyZeroFills(*now.plan, options_.placement, now.local);
-    absl::StatusOr<execute::ExecuteReport> moved = now.program->Run(deadline);
-    now.program->SetDigestConstants(nullptr);
-    WEFT_RETURN_IF_ERROR(moved.status());
-    report.transfer_seconds =
-        SecondsBetween(transfer_start, steady_clock::now());
-    report.execute = *std::move(moved);
-    report.bytes = report.execute.bytes_moved;
-    report.wire_bytes = report.execute.bytes_on_wire;
-    std::vector<std::vector<convert::DigestValue>> tables;
-    if (options_.verify) {
-      WEFT_ASSIGN_OR_RETURN(tables, ReadTables(deadline));
-    }
-    WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "after", deadline));
-    if (options_.verify) {
-      const auto verify_start = steady_clock::now();
-      WEFT_ASSIGN_OR_RETURN(
-          const ArrivalResult arrived,
-          now.arrival->Run(*now.program, tables, options_.execute.num_threads));
-      report.verify_seconds = SecondsBetween(verify_start, steady_clock::now());
-      report.tiles_checked = arrived.tiles_checked;
-      report.digest = convert::ToHex(arrived.digest);
-    }
-    for (size_t p = 0; p < now.links.size(); ++p) {
-      report.peers.push_back(
-          {now.links[p]->rank(), now.links[p]->transport_name(),
-           now.links[p]->mapped(), now.plan->peers[p].dst_bytes});
-    }
+    WEFT_RETURN_IF_ERROR(prepared_->transfer->Run(version, deadline, report));
     if (options_.derive_hook) {
       WEFT_RETURN_IF_ERROR(base::Annotate(options_.derive_hook(version),
                                           "hook after the transfer"));
     }
     return absl::OkStatus();
-  }
-
-  absl::Status CheckEpochWords(const catalog::VersionId& version,
-                               std::string_view when, base::Deadline deadline) {
-    const uint64_t expected = EpochWord(version);
-    base::FaultList faults;
-    for (const auto& link : prepared_->links) {
-      WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
-      if (word == expected) continue;
-      faults.Add(absl::StrCat(
-          "publisher rank ", link->rank(), " no longer holds ",
-          catalog::ToString(version), " (checked ", std::string(when),
-          " the transfer): its memory ",
-          (word & 1) != 0 ? "is being changed" : "holds another version"));
-    }
-    return faults.ToStatus(absl::StatusCode::kAborted);
-  }
-
-  absl::StatusOr<std::vector<std::vector<convert::DigestValue>>> ReadTables(
-      base::Deadline deadline) {
-    std::vector<std::vector<convert::DigestValue>> tables;
-    for (size_t p = 0; p < prepared_->links.size(); ++p) {
-      SourceLink& link = *prepared_->links[p];
-      const ArrivalCheck::TableRange& range =
-          prepared_->arrival->table_ranges()[p];
-      std::vector<convert::DigestValue> values(
-          static_cast<size_t>(range.end - range.begin));
-      WEFT_RETURN_IF_ERROR(link.ReadControl(
-          link.binding().digest_table_offset_bytes +
-              range.begin * static_cast<int64_t>(sizeof(convert::DigestValue)),
-          absl::MakeSpan(reinterpret_cast<std::byte*>(values.data()),
-                         values.size() * sizeof(convert::DigestValue)),
-          deadline));
-      tables.push_back(std::move(values));
-    }
-    return tables;
   }
 
   absl::Status PrepareFor(const catalog::SourceSet& set,
@@ -341,7 +268,6 @@ class ReceiverImpl : public Receiver {
   void AddUnknownTensors(const Prepared& next, base::FaultList& faults) const;
   absl::Status OpenLinks(const catalog::SourceSet& set, Prepared& next,
                          base::Deadline deadline);
-  absl::Status BindProgram(Prepared& next);
 
   ReceiverOptions options_;
   std::string host_id_;
@@ -379,10 +305,15 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   const bool same_layouts = prepared_ != nullptr &&
                             prepared_->index->digest() == next->index->digest();
   if (same_layouts) {
+    next->staged = prepared_->staged;
     next->plan = std::make_unique<plan::Plan>(*prepared_->plan);
   } else {
+    // Stages and posted access share the budget.
+    WEFT_ASSIGN_OR_RETURN(next->staged,
+                          plan::StageTarget(*next->index, options_.placement,
+                                            options_.limits.staging_bytes / 2));
     absl::StatusOr<plan::Plan> built = plan::BuildPlan(
-        *next->index, options_.placement, target_digest_, options_.limits);
+        *next->index, next->staged.placement, target_digest_, options_.limits);
     base::FaultList faults;
     if (!built.ok()) faults.Add(std::string(built.status().message()));
     AddUnknownTensors(*next, faults);
@@ -395,7 +326,11 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     ++counters_.plans_built;
   }
   WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
-  WEFT_RETURN_IF_ERROR(BindProgram(*next));
+  WEFT_ASSIGN_OR_RETURN(next->transfer, Transfer::Make({.options = options_,
+                                                        .index = *next->index,
+                                                        .plan = *next->plan,
+                                                        .staged = next->staged,
+                                                        .links = next->links}));
   prepared_ = std::move(next);
   return absl::OkStatus();
 }
@@ -485,44 +420,6 @@ absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
     ++counters_.connections_opened;
     next.links.push_back(std::move(link));
   }
-  return absl::OkStatus();
-}
-
-absl::Status ReceiverImpl::BindProgram(Prepared& next) {
-  // Our own memory is registered with the transports that post into it.
-  std::vector<const transport::Region*> area_regions(
-      options_.memory.areas.size(), nullptr);
-  for (const auto& link : next.links) {
-    if (link->mapped() || area_regions.empty() || area_regions[0] != nullptr) {
-      continue;
-    }
-    for (size_t a = 0; a < options_.memory.areas.size(); ++a) {
-      const MemoryArea& area = options_.memory.areas[a];
-      WEFT_ASSIGN_OR_RETURN(
-          std::unique_ptr<transport::Region> region,
-          link->transport().Register(area.bytes, area.buffer));
-      area_regions[a] = region.get();
-      next.local_regions.push_back(std::move(region));
-    }
-  }
-  for (size_t i = 0; i < options_.placement.stored.size(); ++i) {
-    WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
-                          StoredBytes(options_.placement.stored[i]));
-    next.local.push_back({StoredBase(options_.memory, i), bytes,
-                          area_regions[options_.memory.stored[i].buffer]});
-  }
-  std::vector<execute::RemoteRank> remotes;
-  for (const auto& link : next.links) remotes.push_back(link->RemoteRank());
-  next.arrival = std::make_unique<ArrivalCheck>(
-      *next.plan, *next.index, options_.placement, options_.memory);
-  execute::ExecuteOptions options = options_.execute;
-  options.landed = [arrival = next.arrival.get()](size_t peer, size_t move) {
-    arrival->Landed(peer, move);
-  };
-  WEFT_ASSIGN_OR_RETURN(
-      next.program,
-      execute::BindPull(*next.plan, *next.index, options_.placement,
-                        *options_.kernels, next.local, remotes, options));
   return absl::OkStatus();
 }
 

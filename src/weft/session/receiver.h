@@ -75,12 +75,13 @@ struct PeerReport {
 
 struct RefitReport {
   catalog::VersionId version;
-  int64_t bytes = 0;       // written into the receiver's memory by moves
+  int64_t bytes = 0;       // written into the receiver's memory
   int64_t wire_bytes = 0;  // read from peers, witnesses included
   double seconds = 0;      // whole call
   double transfer_seconds = 0;
   double verify_seconds = 0;
-  double control_seconds = 0;  // everything else: catalog, epoch words, tables
+  double quantise_seconds = 0;  // of matrices that came over in another form
+  double control_seconds = 0;   // everything else: catalog, epoch words, tables
   double bound_bytes_per_second = 0;  // 0 = not measured
   std::string bound_name;             // "memcpy, 2 threads" or "ucx get, 1 MiB"
   int64_t tiles_checked = 0;

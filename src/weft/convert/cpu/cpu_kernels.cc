@@ -38,6 +38,14 @@ class Cpu final : public Kernels {
     if (stream) cpu::FlushStreams();
   }
 
+  void Quantise(const BlockQuantisation& work) const override {
+    cpu::QuantiseBlocks(work);
+  }
+
+  void DequantiseMxfp4(const Mxfp4Blocks& work) const override {
+    cpu::DequantiseMxfp4(work);
+  }
+
   void DigestRow(const DigestConstants& constants, const std::byte* data,
                  int64_t num_elements, int item_bytes, int row, int col,
                  DigestValue& value) const override {

@@ -9,6 +9,7 @@
 
 #include "absl/types/span.h"
 #include "weft/convert/digest.h"
+#include "weft/convert/kernel.h"
 #include "weft/tensor/conversion.h"
 
 namespace weft::convert::cpu {
@@ -45,6 +46,17 @@ void TransposePlane(const PlaneTranspose& plane);
 // BF16, F16 and F32 and not the identity.
 void CastRow(const tensor::Conversion& conversion, const std::byte* src,
              std::byte* dst, int64_t count);
+
+// All of Kernels::Quantise.
+void QuantiseBlocks(const BlockQuantisation& work);
+
+// All of Kernels::DequantiseMxfp4.
+void DequantiseMxfp4(const Mxfp4Blocks& work);
+// The BF16 of the 16 codes under one scale, lower and upper bytes apart.
+struct Mxfp4Table {
+  uint8_t lower[16];
+  uint8_t upper[16];
+};
 
 // Rows that lie within one column of tiles.
 struct DigestRows {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "weft/convert/cpu/convert_row.h"
 #include "weft/convert/cpu/simd.h"
 
 namespace weft::convert::cpu {
@@ -112,7 +113,7 @@ absl::InlinedVector<int64_t, 4> BlockExtents(const CopyModes& modes,
   return block;
 }
 
-// One block: gathered, cast, scattered.
+// One block: gathered, converted, scattered.
 void CastBlock(const std::byte* src, std::byte* dst, const CopyModes& modes,
                const tensor::Conversion& conversion) {
   const int64_t src_item = tensor::ItemBytes(conversion.from);
@@ -129,7 +130,7 @@ void CastBlock(const std::byte* src, std::byte* dst, const CopyModes& modes,
   }
   CopyIdentity(src, gathered.data(), TidyModes(gather),
                static_cast<int>(src_item), /*stream=*/false);
-  CastRow(conversion, gathered.data(), casted.data(), count);
+  ConvertRow(conversion, gathered.data(), casted.data(), count);
   CopyIdentity(casted.data(), dst, TidyModes(scatter),
                static_cast<int>(dst_item), /*stream=*/false);
 }
@@ -185,7 +186,7 @@ void CopyIdentity(const std::byte* src, std::byte* dst, CopyModes modes,
 void CopyCast(const std::byte* src, std::byte* dst, CopyModes modes,
               const tensor::Conversion& conversion) {
   const int64_t src_item = tensor::ItemBytes(conversion.from);
-  if (modes.empty()) return CastRow(conversion, src, dst, 1);
+  if (modes.empty()) return ConvertRow(conversion, src, dst, 1);
   const CopyMode inner = modes.back();
   if (inner.src_stride_bytes == src_item &&
       inner.dst_stride_bytes == tensor::ItemBytes(conversion.to) &&
@@ -193,8 +194,8 @@ void CopyCast(const std::byte* src, std::byte* dst, CopyModes modes,
     modes.pop_back();
     Odometer odometer(modes, UnitSteps(modes));
     do {
-      CastRow(conversion, src + odometer.src_offset(),
-              dst + odometer.dst_offset(), inner.extent);
+      ConvertRow(conversion, src + odometer.src_offset(),
+                 dst + odometer.dst_offset(), inner.extent);
     } while (odometer.Next());
     return;
   }

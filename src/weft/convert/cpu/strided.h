@@ -24,7 +24,7 @@ CopyModes TidyModes(const CopyModes& modes);
 void CopyIdentity(const std::byte* src, std::byte* dst, CopyModes modes,
                   int item_bytes, bool stream);
 
-// The same with a cast among BF16, F16 and F32.
+// The same with a cast or a transform among BF16, F16 and F32.
 void CopyCast(const std::byte* src, std::byte* dst, CopyModes modes,
               const tensor::Conversion& conversion);
 

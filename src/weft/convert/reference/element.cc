@@ -1,8 +1,11 @@
 #include "weft/convert/reference/element.h"
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "weft/convert/transform.h"
 
 namespace weft::convert::reference {
 namespace {
@@ -96,9 +99,13 @@ void ConvertElement(const tensor::Conversion& conversion, const std::byte* src,
     std::memcpy(dst, src, dst_bytes);
     return;
   }
-  const uint32_t bits =
-      ConvertBits(FormatOf(conversion.from), FormatOf(conversion.to),
-                  LoadBits(conversion.from, src));
+  uint32_t bits = ConvertBits(FormatOf(conversion.from), FormatOf(DType::kF32),
+                              LoadBits(conversion.from, src));
+  if (conversion.transform != tensor::Transform::kNone) {
+    bits = std::bit_cast<uint32_t>(
+        ApplyTransform(conversion.transform, std::bit_cast<float>(bits)));
+  }
+  bits = ConvertBits(FormatOf(DType::kF32), FormatOf(conversion.to), bits);
   std::memcpy(dst, &bits, dst_bytes);
 }
 

@@ -6,6 +6,7 @@
 #include "weft/convert/digest.h"
 #include "weft/convert/kernel.h"
 #include "weft/convert/reference/element.h"
+#include "weft/convert/reference/quantise.h"
 
 namespace weft::convert {
 namespace {
@@ -16,6 +17,14 @@ class Reference final : public Kernels {
 
   void Copy(const StridedCopy& copy) const override {
     CopyFrom(copy, 0, copy.src, copy.dst);
+  }
+
+  void Quantise(const BlockQuantisation& work) const override {
+    reference::QuantiseBlocks(work);
+  }
+
+  void DequantiseMxfp4(const Mxfp4Blocks& work) const override {
+    reference::DequantiseMxfp4(work);
   }
 
   void DigestRow(const DigestConstants& constants, const std::byte* data,

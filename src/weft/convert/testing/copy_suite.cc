@@ -29,6 +29,11 @@ std::vector<Conversion> AllConversions() {
       all.push_back({from, to});
     }
   }
+  using tensor::Transform;
+  all.push_back({DType::kF32, DType::kF32, Transform::kNegExp});
+  all.push_back({DType::kBF16, DType::kF32, Transform::kNegExp});
+  all.push_back({DType::kF32, DType::kBF16, Transform::kMinusOne});
+  all.push_back({DType::kBF16, DType::kBF16, Transform::kPlusOne});
   return all;
 }
 

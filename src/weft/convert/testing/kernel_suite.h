@@ -18,6 +18,22 @@ void CheckLargeCopies(const Kernels& kernels);
 void CheckCastsOfHalves(const Kernels& kernels);
 void CheckCastsOfFloats(const Kernels& kernels);
 
+// The values of the transforms.
+void CheckTransforms(const Kernels& kernels);
+
+// Quantisation by blocks: every bf16 and f16 under many scales, f32 on and
+// beside every rounding boundary, shapes and strides with nothing else
+// written, what is not finite, and examples from elsewhere.
+void CheckQuantisedHalves(const Kernels& kernels);
+void CheckQuantisedFloats(const Kernels& kernels);
+void CheckQuantisedShapes(const Kernels& kernels);
+void CheckQuantisedSpecials(const Kernels& kernels);
+void CheckQuantisedGolden(const Kernels& kernels);
+void CheckQuantisedEdges(const Kernels& kernels);
+
+// MXFP4: every code under every scale, lengths and alignments.
+void CheckMxfp4(const Kernels& kernels);
+
 // The digest against its formula, and what it must notice.
 void CheckDigestRows(const Kernels& kernels);
 void CheckDigestBands(const Kernels& kernels);

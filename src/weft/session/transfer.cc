@@ -1,0 +1,232 @@
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/execute/quantise_round.h"
+#include "weft/session/epoch_word.h"
+#include "weft/session/transfer_internal.h"
+#include "weft/tensor/dtype.h"
+
+namespace weft::session {
+namespace {
+
+using std::chrono::steady_clock;
+
+double SecondsSince(steady_clock::time_point start) {
+  return std::chrono::duration<double>(steady_clock::now() - start).count();
+}
+
+void AddReport(const execute::ExecuteReport& more,
+               execute::ExecuteReport& sum) {
+  sum.bytes_moved += more.bytes_moved;
+  sum.bytes_on_wire += more.bytes_on_wire;
+  sum.seconds += more.seconds;
+  sum.mapped_bytes += more.mapped_bytes;
+  sum.posted_direct_bytes += more.posted_direct_bytes;
+  sum.posted_staged_bytes += more.posted_staged_bytes;
+  sum.posted_ops += more.posted_ops;
+  sum.peak_staging_bytes =
+      std::max(sum.peak_staging_bytes, more.peak_staging_bytes);
+  for (const execute::ExecuteReport::Peer& peer : more.peers) {
+    const auto known =
+        std::find_if(sum.peers.begin(), sum.peers.end(),
+                     [&](const auto& each) { return each.rank == peer.rank; });
+    if (known == sum.peers.end()) {
+      sum.peers.push_back(peer);
+      continue;
+    }
+    known->bytes += peer.bytes;
+    known->mapped = known->mapped && peer.mapped;
+    if (known->way.empty()) known->way = peer.way;
+  }
+}
+
+absl::StatusOr<std::vector<convert::DigestValue>> ReadTable(
+    SourceLink& link, const ArrivalCheck::TableRange& range,
+    base::Deadline deadline) {
+  std::vector<convert::DigestValue> values(
+      static_cast<size_t>(range.end - range.begin));
+  WEFT_RETURN_IF_ERROR(link.ReadControl(
+      link.binding().digest_table_offset_bytes +
+          range.begin * static_cast<int64_t>(sizeof(convert::DigestValue)),
+      absl::MakeSpan(reinterpret_cast<std::byte*>(values.data()),
+                     values.size() * sizeof(convert::DigestValue)),
+      deadline));
+  return values;
+}
+
+// What the steps of a staged target write of the receiver's own memory.
+int64_t QuantisedBytes(const plan::StagedTarget& staged,
+                       const manifest::Placement& target) {
+  int64_t bytes = 0;
+  const auto add = [&](const plan::QuantiseStep::Output& output,
+                       const tensor::Box& box) {
+    const layout::StoredTensor& stored = target.stored[output.stored];
+    bytes += Intersect(stored.fragments[output.fragment].map.box(), box)
+                 .num_elements() *
+             tensor::ItemBytes(stored.dtype);
+  };
+  for (const plan::QuantiseStep& step : staged.steps) {
+    for (const auto& output : step.elements) add(output, step.box);
+    for (const auto& output : step.scales) add(output, step.blocks);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
+  std::unique_ptr<Transfer> transfer(new Transfer(inputs));
+  WEFT_RETURN_IF_ERROR(transfer->Prepare());
+  return transfer;
+}
+
+absl::Status Transfer::Prepare() {
+  memory_ = in_.options.memory;
+  if (!in_.staged.rounds.empty()) {
+    WEFT_ASSIGN_OR_RETURN(staging_,
+                          memory::Buffer::Allocate(memory::MemoryKind::kHost,
+                                                   in_.staged.staging_bytes));
+    const auto area = static_cast<int32_t>(memory_.areas.size());
+    memory_.areas.push_back({staging_->span(), staging_.get()});
+    for (const plan::QuantiseStep& step : in_.staged.steps) {
+      memory_.stored.push_back({area, step.stage_offset_bytes});
+    }
+    quantised_bytes_ = QuantisedBytes(in_.staged, in_.options.placement);
+  }
+  // Our own memory is registered with the transport that posts into it.
+  std::vector<const transport::Region*> area_regions(memory_.areas.size(),
+                                                     nullptr);
+  const auto posted =
+      std::find_if(in_.links.begin(), in_.links.end(),
+                   [](const auto& link) { return !link->mapped(); });
+  for (size_t a = 0; posted != in_.links.end() && a < memory_.areas.size();
+       ++a) {
+    const MemoryArea& area = memory_.areas[a];
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<transport::Region> region,
+        (*posted)->transport().Register(area.bytes, area.buffer));
+    area_regions[a] = region.get();
+    regions_.push_back(std::move(region));
+  }
+  const auto& stored = in_.staged.placement.stored;
+  for (size_t i = 0; i < stored.size(); ++i) {
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored[i]));
+    local_.push_back({StoredBase(memory_, i), bytes,
+                      area_regions[memory_.stored[i].buffer]});
+  }
+  WEFT_ASSIGN_OR_RETURN(direct_, Bind(-1));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
+    int64_t round) const {
+  auto part = std::make_unique<Part>();
+  part->plan = in_.staged.rounds.empty()
+                   ? in_.plan
+                   : plan::PlanOfRound(in_.plan, in_.staged, round);
+  std::vector<execute::RemoteRank> remotes;
+  for (const plan::PeerPlan& peer : part->plan.peers) {
+    const auto link = std::find_if(
+        in_.links.begin(), in_.links.end(),
+        [&](const auto& each) { return each->rank() == peer.src_rank; });
+    part->links.push_back(link->get());
+    remotes.push_back((*link)->RemoteRank());
+  }
+  part->arrival = std::make_unique<ArrivalCheck>(part->plan, in_.index,
+                                                 in_.staged.placement, memory_);
+  execute::ExecuteOptions options = in_.options.execute;
+  // Stages take their part of the staging budget.
+  if (staging_ != nullptr) options.staging_bytes -= in_.staged.staging_bytes;
+  options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
+    arrival->Landed(peer, move);
+  };
+  WEFT_ASSIGN_OR_RETURN(
+      part->program,
+      execute::BindPull(part->plan, in_.index, in_.staged.placement,
+                        *in_.options.kernels, local_, remotes, options));
+  return part;
+}
+
+absl::Status Transfer::Run(const catalog::VersionId& version,
+                           base::Deadline deadline, RefitReport& report) {
+  WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "before", deadline));
+  digest_ = {};
+  const auto transfer_start = steady_clock::now();
+  execute::ApplyZeroFills(direct_->plan, in_.staged.placement, local_);
+  report.transfer_seconds += SecondsSince(transfer_start);
+  WEFT_RETURN_IF_ERROR(RunPart(*direct_, version, deadline, report));
+  report.bytes = report.execute.bytes_moved + quantised_bytes_;
+  for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
+    // Bound anew: hundreds of rounds would keep hundreds of programs.
+    WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<Part> part,
+                          Bind(static_cast<int64_t>(round)));
+    WEFT_RETURN_IF_ERROR(RunPart(*part, version, deadline, report));
+    const auto quantise_start = steady_clock::now();
+    WEFT_RETURN_IF_ERROR(execute::QuantiseRound(
+        in_.staged, in_.options.placement, round, staging_->data(), local_,
+        *in_.options.kernels, in_.options.execute.num_threads));
+    report.quantise_seconds += SecondsSince(quantise_start);
+  }
+  report.wire_bytes = report.execute.bytes_on_wire;
+  if (in_.options.verify) report.digest = convert::ToHex(digest_);
+  for (size_t p = 0; p < in_.links.size(); ++p) {
+    report.peers.push_back(
+        {in_.links[p]->rank(), in_.links[p]->transport_name(),
+         in_.links[p]->mapped(), in_.plan.peers[p].dst_bytes});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
+                               base::Deadline deadline, RefitReport& report) {
+  const convert::DigestConstants constants =
+      convert::DigestConstants::FromSeed(DigestSeed(version));
+  const auto* const digested = in_.options.verify ? &constants : nullptr;
+  part.program->SetDigestConstants(digested);
+  part.arrival->Begin(*in_.options.kernels, digested);
+  const auto transfer_start = steady_clock::now();
+  absl::StatusOr<execute::ExecuteReport> moved = part.program->Run(deadline);
+  part.program->SetDigestConstants(nullptr);
+  WEFT_RETURN_IF_ERROR(moved.status());
+  report.transfer_seconds += SecondsSince(transfer_start);
+  AddReport(*moved, report.execute);
+  std::vector<std::vector<convert::DigestValue>> tables;
+  for (size_t p = 0; digested != nullptr && p < part.links.size(); ++p) {
+    WEFT_ASSIGN_OR_RETURN(
+        tables.emplace_back(),
+        ReadTable(*part.links[p], part.arrival->table_ranges()[p], deadline));
+  }
+  WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "after", deadline));
+  if (digested == nullptr) return absl::OkStatus();
+  const auto verify_start = steady_clock::now();
+  WEFT_ASSIGN_OR_RETURN(const ArrivalResult arrived,
+                        part.arrival->Run(*part.program, tables,
+                                          in_.options.execute.num_threads));
+  report.verify_seconds += SecondsSince(verify_start);
+  report.tiles_checked += arrived.tiles_checked;
+  digest_ += arrived.digest;
+  return absl::OkStatus();
+}
+
+absl::Status Transfer::CheckEpochWords(const catalog::VersionId& version,
+                                       std::string_view when,
+                                       base::Deadline deadline) const {
+  const uint64_t expected = EpochWord(version);
+  base::FaultList faults;
+  for (const auto& link : in_.links) {
+    WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
+    if (word == expected) continue;
+    faults.Add(absl::StrCat(
+        "publisher rank ", link->rank(), " no longer holds ",
+        catalog::ToString(version), " (checked ", std::string(when),
+        " the transfer): its memory ",
+        (word & 1) != 0 ? "is being changed" : "holds another version"));
+  }
+  return faults.ToStatus(absl::StatusCode::kAborted);
+}
+
+}  // namespace weft::session

@@ -1,0 +1,74 @@
+// What a receiver does under a lease with a plan, links and memory: moves,
+// compares digests, quantises. Part by part: first what needs no stage, then
+// each round of stages (plan/stages.h), all through the same staging memory.
+#ifndef WEFT_SESSION_TRANSFER_INTERNAL_H_
+#define WEFT_SESSION_TRANSFER_INTERNAL_H_
+
+#include <cstddef>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+#include "weft/execute/executor.h"
+#include "weft/memory/buffer.h"
+#include "weft/plan/plan.h"
+#include "weft/plan/stages.h"
+#include "weft/session/arrival_check_internal.h"
+#include "weft/session/receiver.h"
+#include "weft/session/source_link_internal.h"
+
+namespace weft::session {
+
+class Transfer {
+ public:
+  struct Inputs {
+    const ReceiverOptions& options;
+    const plan::SourceIndex& index;
+    const plan::Plan& plan;  // for staged.placement
+    const plan::StagedTarget& staged;
+    // One a peer of the plan, in its order.
+    absl::Span<const std::unique_ptr<SourceLink>> links;
+  };
+  // Registers the receiver's memory where it is posted to, allocates staging
+  // and binds the first part. Everything in `inputs` must outlive it.
+  static absl::StatusOr<std::unique_ptr<Transfer>> Make(const Inputs& inputs);
+
+  // All parts. Fills in the report's bytes, times, digest and peers. Codes as
+  // Receiver::Refit.
+  absl::Status Run(const catalog::VersionId& version, base::Deadline deadline,
+                   RefitReport& report);
+
+ private:
+  // A plan bound to memory; the arrival check is told what has landed.
+  struct Part {
+    plan::Plan plan;
+    std::vector<SourceLink*> links;  // one a peer of `plan`
+    std::unique_ptr<ArrivalCheck> arrival;
+    std::unique_ptr<execute::Program> program;
+  };
+
+  explicit Transfer(const Inputs& inputs) : in_(inputs) {}
+  absl::Status Prepare();
+  absl::StatusOr<std::unique_ptr<Part>> Bind(int64_t round) const;
+  absl::Status RunPart(Part& part, const catalog::VersionId& version,
+                       base::Deadline deadline, RefitReport& report);
+  absl::Status CheckEpochWords(const catalog::VersionId& version,
+                               std::string_view when,
+                               base::Deadline deadline) const;
+
+  const Inputs in_;
+  std::unique_ptr<memory::Buffer> staging_;  // null without stages
+  RankMemory memory_;                        // the receiver's, and the stages
+  std::vector<std::unique_ptr<transport::Region>> regions_;
+  std::vector<execute::LocalStored> local_;
+  int64_t quantised_bytes_ = 0;  // that the steps write
+  std::unique_ptr<Part> direct_;
+  convert::DigestValue digest_;  // of the run that goes on
+};
+
+}  // namespace weft::session
+
+#endif  // WEFT_SESSION_TRANSFER_INTERNAL_H_
