@@ -15,10 +15,14 @@ FAMILIES = {
     "nemotron_h": "NemotronHForCausalLM",
     "qwen3_next": "Qwen3NextForCausalLM", "phi3": "Phi3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM", "gemma3": "Gemma3ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 
 
 def random_config(rng, family):
+    if FAMILIES[family] in cases.MOE_FAMILIES:
+        return cases.random_moe_config(rng, FAMILIES[family])
     config = cases.random_config(rng, FAMILIES[family]) | {
         "model_type": family}
     layers = config["num_hidden_layers"]
@@ -28,7 +32,7 @@ def random_config(rng, family):
         else:
             config["tie_word_embeddings"] = True
         return config
-    if family == "phi3":
+    if family in ("phi3", "qwen3"):
         return config
     config["tie_word_embeddings"] = False
 

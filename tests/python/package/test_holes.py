@@ -66,8 +66,7 @@ def test_one_trainer_is_missing(spec):
     for lost in range(len(held)):
         rest = held[:lost] + held[lost + 1:]
         faults = faults_of(rest)
-        # With equal tensor parallelism each engine rank reads one trainer's.
-        assert len(faults) == (1 if spec == TRAINERS[0] else 2)
+        assert len(faults) == 2
         for fault in faults:
             assert "no source holds [" in fault
             assert (f"source ranks {lost} of {len(held)} have not published"
