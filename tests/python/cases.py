@@ -13,9 +13,9 @@ MOE_FAMILIES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM",
                 "Qwen3MoeForCausalLM")
 
 
-def random_moe_config(rng):
+def random_moe_config(rng, family=None):
     """A mixture of experts: some layers dense, widths odd, few experts."""
-    family = str(rng.choice(MOE_FAMILIES))
+    family = family or str(rng.choice(MOE_FAMILIES))
     config = random_config(rng, family)
     count = int(rng.choice([2, 3, 4, 6, 8]))
     if family == "MixtralForCausalLM":

@@ -1,29 +1,35 @@
 """Safetensors files as oracle.Bits, through the safetensors package."""
 
-import ml_dtypes
+import pathlib
+
 import numpy as np
-import safetensors.numpy
+import safetensors
 from safetensors import safe_open
 
-from oracle import Bits
+from oracle import WORDS, Bits
 
-FLOATS = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
-NAMES = {np.dtype(dtype): name for name, dtype in FLOATS.items()}
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def read(path):
     """{name: Bits}."""
     result = {}
-    for name, array in safetensors.numpy.load_file(path).items():
-        word = {2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
-        result[name] = Bits(NAMES[array.dtype], array.view(word))
+    for name, held in safetensors.deserialize(
+            pathlib.Path(path).read_bytes()):
+        bits = np.frombuffer(held["data"], WORDS[held["dtype"]])
+        result[name] = Bits(held["dtype"], bits.reshape(held["shape"]))
     return result
 
 
 def write(path, tensors):
-    safetensors.numpy.save_file(
-        {name: np.ascontiguousarray(tensor.bits).view(FLOATS[tensor.dtype])
-         for name, tensor in tensors.items()}, path)
+    # Specifications hold addresses: the arrays must outlive them.
+    arrays = {name: np.ascontiguousarray(t.bits)
+              for name, t in tensors.items()}
+    safetensors.serialize_file(
+        {name: safetensors.TensorSpec(
+            dtype=DTYPES[tensors[name].dtype], shape=array.shape,
+            data_ptr=array.ctypes.data, data_len=array.nbytes)
+         for name, array in arrays.items()}, str(path), {"format": "pt"})
 
 
 def metadata(path):

@@ -14,12 +14,20 @@ WORDS = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 class Bits(NamedTuple):
     dtype: str
     bits: np.ndarray
+    is_pinned: bool = False  # a layout's dtype= says nothing about it
 
     def rows(self, index):
         return Bits(self.dtype, self.bits[index])
 
     def columns(self, begin, end):
         return Bits(self.dtype, self.bits[:, begin:end])
+
+    def transposed(self):
+        """The last two dimensions change places."""
+        return Bits(self.dtype, self.bits.swapaxes(-1, -2))
+
+    def pinned(self, dtype):
+        return cast(self, dtype)._replace(is_pinned=True)
 
     def data(self):
         return np.ascontiguousarray(self.bits).tobytes()
@@ -91,6 +99,14 @@ def cast(tensor, dtype):
     return Bits(dtype, np.where(is_nan, nan, rounded).astype(np.uint16))
 
 
+def neg_exp(tensor):
+    """-exp(x) in float32."""
+    wide = _to_f32_bits(tensor).view(np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        value = -np.exp(wide.astype(np.float64)).astype(np.float32)
+    return Bits("F32", value.view(np.uint32), True)
+
+
 # ---- cuts ------------------------------------------------------------------
 
 
@@ -118,3 +134,18 @@ def stack(tensors, shape, dtype):
         assert (tensor.dtype, tensor.bits.shape) == (dtype, shape)
         bits[i] = tensor.bits
     return Bits(dtype, bits)
+
+
+def segments(tensor, sizes):
+    """The rows of a tensor that several lie one below the other in."""
+    assert sum(sizes) == len(tensor.bits), (sizes, tensor.bits.shape)
+    ends = np.cumsum(sizes)
+    return [tensor.rows(slice(end - size, end))
+            for size, end in zip(sizes, ends, strict=True)]
+
+
+def padded_rows(tensor, padded, begin, end):
+    """Rows [begin, end) of the tensor with zero rows up to `padded`."""
+    zeros = np.zeros((padded - tensor.bits.shape[0], tensor.bits.shape[1]),
+                     tensor.bits.dtype)
+    return concat([tensor, Bits(tensor.dtype, zeros)]).rows(slice(begin, end))

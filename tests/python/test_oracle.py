@@ -1,8 +1,22 @@
 """The oracle against examples that were worked out by hand."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 import oracle
+
+
+class Sizes(NamedTuple):
+    """Of a dense decoder."""
+    H: int = 1
+    L: int = 1
+    Hq: int = 4
+    G: int = 2
+    D: int = 2
+    I: int = 8
+    V: int = 130
+    tied: bool = False
 
 
 def rows(count, width=1):
@@ -12,9 +26,7 @@ def rows(count, width=1):
 
 
 def model(**changes):
-    sizes = dict(H=1, L=1, Hq=4, G=2, D=2, I=8, V=130, tied=False,
-                 qkv_bias=False, o_bias=False, mlp_bias=False, qk_norm=False)
-    return oracle.Model(**(sizes | changes))
+    return Sizes(**changes)
 
 
 def config_of(m):

@@ -155,26 +155,33 @@ def _pack(captured: Captured, layers: list[PackedLayer]) -> None:
 
 
 def mesh_position(vllm_config) -> tuple[str, int, int]:
-    """(canonical layout spec, rank, ranks) of this worker. A data-parallel
-    replica is a mesh of its own: it holds everything once more."""
-    from vllm.distributed import (get_pp_group,
+    """(canonical layout spec, rank, ranks) of this worker. The data-parallel
+    replicas of a mixture of experts are one mesh, because they share its
+    experts; those of another model hold everything once more each."""
+    from vllm.distributed import (get_dp_group, get_pp_group,
                                   get_tensor_model_parallel_rank,
                                   get_tensor_model_parallel_world_size)
 
     parallel = vllm_config.parallel_config
-    if parallel.enable_expert_parallel and parallel.data_parallel_size > 1:
+    has_experts = vllm_config.model_config.is_moe
+    context = parallel.prefill_context_parallel_size
+    if has_experts and context > 1:
         raise EngineRefused(
-            "experts spread over data-parallel replicas "
-            f"(data_parallel_size {parallel.data_parallel_size}) are not "
-            "supported yet")
+            f"prefill_context_parallel_size {context} spreads experts over "
+            "the ranks of a context, which is not supported")
     tp = get_tensor_model_parallel_world_size()
     pp = get_pp_group().world_size
+    dp = get_dp_group().world_size if has_experts else 1
     degrees = [("tp", tp), ("pp", pp)]
-    if parallel.enable_expert_parallel:
-        degrees.append(("ep", tp))
+    if has_experts and parallel.enable_expert_parallel:
+        degrees.append(("ep", tp * dp))
+    degrees.append(("dp", dp))
     keys = ",".join(f"{key}={n}" for key, n in degrees if n > 1)
-    rank = get_pp_group().rank_in_group * tp + get_tensor_model_parallel_rank()
-    return ("vllm:" + keys if keys else "vllm"), rank, tp * pp
+    stage = get_pp_group().rank_in_group
+    if dp > 1:
+        stage += get_dp_group().rank_in_group * pp
+    rank = stage * tp + get_tensor_model_parallel_rank()
+    return ("vllm:" + keys if keys else "vllm"), rank, tp * pp * dp
 
 
 def check_live_format(model: torch.nn.Module) -> None:

@@ -12,10 +12,8 @@ import torch.distributed as dist
 # forked child must not find a thread pool of its parent.
 torch.set_num_threads(1)
 
-_DEADLINE_SECONDS = 120
 
-
-def run_ranks(function, num_ranks, folder, *args):
+def run_ranks(function, num_ranks, folder, *args, deadline_seconds=120):
     """[function(*args) of rank 0, ...], each in a process of one default
     group. AssertionError with the tracebacks if any rank fails."""
     fork = multiprocessing.get_context("fork")
@@ -25,7 +23,7 @@ def run_ranks(function, num_ranks, folder, *args):
         for rank in range(num_ranks)]
     for process in processes:
         process.start()
-    deadline = time.monotonic() + _DEADLINE_SECONDS
+    deadline = time.monotonic() + deadline_seconds
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
     for process in processes:
@@ -37,6 +35,7 @@ def run_ranks(function, num_ranks, folder, *args):
         error = folder / f"rank{rank}.error"
         if error.exists():
             failures.append(f"rank {rank}:\n{error.read_text()}")
+            error.unlink()
         elif not result.exists():
             failures.append(f"rank {rank}: no result")
         else:

@@ -1,0 +1,65 @@
+"""The layouts of Megatron-Core: real models have the tensors that the oracle
+and `weft shard` name, in those shapes, in the layers that they say."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("megatron.core")
+
+import megatron_families as families  # noqa: E402
+import oracle  # noqa: E402
+from rank_processes import run_ranks  # noqa: E402
+
+_COMMON = {
+    "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 24,
+    "vocab_size": 100, "tie_word_embeddings": False, "rms_norm_eps": 1e-6,
+    "num_experts_per_tok": 2, "torch_dtype": "float32", "rope_theta": 10000.0}
+_EXPERTS = {"n_routed_experts": 4, "n_shared_experts": 2,
+            "first_k_dense_replace": 1, "moe_intermediate_size": 12,
+            "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0, "hidden_act": "silu"}
+CONFIGS = {
+    "qwen3": _COMMON | {"architectures": ["Qwen3ForCausalLM"]},
+    "qwen3_moe": _COMMON | {
+        "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+        "moe_intermediate_size": 12, "mlp_only_layers": [1],
+        "norm_topk_prob": True, "hidden_act": "silu"},
+    "glm4_moe": _COMMON | _EXPERTS | {
+        "architectures": ["Glm4MoeForCausalLM"], "attention_bias": True,
+        "use_qk_norm": True},
+    "deepseek_v3": _COMMON | _EXPERTS | {
+        "architectures": ["DeepseekV3ForCausalLM"], "q_lora_rank": 6,
+        "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4,
+        "v_head_dim": 6, "num_key_value_heads": 4, "head_dim": 4,
+        "num_nextn_predict_layers": 0},
+}
+LAYOUTS = [
+    ("qwen3_moe", "tp=2,dp=2,ep=2,etp=1"), ("qwen3_moe", "tp=2,dp=2,ep=2"),
+    ("qwen3_moe", "pp=2,first=1,dp=2,ep=2"), ("qwen3_moe", "pp=2,vpp=2"),
+    ("qwen3", "pp=3,embedding_in_split=1,loss_in_split=1"),
+    ("qwen3", "pp=2,last=1,tp=2,vocab_divisor=64"),
+    ("glm4_moe", "tp=2,pp=2,first=3,ep=2,etp=1"),
+    ("glm4_moe", "tp=4,ep=2,etp=2"),
+    ("deepseek_v3", "tp=2,dp=2,ep=4,etp=1"),
+    ("deepseek_v3", "pp=2,vpp=2,tp=2,ep=2,etp=1"),
+]
+
+
+def shapes_of_rank(config, spec):
+    return {name: tuple(tensor.shape) for name, tensor in
+            families.held(families.build(config, spec)).items()}
+
+
+@pytest.mark.parametrize("kind,degrees", LAYOUTS)
+def test_names_and_shapes(kind, degrees, tmp_path):
+    config = CONFIGS[kind]
+    spec = f"megatron:{degrees},impl=local,experts=sequential"
+    tensors = {name: oracle.synth(name, shape, 1) for name, shape in
+               oracle.logical_shapes(config).items()}
+    ranks = run_ranks(shapes_of_rank, oracle.num_ranks(spec), tmp_path,
+                      config, spec)
+    for rank, found in enumerate(ranks):
+        expected = oracle.shard(config, tensors, spec, rank)
+        assert found == {name: tensor.bits.shape
+                         for name, tensor in expected.items()}
