@@ -110,7 +110,8 @@ def random_checkpoint(rng, config):
              "float32": "F32"}[config["torch_dtype"]]
     tensors = {}
     for name, shape in oracle.logical_shapes(config).items():
-        of = oracle.dtype_in_file(name) or dtype
+        wide = None if rng.integers(4) == 0 else oracle.dtype_in_file(name)
+        of = wide or dtype
         tensors[name] = cases.random_bits(rng, of, shape)
         if name.endswith("A_log"):  # values of which the exponential is finite
             tensors[name] = oracle.synth(name, shape, 5, of)

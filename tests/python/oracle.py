@@ -36,7 +36,10 @@ def num_ranks(spec):
 
 
 def _hf(m, tensors, keys, rank):
-    return dict(tensors)
+    """The files; what they keep wide stays in their dtype."""
+    return {name: tensor._replace(is_pinned=name.endswith(
+                (".e_score_correction_bias", ".A_log")))
+            for name, tensor in tensors.items()}
 
 
 def shard(config, tensors, spec, rank):

@@ -9,7 +9,7 @@ from oracle_values import (Bits, Illegal, concat, even, padded_rows, segments)
 
 _FAMILIES = ("llama", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
              "deepseek_v2", "deepseek_v3", "glm4_moe", "glm_moe_dsa",
-             "gpt_oss", "nemotron_h")
+             "gpt_oss", "nemotron_h", "phi3")
 
 
 class Place(NamedTuple):
@@ -86,8 +86,10 @@ def _check(m, at):
     if m.experts:
         even(m.experts.width, at.etp, 0)
         even(m.experts.shared_width, at.tp, 0)
-    if m.family == "gpt_oss" and at.etp > 1:
-        raise Illegal("a bias that would be added by each of etp ranks")
+    if m.family == "gpt_oss" and (at.etp > 1 or at.is_local):
+        # Each of etp ranks would add the bias; only Bridge, which builds
+        # Transformer Engine's layers, says what lies where.
+        raise Illegal("gpt_oss")
     if m.mamba and (m.mamba.groups % at.tp or m.mamba.heads % at.tp):
         raise Illegal("mamba heads or groups")
     if m.family == "nemotron_h" and (at.is_local or m.experts and
@@ -188,6 +190,10 @@ def _gqa(m, hf, at):
                hf[here + "o_proj.weight"].columns(
                    *even(m.Hq * m.D, at.tp, at.tp_rank))}
     rows = even((m.Hq + 2 * m.G) * m.D, at.tp, at.tp_rank)
+    if m.family == "phi3":
+        out["self_attention.linear_qkv.weight"] = _by_groups(m, *segments(
+            hf[here + "qkv_proj.weight"],
+            (m.Hq * m.D, m.G * m.D, m.G * m.D))).rows(slice(*rows))
     for kind in ("weight", "bias"):
         if f"{here}q_proj.{kind}" in hf:
             out[f"self_attention.linear_qkv.{kind}"] = _by_groups(
@@ -277,6 +283,10 @@ def _gated_mlp(to, hf, here, width, tp, tp_rank, names=("gate_proj",
     *halves, down = names
     rows = even(width, tp, tp_rank)
     out = {to + "linear_fc2.weight": hf[f"{here}{down}.weight"].columns(*rows)}
+    if here + "gate_up_proj.weight" in hf:  # fused in the file
+        out[to + "linear_fc1.weight"] = concat(
+            [half.rows(slice(*rows)) for half in
+             segments(hf[here + "gate_up_proj.weight"], (width, width))])
     for kind in ("weight", "bias"):
         if f"{here}{halves[0]}.{kind}" in hf:
             out[f"{to}linear_fc1.{kind}"] = concat(
