@@ -35,9 +35,9 @@ absl::Status Shard(const ShardArgs& args) {
   std::vector<checkpoint::TensorToWrite> tensors;
   int64_t bytes = 0;
   for (const layout::StoredTensor& stored : held.stored) {
-    WEFT_ASSIGN_OR_RETURN(
-        std::vector<std::byte> cut,
-        CutStored(stored, held.tensors, model.checkpoint, args.step));
+    WEFT_ASSIGN_OR_RETURN(std::vector<std::byte> cut,
+                          CutStored(stored, held.tensors, held.scaled,
+                                    model.checkpoint, args.step));
     bytes += static_cast<int64_t>(cut.size());
     cuts.push_back(std::move(cut));
     tensors.push_back({{stored.name, stored.dtype, stored.shape}, cuts.back()});

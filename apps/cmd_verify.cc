@@ -96,9 +96,10 @@ absl::Status CompareTensor(const VerifyArgs& args, const LoadedModel& model,
         absl::StrCat("shape is ", tensor::ShapeToString(found->shape),
                      " and must be ", tensor::ShapeToString(stored.shape)));
   } else {
-    WEFT_ASSIGN_OR_RETURN(const std::vector<std::byte> expected,
-                          CutStored(stored, comparison.held.tensors,
-                                    model.checkpoint, args.step));
+    WEFT_ASSIGN_OR_RETURN(
+        const std::vector<std::byte> expected,
+        CutStored(stored, comparison.held.tensors, comparison.held.scaled,
+                  model.checkpoint, args.step));
     WEFT_ASSIGN_OR_RETURN(const absl::Span<const std::byte> data,
                           file.Data(stored.name));
     comparison.bytes_compared += static_cast<int64_t>(expected.size());

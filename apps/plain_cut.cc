@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "fragment_rows.h"
+#include "plain_quantise.h"
 #include "scalar_cast.h"
 #include "stand_in_step.h"
 #include "weft/base/checked.h"
@@ -80,7 +81,8 @@ absl::Status CutFragment(const layout::Fragment& fragment,
                          tensor::DType stored_dtype,
                          const checkpoint::Checkpoint& checkpoint, int64_t step,
                          absl::Span<std::byte> out) {
-  const tensor::Conversion conversion{logical.dtype, stored_dtype};
+  const tensor::Conversion conversion{logical.dtype, stored_dtype,
+                                      fragment.transform};
   absl::Status supported = tensor::CheckSupported(conversion);
   if (!supported.ok()) return base::Annotate(supported, logical.name);
   WEFT_ASSIGN_OR_RETURN(const tensor::TensorSpec in_checkpoint,
@@ -108,6 +110,51 @@ absl::Status CutFragment(const layout::Fragment& fragment,
               absl::MakeSpan(items));
     ScatterRow(row, conversion, items.data(), out.data());
   });
+  return absl::OkStatus();
+}
+
+// The matrix that `fragment` holds elements or scales of, if the checkpoint
+// does not have them so; else nullptr.
+const layout::ScaledTensor* QuantisedHere(
+    const layout::Fragment& fragment, const layout::StoredTensor& stored,
+    const std::vector<tensor::TensorSpec>& tensors,
+    absl::Span<const layout::ScaledTensor> scaled,
+    const checkpoint::Checkpoint& checkpoint) {
+  for (const layout::ScaledTensor& each : scaled) {
+    const tensor::TensorSpec& scales =
+        tensors[static_cast<std::size_t>(each.scales)];
+    const bool is_elements = each.tensor == fragment.tensor &&
+                             stored.dtype == tensor::DType::kF8E4M3;
+    if (!is_elements && each.scales != fragment.tensor) continue;
+    return checkpoint.Spec(scales.name).ok() ? nullptr : &each;
+  }
+  return nullptr;
+}
+
+absl::Status CutQuantised(const layout::Fragment& fragment,
+                          const layout::ScaledTensor& scaled,
+                          const std::vector<tensor::TensorSpec>& tensors,
+                          const checkpoint::Checkpoint& checkpoint,
+                          int64_t step, absl::Span<std::byte> out) {
+  const tensor::TensorSpec& matrix =
+      tensors[static_cast<std::size_t>(scaled.tensor)];
+  WEFT_ASSIGN_OR_RETURN(
+      const PlainQuantised whole,
+      QuantisePlainly(matrix, scaled.scheme, checkpoint, step));
+  const bool is_elements = fragment.tensor == scaled.tensor;
+  const auto* const values = reinterpret_cast<const std::byte*>(
+      is_elements ? static_cast<const void*>(whole.elements.data())
+                  : static_cast<const void*>(whole.scales.data()));
+  const tensor::DType dtype =
+      is_elements ? tensor::DType::kF8E4M3 : tensor::DType::kF32;
+  const auto item = static_cast<std::size_t>(tensor::ItemBytes(dtype));
+  ForEachRow(
+      fragment.map, tensors[static_cast<std::size_t>(fragment.tensor)].shape,
+      [&](const FragmentRow& row) {
+        ScatterRow(row, {dtype, dtype},
+                   values + static_cast<std::size_t>(row.logical_begin) * item,
+                   out.data());
+      });
   return absl::OkStatus();
 }
 
@@ -139,16 +186,18 @@ std::string ElementName(const tensor::TensorSpec& logical,
 absl::StatusOr<std::vector<std::byte>> CutStored(
     const layout::StoredTensor& stored,
     const std::vector<tensor::TensorSpec>& tensors,
+    absl::Span<const layout::ScaledTensor> scaled,
     const checkpoint::Checkpoint& checkpoint, int64_t step) {
   WEFT_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(stored));
   std::vector<std::byte> out(static_cast<std::size_t>(bytes));
-  WEFT_RETURN_IF_ERROR(
-      CutStoredInto(stored, tensors, checkpoint, step, absl::MakeSpan(out)));
+  WEFT_RETURN_IF_ERROR(CutStoredInto(stored, tensors, scaled, checkpoint, step,
+                                     absl::MakeSpan(out)));
   return out;
 }
 
 absl::Status CutStoredInto(const layout::StoredTensor& stored,
                            const std::vector<tensor::TensorSpec>& tensors,
+                           absl::Span<const layout::ScaledTensor> scaled,
                            const checkpoint::Checkpoint& checkpoint,
                            int64_t step, absl::Span<std::byte> out) {
   WEFT_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(stored));
@@ -161,6 +210,12 @@ absl::Status CutStoredInto(const layout::StoredTensor& stored,
   std::fill(out.begin(), out.end(), std::byte{0});
   for (const layout::Fragment& fragment : stored.fragments) {
     WEFT_RETURN_IF_ERROR(CheckFragment(stored, elements, fragment, tensors));
+    if (const layout::ScaledTensor* const of =
+            QuantisedHere(fragment, stored, tensors, scaled, checkpoint)) {
+      WEFT_RETURN_IF_ERROR(
+          CutQuantised(fragment, *of, tensors, checkpoint, step, out));
+      continue;
+    }
     WEFT_RETURN_IF_ERROR(CutFragment(
         fragment, tensors[static_cast<std::size_t>(fragment.tensor)],
         stored.dtype, checkpoint, step, out));

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "weft/checkpoint/safetensors.h"
+#include "weft/layout/scaled_tensor.h"
 #include "weft/layout/stored_tensor.h"
 #include "weft/tensor/tensor_spec.h"
 
@@ -31,18 +32,21 @@ struct LoadedModel;
 // elements of its logical tensor, stepped (stand_in_step.h), then cast to the
 // stored dtype; zero where no fragment lies. `tensors`: what the fragments
 // refer to, with the checkpoint's dtypes and shapes (kInvalidArgument if they
-// are not). kNotFound if the checkpoint lacks a tensor; kUnimplemented for a
-// cast that does not exist; kInternal if a fragment leaves the logical or the
-// stored tensor (a fault of the recipe).
+// are not). `scaled`: which of them are quantised here, unless the checkpoint
+// has their scales. kNotFound if the checkpoint lacks a tensor; kUnimplemented
+// for a cast that does not exist; kInternal if a fragment leaves the logical or
+// the stored tensor (a fault of the recipe).
 absl::StatusOr<std::vector<std::byte>> CutStored(
     const layout::StoredTensor& stored,
     const std::vector<tensor::TensorSpec>& tensors,
+    absl::Span<const layout::ScaledTensor> scaled,
     const checkpoint::Checkpoint& checkpoint, int64_t step);
 
 // The same into `out`, which must have exactly the bytes of `stored`
 // (kInvalidArgument otherwise). Its old bytes do not matter.
 absl::Status CutStoredInto(const layout::StoredTensor& stored,
                            const std::vector<tensor::TensorSpec>& tensors,
+                           absl::Span<const layout::ScaledTensor> scaled,
                            const checkpoint::Checkpoint& checkpoint,
                            int64_t step, absl::Span<std::byte> out);
 

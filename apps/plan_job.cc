@@ -67,12 +67,26 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
         {&source, manifest::DigestOf(manifest::EncodePlacement(source)), 0});
   }
   WEFT_ASSIGN_OR_RETURN(job.index, plan::SourceIndex::Make(std::move(infos)));
+  job.steps.resize(job.targets.size());
+  for (std::size_t r = 0; r < job.targets.size(); ++r) {
+    if (job.targets[r].scaled.empty()) continue;
+    WEFT_ASSIGN_OR_RETURN(
+        plan::StagedTarget staged,
+        plan::StageTarget(*job.index, job.targets[r],
+                          plan::PlanLimits{}.staging_bytes / 2));
+    job.targets[r] = std::move(staged.placement);
+    job.steps[r] = std::move(staged.steps);
+  }
   return job;
 }
 
 absl::StatusOr<plan::Plan> PlanRank(const PlanJob& job, int64_t rank) {
-  return plan::BuildPlan(*job.index, job.targets[rank],
-                         job.target_digests[rank], {});
+  const auto r = static_cast<std::size_t>(rank);
+  WEFT_ASSIGN_OR_RETURN(
+      plan::Plan plan,
+      plan::BuildPlan(*job.index, job.targets[r], job.target_digests[r], {}));
+  plan::AddQuantiseUses(job.steps[r], job.targets[r].tensors, plan);
+  return plan;
 }
 
 }  // namespace weft::apps

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "weft/plan/plan.h"
+#include "weft/plan/stages.h"
 
 namespace weft::apps {
 
@@ -17,7 +18,9 @@ struct PlanJob {
   std::string to_text;
   // Pointed to by `index`: never resized after Make.
   std::vector<manifest::Placement> sources;
+  // With stages, if some of a target's matrices are quantised on arrival.
   std::vector<manifest::Placement> targets;
+  std::vector<std::vector<plan::QuantiseStep>> steps;  // by target
   std::vector<manifest::LayoutDigest> target_digests;
   std::shared_ptr<const plan::SourceIndex> index;
 };

@@ -1,5 +1,8 @@
 #include "scalar_cast.h"
 
+#include <bit>
+#include <cmath>
+
 namespace weft::apps {
 namespace {
 
@@ -35,9 +38,30 @@ uint64_t ShiftRounded(uint64_t fraction, int shift) {
   return kept;
 }
 
+float Transformed(tensor::Transform transform, float x) {
+  switch (transform) {
+    case tensor::Transform::kNegExp:
+      return static_cast<float>(-std::exp(static_cast<double>(x)));
+    case tensor::Transform::kPlusOne:
+      return x + 1;
+    case tensor::Transform::kMinusOne:
+      return x - 1;
+    case tensor::Transform::kNone:
+      break;
+  }
+  return x;
+}
+
 }  // namespace
 
 uint32_t CastBits(const tensor::Conversion& conversion, uint32_t bits) {
+  if (conversion.transform != tensor::Transform::kNone) {
+    const uint32_t wide = CastBits({conversion.from, DType::kF32}, bits);
+    const float changed =
+        Transformed(conversion.transform, std::bit_cast<float>(wide));
+    return CastBits({DType::kF32, conversion.to},
+                    std::bit_cast<uint32_t>(changed));
+  }
   if (conversion.identity()) return bits;
   const Format from = FormatOf(conversion.from);
   const Format to = FormatOf(conversion.to);

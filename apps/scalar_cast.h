@@ -11,8 +11,8 @@ namespace weft::apps {
 
 // The bits of `conversion.to` nearest to the value of `bits`, ties to even;
 // beyond the range infinity; NaN stays NaN (made quiet, sign and upper payload
-// kept). Requires tensor::CheckSupported(conversion).ok(). Identity returns
-// `bits`.
+// kept). A transform is applied to the value in between, in f32. Requires
+// tensor::CheckSupported(conversion).ok(). Identity returns `bits`.
 uint32_t CastBits(const tensor::Conversion& conversion, uint32_t bits);
 
 }  // namespace weft::apps

@@ -21,7 +21,7 @@ using tensor::Range;
 
 // Large enough that a step is worth a thread's while, small enough for caches
 // and for many steps in a round.
-constexpr int64_t kStageBytes = int64_t{1} << 20;
+constexpr int64_t kStageBytes = int64_t{4} << 20;
 
 // The blocks that lie in `box` as a whole.
 Range InnerBlocks(const Range& range, int64_t block, int64_t extent) {
@@ -346,6 +346,29 @@ absl::Status CheckStages(const StagedTarget& staged,
     if (!tiling.ok()) faults.Add(std::string(tiling.message()));
   }
   return faults.ToStatus(absl::StatusCode::kFailedPrecondition);
+}
+
+void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
+                     const std::vector<tensor::TensorSpec>& tensors,
+                     Plan& plan) {
+  std::vector<ConversionUse> uses;
+  int32_t last_tensor = -1;
+  for (const QuantiseStep& step : steps) {
+    const tensor::Conversion conversion{tensors[step.tensor].dtype,
+                                        tensor::DType::kF8E4M3};
+    auto use = std::find_if(uses.begin(), uses.end(), [&](const auto& each) {
+      return each.conversion == conversion;
+    });
+    if (use == uses.end()) {
+      uses.push_back({conversion, /*lossy=*/true});
+      use = uses.end() - 1;
+    }
+    // Steps of one matrix are neighbours.
+    if (step.tensor != last_tensor) ++use->num_tensors;
+    last_tensor = step.tensor;
+    use->num_elements += step.box.num_elements();
+  }
+  plan.conversions.insert(plan.conversions.end(), uses.begin(), uses.end());
 }
 
 Plan PlanOfRound(const Plan& plan, const StagedTarget& staged, int64_t round) {

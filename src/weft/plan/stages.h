@@ -77,6 +77,12 @@ absl::Status CheckStages(const StagedTarget& staged,
 // fills belong to the latter.
 Plan PlanOfRound(const Plan& plan, const StagedTarget& staged, int64_t round);
 
+// Adds to the conversions of a plan for StagedTarget::placement what the steps
+// do after the moves. `tensors`: the target's.
+void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
+                     const std::vector<tensor::TensorSpec>& tensors,
+                     Plan& plan);
+
 }  // namespace weft::plan
 
 #endif  // WEFT_PLAN_STAGES_H_

@@ -139,6 +139,7 @@ absl::Status CheckpointCache::Match(const TensorNames& held,
     index.by_name.emplace(have.name, static_cast<int32_t>(index.specs.size()));
     index.specs.push_back(have);
     index.dtype_pinned.push_back(want.dtype_pinned);
+    index.quant.push_back(want.quant);
     index.is_quantised |= have.dtype == tensor::DType::kF8E4M3;
     unmatched.erase(found);
   }

@@ -55,12 +55,14 @@ std::vector<FrameworkRule> MakeFrameworkRules() {
   const KeyRule etp{"etp", KeyKind::kDegreeOfTp};
   const KeyRule first{"first", KeyKind::kCount}, last{"last", KeyKind::kCount};
   const KeyRule vocab_divisor{"vocab_divisor", KeyKind::kCount};
-  return {{Framework::kHf, "hf", {dtype}},
-          {Framework::kFsdp, "fsdp", {shard, replicate, tp, ep, names, dtype}},
+  return {{Framework::kHf, "hf", {quant, dtype}},
+          {Framework::kFsdp,
+           "fsdp",
+           {shard, replicate, tp, ep, names, quant, dtype}},
           {Framework::kMegatron,
            "megatron",
            {tp, pp, vpp, cp, dp, ep, etp, first, last, in_split, loss_in_split,
-            layout, vocab_divisor, impl, experts, mla, mtp, dtype}},
+            layout, vocab_divisor, impl, experts, mla, mtp, quant, dtype}},
           {Framework::kVllm,
            "vllm",
            {tp, pp, ep, dp, placement, redundant, eplb, quant, dtype}},

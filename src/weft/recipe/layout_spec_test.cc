@@ -150,9 +150,10 @@ TEST(LayoutSpecTest, Refuses) {
   EXPECT_EQ(Invalid("vllm:tpp=2"),
             "layout \"vllm:tpp=2\": unknown key \"tpp\" of vllm; known are tp, "
             "pp, ep, dp, placement, redundant, eplb, quant, dtype");
-  EXPECT_THAT(Invalid("fsdp:pp=2"),
-              HasSubstr("known are shard, replicate, tp, ep, names, dtype"));
-  EXPECT_THAT(Invalid("hf:tp=2"), HasSubstr("known are dtype"));
+  EXPECT_THAT(
+      Invalid("fsdp:pp=2"),
+      HasSubstr("known are shard, replicate, tp, ep, names, quant, dtype"));
+  EXPECT_THAT(Invalid("hf:tp=2"), HasSubstr("known are quant, dtype"));
   EXPECT_THAT(Invalid("megatron:tp=2,tp=2"), HasSubstr("tp is given twice"));
   EXPECT_THAT(Invalid("hf:dtype=f32,dtype=f32"), HasSubstr("given twice"));
   EXPECT_THAT(Invalid("megatron:impl=core"),

@@ -16,6 +16,7 @@ struct LogicalIndex {
   std::vector<tensor::TensorSpec> specs;
   // By index: no layout changes its dtype.
   std::vector<bool> dtype_pinned;
+  std::vector<bool> quant;  // engines may hold it quantised
   absl::flat_hash_map<std::string, int32_t> by_name;
   // Some tensor is F8_E4M3: what is not is not quantised by choice.
   bool is_quantised = false;

@@ -98,7 +98,8 @@ class DataRecipe : public Recipe {
     StoredBuilder builder(checkpoint->index,
                           {.dtype = ChosenDType(spec),
                            .dtype_of_zeros = config.dtype,
-                           .quant = spec.Word("quant", "none") == "fp8-block"});
+                           .quant = quant && is_engine,
+                           .offer_quant = quant && !is_engine});
     for (const StoredDescription& description : descriptions) {
       WEFT_RETURN_IF_ERROR(builder.AddDescribed(description));
     }
@@ -109,7 +110,7 @@ class DataRecipe : public Recipe {
     result.layout_spec = spec.ToString();
     result.rank = rank;
     result.num_ranks = mesh.num_ranks();
-    builder.Finish(result);
+    WEFT_RETURN_IF_ERROR(builder.Finish(result));
     return result;
   }
 

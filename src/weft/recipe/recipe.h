@@ -28,12 +28,12 @@ struct RankLayout {
   std::vector<tensor::TensorSpec>
       tensors;  // the logical ones that it refers to
   std::vector<layout::StoredTensor> stored;
-  // By ascending `tensor`: matrices that are held in FP8, or (of a trainer's
-  // rank) that its publisher is to offer so.
+  // Matrices that are held in FP8, or (of a trainer's rank) that its publisher
+  // is to offer so; by ascending `tensor`.
   std::vector<layout::ScaledTensor> scaled = {};
   // Where each stored tensor comes from: file and line of the rule, by index
-  // into `stored`: "include/gqa_decoder.yaml:120".
-  std::vector<std::string> origins;
+  // into `stored`: "include/attention_gqa.yaml:120".
+  std::vector<std::string> origins = {};
 };
 
 class Recipe {

@@ -337,12 +337,30 @@ void StoredBuilder::Append(layout::StoredTensor stored,
   origins_.emplace_back(where);
 }
 
-void StoredBuilder::Finish(RankLayout& layout) {
+absl::Status StoredBuilder::Offer() {
+  for (const layout::StoredTensor& stored : stored_) {
+    for (const layout::Fragment& fragment : stored.fragments) {
+      const int32_t tensor = fragment.tensor;
+      if (!logical_.quant[tensor] ||
+          logical_.specs[tensor].dtype == tensor::DType::kF8E4M3) {
+        continue;
+      }
+      WEFT_RETURN_IF_ERROR(ScalesOf(tensor, stored.name).status());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StoredBuilder::Finish(RankLayout& layout) {
+  if (options_.offer_quant) WEFT_RETURN_IF_ERROR(Offer());
   std::vector<int32_t> new_index(logical_.specs.size() + scales_.size(), -1);
   for (const layout::StoredTensor& stored : stored_) {
     for (const layout::Fragment& fragment : stored.fragments) {
       new_index[fragment.tensor] = 0;
     }
+  }
+  for (const layout::ScaledTensor& scaled : scaled_) {
+    new_index[scaled.tensor] = new_index[scaled.scales] = 0;
   }
   for (std::size_t i = 0; i < new_index.size(); ++i) {
     if (new_index[i] < 0) continue;
@@ -366,6 +384,7 @@ void StoredBuilder::Finish(RankLayout& layout) {
             });
   layout.stored = std::move(stored_);
   layout.origins = std::move(origins_);
+  return absl::OkStatus();
 }
 
 }  // namespace weft::recipe

@@ -29,8 +29,11 @@ struct BuilderOptions {
   std::optional<tensor::DType> dtype;
   // Of a tensor that has no logical one.
   tensor::DType dtype_of_zeros = tensor::DType::kBF16;
-  // What is marked `quant` is held as block FP8, scales beside it.
+  // What the table marks `quant` is held as block FP8, scales beside it.
   bool quant = false;
+  // What the checkpoint marks `quant` is held as it is and offered as block
+  // FP8 too.
+  bool offer_quant = false;
 };
 
 // Builds the stored tensors of one rank.
@@ -53,9 +56,9 @@ class StoredBuilder {
   // `box` of a logical tensor, stored under the same name.
   absl::Status AddBox(const LogicalTensor& logical, const tensor::Box& box);
 
-  // Moves what was built, and the logical tensors that it refers to, in the
-  // checkpoint's order, into `layout`.
-  void Finish(RankLayout& layout);
+  // At the end, once. Moves what was built, and the logical tensors that it
+  // refers to, in the checkpoint's order, into `layout`.
+  absl::Status Finish(RankLayout& layout);
 
  private:
   absl::StatusOr<tensor::DType> DTypeOf(const StoredDescription& description,
@@ -67,6 +70,7 @@ class StoredBuilder {
   absl::Status AddScales(const StoredDescription& description,
                          const StoredContent& content, tensor::Range kept);
   absl::StatusOr<int32_t> ScalesOf(int32_t tensor, std::string_view where);
+  absl::Status Offer();
   void Append(layout::StoredTensor stored, std::string_view where);
 
   const LogicalIndex& logical_;

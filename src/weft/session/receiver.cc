@@ -322,6 +322,8 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
           faults.ToStatus(built.ok() ? absl::StatusCode::kFailedPrecondition
                                      : built.status().code()));
     }
+    plan::AddQuantiseUses(next->staged.steps, options_.placement.tensors,
+                          *built);
     next->plan = std::make_unique<plan::Plan>(*std::move(built));
     ++counters_.plans_built;
   }
