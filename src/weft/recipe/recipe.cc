@@ -95,6 +95,9 @@ class DataRecipe : public Recipe {
       WEFT_RETURN_IF_ERROR(CheckGrids(spec, mesh));
     }
     WEFT_RETURN_IF_ERROR(checkpoint->matched);
+    const bool quant = spec.Word("quant", "none") == "fp8-block";
+    const bool is_engine = spec.framework == Framework::kVllm ||
+                           spec.framework == Framework::kSglang;
     StoredBuilder builder(checkpoint->index,
                           {.dtype = ChosenDType(spec),
                            .dtype_of_zeros = config.dtype,

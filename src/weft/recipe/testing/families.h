@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
 #include "weft/recipe/recipe.h"
 #include "weft/recipe/testing/model.h"
 
@@ -31,6 +33,40 @@ inline ModelConfig ConfigOf(const Family& family) {
 
 inline const Recipe& RecipeOf(const Family& family) {
   return *EmbeddedBook().Find(family.architecture).value();
+}
+
+inline std::vector<tensor::TensorSpec> CheckpointOf(const Family& family) {
+  return RecipeOf(family)
+      .LogicalTensorsOf(ConfigOf(family), family.held)
+      .value();
+}
+
+inline absl::StatusOr<RankLayout> TryLayout(const Family& family,
+                                            const std::string& spec,
+                                            int64_t rank) {
+  return RecipeOf(family).Layout(ConfigOf(family),
+                                 ParseLayoutSpec(spec).value(), rank,
+                                 CheckpointOf(family));
+}
+
+inline RankLayout LayoutOf(const Family& family, const std::string& spec,
+                           int64_t rank) {
+  absl::StatusOr<RankLayout> layout = TryLayout(family, spec, rank);
+  EXPECT_TRUE(layout.ok()) << spec << ": " << layout.status();
+  return layout.ok() ? *std::move(layout) : RankLayout{};
+}
+
+inline std::vector<RankLayout> AllRanks(const Family& family,
+                                        const std::string& spec) {
+  const int64_t num_ranks =
+      RecipeOf(family)
+          .NumRanks(ConfigOf(family), ParseLayoutSpec(spec).value())
+          .value();
+  std::vector<RankLayout> layouts;
+  for (int64_t rank = 0; rank < num_ranks; ++rank) {
+    layouts.push_back(LayoutOf(family, spec, rank));
+  }
+  return layouts;
 }
 
 inline Family DeepseekV3() {
