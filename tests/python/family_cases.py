@@ -18,6 +18,8 @@ FAMILIES = {
     "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }
+# Nobody says how DTensors cut their packed experts and state-space layers.
+NO_TP = ("GptOssForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM")
 
 
 def random_config(rng, family):
@@ -102,6 +104,9 @@ def _nemotron(rng, config, count, width, pick):
         "moe_intermediate_size": width,
         "moe_shared_expert_intermediate_size": pick(4, 8, 12),
         "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
+    if "E" not in config["hybrid_override_pattern"]:
+        for key in [key for key in config if "expert" in key]:
+            del config[key]
 
 
 def random_checkpoint(rng, config):
@@ -138,6 +143,8 @@ def random_spec(rng, config, folder):
     if framework == "megatron" and config["architectures"][0].startswith(
             "Gpt"):
         keys = [k for k in keys if not k.startswith("etp=")] + ["etp=1"]
+    if framework == "fsdp" and config["architectures"][0] in NO_TP:
+        keys = [k for k in keys if not k.startswith("tp=")]
     if framework == "fsdp" and one_in(2) and "names=hf" not in keys:
         keys = [k for k in keys if not k.startswith("tp=")]
         keys.append("ep=2")

@@ -37,8 +37,10 @@ def num_ranks(spec):
 
 def _hf(m, tensors, keys, rank):
     """The files; what they keep wide stays in their dtype."""
-    return {name: tensor._replace(is_pinned=name.endswith(
-                (".e_score_correction_bias", ".A_log")))
+    wide = (".e_score_correction_bias",)
+    if m.mamba:
+        wide += (".A_log",)
+    return {name: tensor._replace(is_pinned=name.endswith(wide))
             for name, tensor in tensors.items()}
 
 

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from oracle_models import GEMMA
 from oracle_values import (Bits, Illegal, concat, even, padded_rows, segments)
 
 _FAMILIES = ("llama", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
              "deepseek_v2", "deepseek_v3", "glm4_moe", "glm_moe_dsa",
-             "gpt_oss", "nemotron_h", "phi3")
+             "gpt_oss", "nemotron_h", "phi3", *GEMMA)
 
 
 class Place(NamedTuple):
@@ -92,8 +93,11 @@ def _check(m, at):
         raise Illegal("gpt_oss")
     if m.mamba and (m.mamba.groups % at.tp or m.mamba.heads % at.tp):
         raise Illegal("mamba heads or groups")
-    if m.family == "nemotron_h" and (at.is_local or m.experts and
-                                     m.experts.latent):
+    if m.family in GEMMA and at.is_local:
+        raise Illegal("norms that core's own layers do not have")
+    if m.family == "nemotron_h" and (
+            at.is_local or not at.is_grouped or
+            m.experts and m.experts.latent):
         raise Illegal("a hybrid model of another kind")
 
 
@@ -153,6 +157,12 @@ def _layer(m, hf, at, layer):
                    "mlp.linear_fc1.layer_norm_weight")
         out = {before: hf["input_layernorm.weight"],
                between: hf["post_attention_layernorm.weight"]}
+    if m.family in GEMMA:  # a norm before and after each half of a layer
+        out |= {between: hf["pre_feedforward_layernorm.weight"],
+                "self_attention.linear_proj.post_layernorm.weight":
+                    hf["post_attention_layernorm.weight"],
+                "mlp.linear_fc2.post_layernorm.weight":
+                    hf["post_feedforward_layernorm.weight"]}
     if mixer:
         out |= {"gqa": _gqa, "latent": _latent, "mamba": _mamba}[mixer](
             m, hf, at)
@@ -266,6 +276,7 @@ def _mamba(m, hf, at):
                *even(x.inner, at.tp, at.tp_rank)),
            here + "norm.weight": parts("norm.weight", (x.inner,))}
     out |= {here + n: parts(n, (x.heads,)) for n in ("A_log", "D", "dt_bias")}
+    out[here + "A_log"] = out[here + "A_log"]._replace(is_pinned=True)
     for kind in ("weight", "bias"):
         if f"{here}conv1d.{kind}" in hf:
             out[f"{here}conv1d.{kind}"] = parts(f"conv1d.{kind}",
