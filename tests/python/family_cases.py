@@ -18,6 +18,8 @@ FAMILIES = {
     "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }
+SGLANG = ("qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2",
+          "deepseek_v3", "glm4_moe", "phi3", "gemma2", "gemma3")
 # Nobody says how DTensors cut their packed experts and state-space layers.
 NO_TP = ("GptOssForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM")
 
@@ -157,6 +159,26 @@ def random_spec(rng, config, folder):
         elif choice == 2:
             keys.append(f"eplb={_table(rng, config, degrees['ep'], folder)}")
     return framework + (":" + ",".join(keys) if keys else "")
+
+
+def random_sglang_spec(rng, config, folder):
+    tp = int(rng.choice([1, 2, 3, 4]))
+    keys = [f"tp={tp}"]
+    if rng.integers(2):
+        keys.append(f"pp={rng.choice([2, 3])}")
+    if rng.integers(2):
+        keys.append(f"dp={rng.choice([2, tp])}")
+    if rng.integers(2):
+        ep = int(rng.choice([2, tp]))
+        keys.append(f"ep={ep}")
+        choice = rng.integers(4)
+        if choice == 0:
+            keys.append(f"redundant={ep}")
+        elif choice == 1:
+            keys.append(f"eplb={_table(rng, config, ep, folder)}")
+    elif rng.integers(3) == 0:
+        keys.append("shared_fusion=off")
+    return "sglang:" + ",".join(keys)
 
 
 def _table(rng, config, ep, folder):

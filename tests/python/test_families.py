@@ -29,21 +29,15 @@ def assert_equal(found, expected):
         assert np.abs(difference).max(initial=0) <= 1, name
 
 
-@pytest.mark.parametrize("family", family_cases.FAMILIES)
-@pytest.mark.parametrize("case", range(12))
-def test_shard_is_the_oracles(weft, tmp_path, family, case):
-    number = list(family_cases.FAMILIES).index(family)
-    rng = np.random.default_rng([SEED, 7000 + 100 * number + case])
+def compare(weft, tmp_path, rng, family, draw, count):
+    """Ranks of random layouts of a random model, byte for byte."""
     config = family_cases.random_config(rng, family)
     tensors = family_cases.random_checkpoint(rng, config)
     folder = tmp_path / "checkpoint"
     cases.write_checkpoint(folder, config, tensors)
-
-    def draw(rng):
-        return family_cases.random_spec(rng, config, tmp_path)
-
-    for _ in range(3):
-        spec = cases.mostly_legal_spec(rng, config, tensors, draw)
+    for _ in range(count):
+        spec = cases.mostly_legal_spec(
+            rng, config, tensors, lambda rng: draw(rng, config, tmp_path))
         legal = cases.is_legal(config, tensors, spec)
         step = int(rng.choice([0, 1, 6]))
         stepped = {n: oracle.step(t, step) for n, t in tensors.items()}
@@ -61,6 +55,25 @@ def test_shard_is_the_oracles(weft, tmp_path, family, case):
             if rank == 0:
                 done(weft("verify", out, *case_args))
             out.unlink()
+
+
+def random_of(family, first, case):
+    number = list(family_cases.FAMILIES).index(family)
+    return np.random.default_rng([SEED, first + 100 * number + case])
+
+
+@pytest.mark.parametrize("family", family_cases.FAMILIES)
+@pytest.mark.parametrize("case", range(8))
+def test_shard_is_the_oracles(weft, tmp_path, family, case):
+    compare(weft, tmp_path, random_of(family, 7000, case), family,
+            family_cases.random_spec, 3)
+
+
+@pytest.mark.parametrize("family", family_cases.SGLANG)
+@pytest.mark.parametrize("case", range(4))
+def test_sglang_is_the_oracles(weft, tmp_path, family, case):
+    compare(weft, tmp_path, random_of(family, 11000, case), family,
+            family_cases.random_sglang_spec, 3)
 
 
 def legal_case(rng, family, specs):
@@ -116,8 +129,7 @@ def test_versions_arrive_on_every_rank(start, catalog, tmp_path,  # noqa: F811
 @pytest.mark.parametrize("family", family_cases.FAMILIES)
 @pytest.mark.parametrize("case", range(2))
 def test_plans_cover_every_engine_rank(weft, tmp_path, family, case):
-    number = list(family_cases.FAMILIES).index(family)
-    rng = np.random.default_rng([SEED, 9000 + 100 * number + case])
+    rng = random_of(family, 9000, case)
     config = family_cases.random_config(rng, family) | {
         "torch_dtype": "bfloat16"}
     tensors = family_cases.random_checkpoint(rng, config)
