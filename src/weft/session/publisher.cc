@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/manifest/packed_bytes.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/quantised_copy_internal.h"
 #include "weft/topology/host.h"
@@ -193,8 +194,8 @@ class PublisherImpl : public Publisher {
                                    base::Deadline deadline) {
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     layout_digest_ = manifest::DigestOf(canonical);
-    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(layout_digest_.ToHex(),
-                                                        canonical, deadline));
+    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
+        layout_digest_.ToHex(), manifest::PackBytes(canonical), deadline));
     catalog::WorkerInfo info;
     info.model = options_.model;
     info.role = catalog::Role::kPublisher;
@@ -210,7 +211,8 @@ class PublisherImpl : public Publisher {
       info.model_card_digest_hex =
           manifest::DigestOf(options_.model_card).ToHex();
       WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
-          info.model_card_digest_hex, options_.model_card, deadline));
+          info.model_card_digest_hex, manifest::PackBytes(options_.model_card),
+          deadline));
     }
     WEFT_ASSIGN_OR_RETURN(
         registration_, options_.catalog->Register(

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "weft/base/status.h"
+#include "weft/manifest/packed_bytes.h"
 #include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
 #include "weft/session/source_link_internal.h"
@@ -75,8 +76,8 @@ class ReceiverImpl : public Receiver {
     WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     target_digest_ = manifest::DigestOf(canonical);
-    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(target_digest_.ToHex(),
-                                                        canonical, deadline));
+    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
+        target_digest_.ToHex(), manifest::PackBytes(canonical), deadline));
     catalog::WorkerInfo info;
     info.model = options_.model;
     info.role = catalog::Role::kReceiver;
@@ -344,8 +345,10 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
     const std::string& digest = source.placement_digest_hex;
     auto cached = placement_cache_.find(digest);
     if (cached == placement_cache_.end()) {
-      WEFT_ASSIGN_OR_RETURN(const std::string bytes,
+      WEFT_ASSIGN_OR_RETURN(const std::string packed,
                             options_.catalog->GetPlacement(digest, deadline));
+      WEFT_ASSIGN_OR_RETURN(const std::string bytes,
+                            manifest::UnpackBytes(packed));
       const manifest::LayoutDigest actual = manifest::DigestOf(bytes);
       if (actual.ToHex() != digest) {
         return absl::DataLossError(
