@@ -59,6 +59,8 @@ def random_config(rng, family):
             "n_shared_experts": pick(1, 2), "num_experts_per_tok": 1,
             "first_k_dense_replace": int(rng.integers(layers + 1)),
             "n_group": pick(1, 2), "topk_group": 1}
+    if family in ("deepseek_v3", "glm4_moe", "glm_moe_dsa"):
+        config["num_nextn_predict_layers"] = pick(0, 0, 1)
     if family in ("deepseek_v3", "glm_moe_dsa"):
         config |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
     if family == "deepseek_v2":
@@ -116,11 +118,20 @@ def random_checkpoint(rng, config):
     dtype = {"bfloat16": "BF16", "float16": "F16",
              "float32": "F32"}[config["torch_dtype"]]
     tensors = {}
-    for name, shape in oracle.logical_shapes(config).items():
+    # Files may lack the layers that predict further tokens, or only their
+    # copies of the embedding and the head.
+    shapes = oracle.logical_shapes(config, bool(rng.integers(3)))
+    copies = (".shared_head.head.weight",
+              f".layers.{config.get('num_hidden_layers')}.embed_tokens.weight")
+    lost = copies if rng.integers(2) else ()
+    for name, shape in shapes.items():
+        if name.endswith(lost):
+            continue
         wide = None if rng.integers(4) == 0 else oracle.dtype_in_file(name)
         of = wide or dtype
         tensors[name] = cases.random_bits(rng, of, shape)
-        if name.endswith("A_log"):  # values of which the exponential is finite
+        if name.endswith(("A_log", "linear_attn.norm.weight")):
+            # Values are computed of these: finite ones.
             tensors[name] = oracle.synth(name, shape, 5, of)
     return tensors
 
