@@ -196,6 +196,18 @@ std::string FormatStages(const PlanJob& job) {
 
 }  // namespace
 
+std::string RanksText(const std::set<int64_t>& ranks) {
+  std::vector<std::string> texts;
+  for (auto it = ranks.begin(); it != ranks.end();) {
+    const int64_t first = *it;
+    int64_t last = first;
+    while (++it != ranks.end() && *it == last + 1) ++last;
+    texts.push_back(first == last ? absl::StrCat(first)
+                                  : absl::StrCat(first, "-", last));
+  }
+  return absl::StrJoin(texts, ",");
+}
+
 absl::Status WriteText(const std::string& path, const std::string& text) {
   const auto failed = [&path] {
     return absl::UnavailableError(

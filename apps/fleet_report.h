@@ -2,7 +2,9 @@
 #ifndef WEFT_APPS_FLEET_REPORT_H_
 #define WEFT_APPS_FLEET_REPORT_H_
 
+#include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,9 @@ struct FleetResult {
   plan::FleetTopology topology;
   double gather_seconds = 0;  // what a trainer that gathers first pays beside
 };
+
+// "0-3,7".
+std::string RanksText(const std::set<int64_t>& ranks);
 
 // Writes a text file; kUnavailable names the path and the reason.
 absl::Status WriteText(const std::string& path, const std::string& text);

@@ -41,19 +41,6 @@ std::string PatternOf(const std::string& name) {
   return absl::StrJoin(parts, ".");
 }
 
-// "0-3,7".
-std::string RanksText(const std::set<int64_t>& ranks) {
-  std::vector<std::string> texts;
-  for (auto it = ranks.begin(); it != ranks.end();) {
-    const int64_t first = *it;
-    int64_t last = first;
-    while (++it != ranks.end() && *it == last + 1) ++last;
-    texts.push_back(first == last ? absl::StrCat(first)
-                                  : absl::StrCat(first, "-", last));
-  }
-  return absl::StrJoin(texts, ",");
-}
-
 // One paragraph for each pattern of names, in which a line for each kind of
 // difference, with the first rank and tensor as the example.
 std::string FormatDifferences(const std::vector<RankDifference>& all) {
