@@ -189,9 +189,11 @@ std::string FormatStages(const PlanJob& job) {
   }
   if (pieces == 0) return "";
   return fmt::format(
-      "FP8: {} engine ranks quantise {} pieces themselves, in at most {} "
-      "rounds with {} of staging\n",
-      ranks, pieces, rounds, HumanBytes(bytes));
+      "FP8: {} {} pieces on arrival, in at most {} with {} of staging\n",
+      ranks == 1 ? "1 engine rank quantises"
+                 : absl::StrCat(ranks, " engine ranks quantise"),
+      pieces, rounds == 1 ? "1 round" : absl::StrCat(rounds, " rounds"),
+      HumanBytes(bytes));
 }
 
 }  // namespace

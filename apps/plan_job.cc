@@ -87,7 +87,10 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
         manifest::DigestOf(manifest::EncodePlacement(target)));
   }
   std::vector<plan::SourceInfo> infos;
-  for (const manifest::Placement& source : job.sources) {
+  for (manifest::Placement& source : job.sources) {
+    WEFT_RETURN_IF_ERROR(
+        base::Annotate(session::AddQuantisedCopies(source),
+                       absl::StrCat("trainer rank ", source.rank)));
     WEFT_RETURN_IF_ERROR(
         base::Annotate(manifest::CheckPlacement(source, /*is_target=*/false),
                        absl::StrCat("trainer rank ", source.rank)));

@@ -156,6 +156,28 @@ def test_rules_are_named(answer, plan, tmp_path):
     assert f"{recipe}:13 <- {recipe}:9" in plan(*options).stdout
 
 
+def test_fp8_crosses_as_fp8_where_the_trainer_has_whole_blocks(answer, plan,
+                                                              tmp_path):
+    """One layer of 256 x 256 matrices, k and v of 128 rows: two shards of those
+    hold no whole block, so they cross as they are."""
+    config = tmp_path / "blocks.json"
+    config.write_text(json.dumps(CONFIG | {
+        "hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 256, "vocab_size": 256}))
+    plain = 2 * (2 * 256 * 256 + 3 * 256)  # both vocabularies, three norms
+    wide = 5 * (256 * 256 + 4 * 4)  # q, o, gate, up, down and their scales
+    narrow = 2 * (128 * 256 + 2 * 4)
+    for source, expected in [
+            ("fsdp:shard=1,quant=fp8-block", plain + wide + narrow),
+            ("fsdp:shard=2,quant=fp8-block", plain + wide + 2 * 2 * 128 * 256)]:
+        fleet = answer(source, "vllm:quant=fp8-block", config=config)
+        assert fleet["sent_bytes"] == fleet["unique_bytes"] == expected
+        stages = fleet["ranks"][0].get("stages", {"pieces": 0})
+        assert (stages["pieces"] > 0) == ("=2" in source)
+    text = plan("fsdp:shard=2", "vllm:quant=fp8-block", config=config).stdout
+    assert "FP8: 1 engine rank quantises" in text
+
+
 def test_explain_is_tensor(answer):
     """--explain is the same as --tensor; conversions say whether they lose."""
     fleet = ("megatron:tp=2", "vllm:tp=2")
