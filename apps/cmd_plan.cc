@@ -7,6 +7,7 @@
 #include <string>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "commands.h"
 #include "console.h"
@@ -160,10 +161,16 @@ absl::StatusOr<std::string> ExplainRank(const PlanArgs& args,
                    : plan::ExplainPlan(built, *job.index, target, explain);
 }
 
+// A file, or what can only be the name of one; else a layout.
+bool NamesFile(const std::string& text) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(text, ignored) ||
+         (absl::EndsWith(text, ".json") && !absl::StrContains(text, '='));
+}
+
 absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
                                       const PlanJob& job) {
-  std::error_code ignored;
-  if (std::filesystem::is_regular_file(args.diff, ignored)) {
+  if (NamesFile(args.diff)) {
     if (!args.diff_from.empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("--diff-from compares plans and ", args.diff,

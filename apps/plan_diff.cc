@@ -65,15 +65,17 @@ std::string FormatDifferences(const std::vector<RankDifference>& all) {
     for (const auto& [what, kind] : kinds) {
       const plan::StoredDifference& example = kind.example->difference;
       const size_t count = kind.tensors.size();
-      absl::StrAppend(
-          &text, "  ", what, " of ",
-          count == 1 ? std::string("it") : absl::StrCat(count, " tensors"),
-          " on engine ranks ", RanksText(kind.ranks),
-          count * kind.ranks.size() == 1
-              ? ""
-              : absl::StrCat(", such as ", example.stored, " on ",
-                             kind.example->rank),
-          "\n    here   ", example.ours, "\n    there  ", example.theirs, "\n");
+      absl::StrAppend(&text, "  ", what);
+      if (count > 1) absl::StrAppend(&text, " of ", count, " tensors");
+      absl::StrAppend(&text, " on engine rank",
+                      kind.ranks.size() == 1 ? " " : "s ",
+                      RanksText(kind.ranks));
+      if (count * kind.ranks.size() > 1) {
+        absl::StrAppend(&text, ", such as ", example.stored, " on ",
+                        kind.example->rank);
+      }
+      absl::StrAppend(&text, "\n    here   ", example.ours, "\n    there  ",
+                      example.theirs, "\n");
     }
   }
   if (patterns.size() > kMaxShown) {

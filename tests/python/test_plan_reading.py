@@ -297,6 +297,18 @@ def captured():
             "tensors": tensors, "stored": stored}
 
 
+def test_what_cannot_be_compared(plan, tmp_path):
+    for diff, part in [
+            (tmp_path / "missing.json", "cannot read"),
+            ("vlm:tp=2", "vlm"), ("vllm:tp=3", "tp=3")]:
+        result = plan("hf", "vllm", "--diff", diff)
+        assert result.returncode == 1 and part in result.stderr
+    path = tmp_path / "captured.json"
+    path.write_text(json.dumps(captured()))
+    result = plan("hf", "vllm", "--diff", path, "--diff-from", "fsdp")
+    assert result.returncode == 1 and "leave out one of them" in result.stderr
+
+
 def test_an_engines_own_description(answer, plan, tmp_path):
     path = tmp_path / "captured.json"
     placement = captured()
