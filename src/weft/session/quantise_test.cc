@@ -83,9 +83,15 @@ uint8_t ToE4m3(float value) {
 struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t scale_rows() const { return (rows + 127) / 128; }
-  int64_t scale_cols() const { return (cols + 127) / 128; }
 };
+
+// A block of scheme `block` (0 = all) along an extent.
+int64_t BlockOf(int64_t block, int64_t extent) {
+  return block == 0 ? extent : block;
+}
+int64_t BlocksIn(int64_t block, int64_t extent) {
+  return (extent + BlockOf(block, extent) - 1) / BlockOf(block, extent);
+}
 
 struct Quantised {
   std::vector<uint8_t> elements;
@@ -93,23 +99,28 @@ struct Quantised {
 };
 
 Quantised QuantisePlainly(int32_t tensor, const Matrix& matrix,
-                          tensor::ScaleRule rule, uint64_t step) {
+                          const tensor::ScaleScheme& scheme, uint64_t step) {
   Quantised out;
+  const int64_t across = BlocksIn(scheme.block_cols, matrix.cols);
   out.scales.resize(
-      static_cast<size_t>(matrix.scale_rows() * matrix.scale_cols()));
+      static_cast<size_t>(BlocksIn(scheme.block_rows, matrix.rows) * across));
+  const auto block_of = [&](int64_t row, int64_t col) {
+    return static_cast<size_t>(row / BlockOf(scheme.block_rows, matrix.rows) *
+                                   across +
+                               col / BlockOf(scheme.block_cols, matrix.cols));
+  };
   const auto value = [&](int64_t row, int64_t col) {
     return RoundToBf16(ValueOf(tensor, row, col, step));
   };
   for (int64_t r = 0; r < matrix.rows; ++r) {
     for (int64_t c = 0; c < matrix.cols; ++c) {
-      float& amax = out.scales[static_cast<size_t>(
-          r / 128 * matrix.scale_cols() + c / 128)];
+      float& amax = out.scales[block_of(r, c)];
       amax = std::max(amax, std::fabs(value(r, c)));
     }
   }
   for (float& scale : out.scales) {
     scale = std::max(scale, 1e-4f) * std::bit_cast<float>(0x3B124925u);
-    if (rule == tensor::ScaleRule::kPowerOfTwo) {
+    if (scheme.rule == tensor::ScaleRule::kPowerOfTwo) {
       int exponent = 0;
       const float mantissa = std::frexp(scale, &exponent);  // [0.5, 1)
       scale = std::ldexp(1.0f, mantissa == 0.5f ? exponent - 1 : exponent);
@@ -117,8 +128,7 @@ Quantised QuantisePlainly(int32_t tensor, const Matrix& matrix,
   }
   for (int64_t r = 0; r < matrix.rows; ++r) {
     for (int64_t c = 0; c < matrix.cols; ++c) {
-      const float scale = out.scales[static_cast<size_t>(
-          r / 128 * matrix.scale_cols() + c / 128)];
+      const float scale = out.scales[block_of(r, c)];
       out.elements.push_back(ToE4m3(value(r, c) * (1.0f / scale)));
     }
   }
@@ -139,10 +149,16 @@ void Put(layout::StoredTensor& stored, int32_t tensor, Range rows, Range cols,
        *layout::IndexMap::RowMajor(*Box::Make(ranges), stored.shape, origin)});
 }
 
+// The blocks that elements lie in.
+Range BlocksOf(const Range& elements, int64_t block, int64_t extent) {
+  const int64_t size = BlockOf(block, extent);
+  return {elements.begin / size, (elements.end + size - 1) / size};
+}
+
 // One world: matrices (tensor i), their scales (tensor n + i).
 struct World {
   std::vector<Matrix> matrices;
-  tensor::ScaleRule rule = tensor::ScaleRule::kFloat;
+  tensor::ScaleScheme scheme;
   DType held = DType::kBF16;  // by the trainers
   bool trainers_quantise = false;
   int64_t num_trainers = 1;
@@ -163,8 +179,9 @@ struct World {
       placement.tensors.push_back(
           {absl::StrCat("m", i, ".weight_scale_inv"),
            DType::kF32,
-           {matrices[i].scale_rows(), matrices[i].scale_cols()}});
-      placement.scaled.push_back({i, n + i, {128, 128, rule}});
+           {BlocksIn(scheme.block_rows, matrices[i].rows),
+            BlocksIn(scheme.block_cols, matrices[i].cols)}});
+      placement.scaled.push_back({i, n + i, scheme});
     }
     return placement;
   }
@@ -178,7 +195,12 @@ World RandomWorld(Rng& rng) {
   }
   // The last of a fused matrix may end in a ragged block.
   world.matrices.back().rows += Pick(rng, 0, 1) * Pick(rng, 1, 127);
-  if (Pick(rng, 0, 1)) world.rule = tensor::ScaleRule::kPowerOfTwo;
+  if (Pick(rng, 0, 1)) world.scheme.rule = tensor::ScaleRule::kPowerOfTwo;
+  // Blocks, one scale a row, and one a matrix.
+  const int64_t kind = Pick(rng, 0, 4);
+  if (kind == 0) world.scheme.block_rows = 1;
+  if (kind == 1) world.scheme.block_rows = 0;
+  if (kind <= 1) world.scheme.block_cols = 0;
   if (Pick(rng, 0, 2) == 0) world.held = DType::kF32;
   world.trainers_quantise = Pick(rng, 0, 1);
   world.num_trainers = Pick(rng, 1, 4);
@@ -232,9 +254,11 @@ Target RandomTarget(const World& world, Rng& rng) {
     target.rows.push_back(rows);
     target.cols.push_back(cols);
     num_rows += rows.extent();
-    num_blocks += (rows.extent() + 127) / 128;
+    num_blocks += BlocksOf(rows, world.scheme.block_rows, matrix.rows).extent();
   }
-  const int64_t block_cols = (cols.extent() + 127) / 128;
+  const Range block_columns =
+      BlocksOf(cols, world.scheme.block_cols, world.matrices[0].cols);
+  const int64_t block_cols = block_columns.extent();
   layout::StoredTensor weight =
       Stored("fused.weight", DType::kF8E4M3, num_rows, cols.extent());
   const int64_t pitch = (num_blocks + 3) / 4 * 4;
@@ -252,9 +276,8 @@ Target RandomTarget(const World& world, Rng& rng) {
     const auto tensor = static_cast<int32_t>(i);
     const auto scale_tensor = static_cast<int32_t>(world.matrices.size() + i);
     Put(weight, tensor, target.rows[i], target.cols[i], at);
-    const Range block_rows{target.rows[i].begin / 128,
-                           (target.rows[i].end + 127) / 128};
-    const Range block_columns{cols.begin / 128, (cols.end + 127) / 128};
+    const Range block_rows = BlocksOf(target.rows[i], world.scheme.block_rows,
+                                      world.matrices[i].rows);
     if (target.transposed) {
       const Range ranges[] = {block_rows, block_columns};
       scales.fragments.push_back(
@@ -311,7 +334,7 @@ std::pair<std::string, std::string> Expected(const World& world,
   for (size_t i = 0; i < world.matrices.size(); ++i) {
     const Matrix& matrix = world.matrices[i];
     const Quantised whole =
-        QuantisePlainly(static_cast<int32_t>(i), matrix, world.rule, step);
+        QuantisePlainly(static_cast<int32_t>(i), matrix, world.scheme, step);
     const Range& cols = target.cols[i];
     for (int64_t r = target.rows[i].begin; r < target.rows[i].end; ++r) {
       for (int64_t c = cols.begin; c < cols.end; ++c) {
@@ -319,15 +342,19 @@ std::pair<std::string, std::string> Expected(const World& world,
             whole.elements[static_cast<size_t>(r * matrix.cols + c)]));
       }
     }
-    for (int64_t r = target.rows[i].begin / 128;
-         r < (target.rows[i].end + 127) / 128; ++r, ++at_block) {
-      for (int64_t c = cols.begin / 128; c < (cols.end + 127) / 128; ++c) {
-        const int64_t column = c - cols.begin / 128;
+    const Range block_rows =
+        BlocksOf(target.rows[i], world.scheme.block_rows, matrix.rows);
+    const Range block_columns =
+        BlocksOf(cols, world.scheme.block_cols, matrix.cols);
+    const int64_t across = BlocksIn(world.scheme.block_cols, matrix.cols);
+    for (int64_t r = block_rows.begin; r < block_rows.end; ++r, ++at_block) {
+      for (int64_t c = block_columns.begin; c < block_columns.end; ++c) {
+        const int64_t column = c - block_columns.begin;
         const int64_t place = target.transposed
                                   ? column * scales.shape[1] + at_block
                                   : at_block * scales.shape[1] + column;
         scale_values[static_cast<size_t>(place)] =
-            whole.scales[static_cast<size_t>(r * matrix.scale_cols() + c)];
+            whole.scales[static_cast<size_t>(r * across + c)];
       }
     }
   }
@@ -420,7 +447,8 @@ TEST_P(QuantiseTest, RandomWorldsArriveAsThePlainQuantiserSays) {
     const OwnedRankMemory owned =
         *AllocateFor(target.placement, memory::MemoryKind::kShared);
     // From room for one block a round to room for all.
-    const int64_t staging = int64_t{1} << Pick(rng, 16, 22);
+    const int64_t staging =
+        int64_t{1} << Pick(rng, world.scheme.block_rows == 0 ? 21 : 16, 22);
     const std::unique_ptr<Receiver> receiver =
         StartReceiver(target, owned, staging);
     ASSERT_NE(receiver, nullptr);
@@ -475,10 +503,10 @@ TEST_P(QuantiseTest, AnotherRuleOfTheTrainersIsNotTakenForOurs) {
   World world;
   world.matrices = {{300, 130}};
   world.trainers_quantise = true;
-  world.rule = tensor::ScaleRule::kPowerOfTwo;
+  world.scheme.rule = tensor::ScaleRule::kPowerOfTwo;
   StartTrainers(world);
   PublishAll(world, 1);
-  world.rule = tensor::ScaleRule::kFloat;
+  world.scheme.rule = tensor::ScaleRule::kFloat;
   Rng rng(7);
   const Target target = RandomTarget(world, rng);
   const OwnedRankMemory owned =
