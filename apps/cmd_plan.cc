@@ -1,19 +1,21 @@
 // weft plan: prints and proves a plan before anything moves. Needs a config,
 // no checkpoint and no process.
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
+#include <filesystem>
+#include <initializer_list>
 #include <memory>
 #include <string>
-#include <utility>
+#include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "commands.h"
 #include "console.h"
-#include "endpoints.h"
 #include "fleet_html.h"
 #include "fleet_report.h"
+#include "plan_diff.h"
 #include "plan_job.h"
+#include "tensor_report.h"
 #include "weft/base/status.h"
 #include "weft/plan/explain.h"
 
@@ -28,13 +30,24 @@ struct PlanArgs {
   int64_t rank = -1;  // all
   double link_gigabytes_per_second = 0;
   FleetArgs fleet;
+  std::string tensor;  // explain this one; empty = none
+  std::string svg_path;
+  std::string diff;  // another --to, or a file; empty = none
+  std::string diff_from;
   bool json = false;
 };
 
-void AddFleetOptions(CLI::App& command, FleetArgs& fleet) {
+void AddSimulationOptions(CLI::App& command, FleetArgs& fleet) {
   command
-      .add_option("--gpus-per-node", fleet.topology.gpus_per_node,
-                  "simulate the refit: ranks of a node, in order")
+      .add_option("--topology", fleet.topology_path,
+                  "simulate the refit: file that says where ranks live "
+                  "(docs/formats/topology.md)")
+      ->check(CLI::ExistingFile)
+      ->each([&fleet](const std::string&) { fleet.simulate = true; });
+  command
+      .add_option("--gpus-per-node", fleet.uniform.gpus_per_node,
+                  "simulate the refit on equal nodes: ranks of a node, in "
+                  "order")
       ->check(CLI::PositiveNumber)
       ->each([&fleet](const std::string&) { fleet.simulate = true; });
   command
@@ -52,78 +65,154 @@ void AddFleetOptions(CLI::App& command, FleetArgs& fleet) {
                   "microseconds before an operation begins")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command.add_flag("--colocated", fleet.uniform.colocated,
+                   "trainer rank r and engine rank r share a node");
   command
       .add_option("--window", fleet.simulation.window,
                   "operations in flight, per engine rank")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command.add_flag("--colocated", fleet.topology.colocated,
-                   "trainer rank r and engine rank r share a node");
   command.add_option("--trace", fleet.trace_path,
                      "write the simulated timeline, for ui.perfetto.dev");
-  command.add_option("--html", fleet.html_path,
-                     "write a page with a heat map of bytes by ranks");
-  CLI::Option* tensor =
-      command.add_option("--tensor", fleet.tensor,
-                         "where each box of this tensor comes from: a name of "
-                         "the checkpoint or of "
-                         "the engine");
-  command
-      .add_option("--svg", fleet.svg_path,
-                  "draw that tensor's shards on both sides (names of the "
-                  "checkpoint only)")
-      ->needs(tensor);
 }
 
-absl::Status PlanCommand(const PlanArgs& args) {
-  if (!args.fleet.trace_path.empty() && !args.fleet.simulate) {
-    return absl::InvalidArgumentError(
-        "--trace needs a simulation; say --gpus-per-node as well");
+void AddReadingOptions(CLI::App& command, PlanArgs& args) {
+  command
+      .add_option("--rank", args.rank,
+                  "explain this engine rank; all ranks in brief if absent")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--link-gbs", args.link_gigabytes_per_second,
+                     "GB/s of the slowest link, for the bound of that rank");
+  command.add_option("--tensor,--explain", args.tensor,
+                     "where each box of this tensor comes from: a name of "
+                     "the checkpoint or of the engine");
+  command.add_option("--svg", args.svg_path,
+                     "draw that tensor's shards on both sides (names of the "
+                     "checkpoint only)");
+  command.add_option("--html", args.fleet.html_path,
+                     "write a page with a heat map of bytes by ranks");
+  command.add_option("--diff", args.diff,
+                     "compare with another --to, or with a placement in a "
+                     "file (docs/formats/placement.md)");
+  command.add_option("--diff-from", args.diff_from,
+                     "compare with another --from");
+}
+
+// Options that would have no effect beside others are refused, not ignored.
+absl::Status CheckOptions(const CLI::App& command) {
+  base::FaultList faults;
+  const auto given = [&command](const char* option) {
+    return command.count(option) > 0;
+  };
+  const auto refuse = [&](const char* option, const char* reason,
+                          std::initializer_list<const char*> others) {
+    if (!given(option)) return;
+    for (const char* other : others) {
+      if (!given(other)) continue;
+      faults.Add(absl::StrCat(option, " ", reason, "; leave out ", other));
+    }
+  };
+  const auto need = [&](std::initializer_list<const char*> options,
+                        bool satisfied, const char* sentence) {
+    for (const char* option : options) {
+      if (given(option) && !satisfied) {
+        faults.Add(absl::StrCat(option, " ", sentence));
+      }
+    }
+  };
+  refuse("--rank", "explains one rank",
+         {"--tensor", "--svg", "--html", "--gpus-per-node", "--topology",
+          "--trace", "--diff", "--diff-from"});
+  refuse("--tensor", "explains one tensor",
+         {"--html", "--gpus-per-node", "--topology", "--trace", "--diff",
+          "--diff-from"});
+  for (const char* diff : {"--diff", "--diff-from"}) {
+    refuse(diff, "compares plans",
+           {"--html", "--gpus-per-node", "--topology", "--trace"});
   }
-  WEFT_ASSIGN_OR_RETURN(
-      const PlanJob job,
-      MakePlanJob(args.config, args.recipes, args.from, args.to));
+  refuse("--topology", "says where ranks live and how fast links are",
+         {"--gpus-per-node", "--nic-gbs", "--nvlink-gbs", "--latency-us",
+          "--colocated"});
+  need({"--trace", "--window"}, given("--gpus-per-node") || given("--topology"),
+       "needs a simulation; say --gpus-per-node as well, or --topology");
+  if (!given("--topology")) {
+    need({"--nic-gbs", "--nvlink-gbs", "--latency-us", "--colocated"},
+         given("--gpus-per-node"),
+         "is for the simulation; say --gpus-per-node as well");
+  }
+  need({"--svg"}, given("--tensor"), "draws one tensor; say --tensor as well");
+  need({"--link-gbs"}, given("--rank"),
+       "is for the bound of one rank; say --rank as well");
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
+absl::StatusOr<std::string> ExplainRank(const PlanArgs& args,
+                                        const PlanJob& job) {
   plan::ExplainOptions explain;
   explain.link_bytes_per_second = args.link_gigabytes_per_second * 1e9;
-  if (args.rank >= 0) {
-    if (args.rank >= static_cast<int64_t>(job.targets.size())) {
+  if (args.rank >= static_cast<int64_t>(job.targets.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", args.rank, " is not below the ",
+                     job.targets.size(), " ranks of \"", job.to_text, "\""));
+  }
+  const manifest::Placement& target = job.targets[args.rank];
+  WEFT_ASSIGN_OR_RETURN(const plan::Plan built, PlanRank(job, args.rank));
+  return args.json ? plan::ExplainPlanJson(built, *job.index, target, explain)
+                   : plan::ExplainPlan(built, *job.index, target, explain);
+}
+
+// A file, or what can only be the name of one; else a layout.
+bool NamesFile(const std::string& text) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(text, ignored) ||
+         (absl::EndsWith(text, ".json") && !absl::StrContains(text, '='));
+}
+
+absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
+                                      const PlanJob& job) {
+  if (NamesFile(args.diff)) {
+    if (!args.diff_from.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("rank ", args.rank, " is not below the ",
-                       job.targets.size(), " ranks of \"", job.to_text, "\""));
+          absl::StrCat("--diff-from compares plans and ", args.diff,
+                       " is a placement; leave out one of them"));
     }
-    const manifest::Placement& target = job.targets[args.rank];
-    WEFT_ASSIGN_OR_RETURN(const plan::Plan built, PlanRank(job, args.rank));
-    PrintLine(args.json
-                  ? plan::ExplainPlanJson(built, *job.index, target, explain)
-                  : plan::ExplainPlan(built, *job.index, target, explain));
-    return absl::OkStatus();
+    return DiffCaptured(job, args.diff, args.json);
   }
-  FleetResult fleet;
-  for (size_t r = 0; r < job.targets.size(); ++r) {
-    const auto start = std::chrono::steady_clock::now();
-    WEFT_ASSIGN_OR_RETURN(plan::Plan built,
-                          PlanRank(job, static_cast<int64_t>(r)));
-    fleet.planning_seconds_max = std::max(
-        fleet.planning_seconds_max,
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-            .count());
-    fleet.plans.push_back(std::move(built));
-  }
-  if (!args.fleet.tensor.empty()) {
-    WEFT_ASSIGN_OR_RETURN(const std::string text,
-                          DescribeTensor(args.fleet, job, fleet, args.json));
-    PrintLine(text);
-    return absl::OkStatus();
-  }
+  WEFT_ASSIGN_OR_RETURN(
+      const PlanJob other,
+      MakePlanJob(args.config, args.recipes,
+                  args.diff_from.empty() ? args.from : args.diff_from,
+                  args.diff.empty() ? args.to : args.diff));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult ours, PlanFleet(job));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs, PlanFleet(other));
+  return DiffFleets(job, ours, other, theirs, args.json);
+}
+
+absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
+                                        const PlanJob& job) {
+  WEFT_ASSIGN_OR_RETURN(FleetResult fleet, PlanFleet(job));
   if (args.fleet.simulate) {
-    WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
+    WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, job, fleet));
   }
   if (!args.fleet.html_path.empty()) {
     WEFT_RETURN_IF_ERROR(
         WriteText(args.fleet.html_path, FleetHtml(job, fleet)));
   }
-  PrintLine(args.json ? FleetJson(job, fleet) : FormatFleet(job, fleet));
-  return absl::OkStatus();
+  return args.json ? FleetJson(job, fleet) : FormatFleet(job, fleet);
+}
+
+absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
+  WEFT_ASSIGN_OR_RETURN(
+      const PlanJob job,
+      MakePlanJob(args.config, args.recipes, args.from, args.to));
+  if (args.rank >= 0) return ExplainRank(args, job);
+  if (!args.diff.empty() || !args.diff_from.empty()) {
+    return DiffPlans(args, job);
+  }
+  if (args.tensor.empty()) return ReportFleet(args, job);
+  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet, PlanFleet(job));
+  return DescribeTensor(job, fleet.plans, args.tensor, args.svg_path,
+                        args.json);
 }
 
 }  // namespace
@@ -135,11 +224,19 @@ void AddPlan(CLI::App& app, int* exit_code) {
   command->footer(
       "examples:\n"
       "  weft plan --config config.json --from megatron:tp=2,pp=2 --to "
-      "vllm:tp=4 --rank 1\n"
-      "  weft plan --config config.json --from fsdp:shard=64 --to vllm:tp=8 "
-      "--gpus-per-node 8 --trace refit.json\n"
-      "  weft plan --config config.json --from fsdp:shard=4 --to vllm:tp=2 "
-      "--tensor model.layers.0.self_attn.k_proj.weight --svg k_proj.svg");
+      "vllm:tp=4\n"
+      "      all ranks in brief: bytes, runs, load, and what is left over\n"
+      "  weft plan ... --rank 1\n"
+      "      one engine rank: peers, run lengths, tensors, conversions\n"
+      "  weft plan ... --gpus-per-node 8 --trace refit.json\n"
+      "  weft plan ... --topology cluster.yaml --html fleet.html\n"
+      "      bounds by the links, the simulated refit, a timeline, a page\n"
+      "  weft plan ... --explain model.layers.0.self_attn.k_proj.weight "
+      "--svg k_proj.svg\n"
+      "      where each box of one tensor comes from, and by which rule\n"
+      "  weft plan ... --diff vllm:tp=8\n"
+      "  weft plan ... --diff captured.json\n"
+      "      what another layout changes; what an engine says it holds");
   command
       ->add_option("--config", args->config,
                    "config.json or a directory that holds one")
@@ -147,19 +244,17 @@ void AddPlan(CLI::App& app, int* exit_code) {
   command->add_option("--from", args->from, "layout of the trainer")
       ->required();
   command->add_option("--to", args->to, "layout of the engine")->required();
-  command
-      ->add_option("--rank", args->rank,
-                   "explain this engine rank; all ranks in brief if absent")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--link-gbs", args->link_gigabytes_per_second,
-                      "GB/s of the slowest link, for the bound");
-  AddFleetOptions(*command, args->fleet);
+  AddReadingOptions(*command, *args);
+  AddSimulationOptions(*command, args->fleet);
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
   command->add_flag("--json", args->json, "print one JSON object");
-  command->callback([args, exit_code] {
-    const absl::Status status = PlanCommand(*args);
-    *exit_code = status.ok() ? 0 : Fail("plan", status, args->json);
+  command->callback([args, command, exit_code] {
+    const absl::Status checked = CheckOptions(*command);
+    const absl::StatusOr<std::string> text =
+        checked.ok() ? PlanCommand(*args) : checked;
+    if (text.ok()) PrintLine(*text);
+    *exit_code = text.ok() ? 0 : Fail("plan", text.status(), args->json);
   });
 }
 

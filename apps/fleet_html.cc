@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <set>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +19,10 @@ namespace {
 
 constexpr int64_t kMaxCells = 128;  // along one side
 constexpr int kMapPixels = 640;
+// Of the map's first cell, with room for the names of ranks.
+constexpr int kLeft = 84;
+constexpr int kTop = 40;
+constexpr int64_t kTicks = 8;
 constexpr size_t kMaxBars = 40;
 constexpr int kBarPixels = 480;
 
@@ -49,6 +56,21 @@ std::vector<std::vector<int64_t>> BytesOf(const FleetResult& result,
   return bytes;
 }
 
+// The ranks of some cells, beside the map.
+void AppendTicks(const Groups& groups, int64_t count, double cell, bool along_x,
+                 std::string& svg) {
+  const int64_t step = std::max<int64_t>(1, base::CeilDiv(groups.num, kTicks));
+  for (int64_t group = 0; group < groups.num; group += step) {
+    const double at = cell * (static_cast<double>(group) + 0.5);
+    absl::StrAppend(
+        &svg,
+        fmt::format("<text x='{:.2f}' y='{:.2f}' text-anchor='{}'>{}</text>\n",
+                    along_x ? kLeft + at : kLeft - 6.0,
+                    along_x ? kTop - 6.0 : kTop + at + 4,
+                    along_x ? "middle" : "end", groups.Name(group, count)));
+  }
+}
+
 std::string HeatMap(const PlanJob& job, const FleetResult& result) {
   const auto num_trainers = static_cast<int64_t>(job.sources.size());
   const auto num_engines = static_cast<int64_t>(job.targets.size());
@@ -66,10 +88,11 @@ std::string HeatMap(const PlanJob& job, const FleetResult& result) {
   const double height = cell * static_cast<double>(engines.num);
   std::string svg = fmt::format(
       "<svg width='{:.0f}' height='{:.0f}' font-size='12'>\n"
-      "<text x='40' y='14'>trainer ranks 0 to {}</text>\n"
-      "<text x='14' y='40' transform='rotate(90 14 40)'>engine ranks 0 to "
-      "{}</text>\n",
-      width + 60, height + 40, num_trainers - 1, num_engines - 1);
+      "<text x='{}' y='14'>trainer ranks</text>\n"
+      "<text x='14' y='{}' transform='rotate(90 14 {})'>engine ranks</text>\n",
+      kLeft + width + 20, kTop + height + 20, kLeft, kTop, kTop);
+  AppendTicks(trainers, num_trainers, cell, /*along_x=*/true, svg);
+  AppendTicks(engines, num_engines, cell, /*along_x=*/false, svg);
   for (size_t e = 0; e < bytes.size(); ++e) {
     for (size_t t = 0; t < bytes[e].size(); ++t) {
       const double share =
@@ -79,8 +102,8 @@ std::string HeatMap(const PlanJob& job, const FleetResult& result) {
           fmt::format(
               "<rect x='{:.2f}' y='{:.2f}' width='{:.2f}' height='{:.2f}' "
               "fill='{}'><title>trainer {} to engine {}: {}</title></rect>\n",
-              40 + cell * static_cast<double>(t),
-              22 + cell * static_cast<double>(e), cell, cell,
+              kLeft + cell * static_cast<double>(t),
+              kTop + cell * static_cast<double>(e), cell, cell,
               bytes[e][t] == 0
                   ? "#f4f4f4"
                   : fmt::format("hsl(215,70%,{:.0f}%)", 88 - 60 * share),
@@ -94,34 +117,57 @@ std::string HeatMap(const PlanJob& job, const FleetResult& result) {
                           ? "one rank to one rank"
                           : absl::StrCat(trainers.size, " trainer ranks to ",
                                          engines.size, " engine ranks"),
-                      ". Grey: nothing.</p>\n");
+                      "; the paler the less. Grey: nothing.</p>\n");
 }
 
-std::string Ports(const plan::RefitSimulation& simulation) {
-  std::vector<const plan::SimulatedPort*> ports;
-  for (const plan::SimulatedPort& port : simulation.ports) {
-    ports.push_back(&port);
+// Ports of one kind and direction that are busy for the same time, as printed.
+struct PortGroup {
+  const plan::SimulatedPort* first = nullptr;
+  size_t num_ports = 0;
+  std::set<int64_t> ranks;
+
+  std::string Name() const {
+    if (num_ports == 1) return first->ToString();
+    return absl::StrCat(
+        num_ports,
+        first->kind == plan::PortKind::kNic ? " nics of " : " nvlinks of ",
+        first->is_trainer ? "trainer" : "engine", " ranks ", RanksText(ranks),
+        first->is_trainer ? ", sending" : ", receiving");
   }
-  std::stable_sort(ports.begin(), ports.end(),
-                   [](const auto* a, const auto* b) {
-                     return a->busy_seconds > b->busy_seconds;
+};
+
+std::string Ports(const plan::RefitSimulation& simulation) {
+  using Key = std::tuple<std::string, plan::PortKind, bool>;
+  std::map<Key, PortGroup> groups;
+  for (const plan::SimulatedPort& port : simulation.ports) {
+    PortGroup& group = groups[Key(HumanSeconds(port.busy_seconds), port.kind,
+                                  port.is_trainer)];
+    if (group.first == nullptr) group.first = &port;
+    ++group.num_ports;
+    group.ranks.insert(port.ranks.begin(), port.ranks.end());
+  }
+  std::vector<const PortGroup*> sorted;
+  for (const auto& [key, group] : groups) sorted.push_back(&group);
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const PortGroup* a, const PortGroup* b) {
+                     return a->first->busy_seconds > b->first->busy_seconds;
                    });
   std::string html =
       absl::StrCat("<h2>Busiest ports of the simulated refit (",
                    HumanSeconds(simulation.seconds), ")</h2>\n<table>\n");
-  for (size_t p = 0; p < std::min(ports.size(), kMaxBars); ++p) {
-    absl::StrAppend(
-        &html,
-        fmt::format("<tr><td>{}</td><td>{}</td><td><div style='width:{:.0f}px'>"
-                    "</div></td></tr>\n",
-                    plan::EscapedForMarkup(ports[p]->ToString()),
-                    HumanSeconds(ports[p]->busy_seconds),
-                    kBarPixels * ports[p]->busy_seconds / simulation.seconds));
+  for (size_t p = 0; p < std::min(sorted.size(), kMaxBars); ++p) {
+    absl::StrAppend(&html,
+                    fmt::format("<tr><td>{}</td><td>{}</td><td><div "
+                                "style='width:{:.0f}px'></div></td></tr>\n",
+                                plan::EscapedForMarkup(sorted[p]->Name()),
+                                HumanSeconds(sorted[p]->first->busy_seconds),
+                                kBarPixels * sorted[p]->first->busy_seconds /
+                                    simulation.seconds));
   }
   absl::StrAppend(&html, "</table>\n");
-  if (ports.size() > kMaxBars) {
-    absl::StrAppend(&html, "<p>and ", ports.size() - kMaxBars,
-                    " ports that are less busy</p>\n");
+  if (sorted.size() > kMaxBars) {
+    absl::StrAppend(&html, "<p>and ", sorted.size() - kMaxBars,
+                    " groups of ports that are less busy</p>\n");
   }
   return html;
 }
@@ -137,15 +183,14 @@ std::string FleetHtml(const PlanJob& job, const FleetResult& result) {
       "</title>\n<style>body{font-family:sans-serif;margin:2em}"
       "pre{background:#f6f6f6;padding:1em;overflow:auto;max-height:24em}"
       "rect{stroke:#fff;stroke-width:.4}td{padding:1px 8px}"
-      "td div{background:#3b6fb6;height:10px}</style></head><body>\n<h1>",
-      title, "</h1>\n<h2>Bytes from trainer to engine</h2>\n",
-      HeatMap(job, result));
+      "td{white-space:nowrap}td "
+      "div{background:#3b6fb6;height:10px}</style></head><body>\n<h1>",
+      title, "</h1>\n<pre>", plan::EscapedForMarkup(FormatFleet(job, result)),
+      "</pre>\n<h2>Bytes from trainer to engine</h2>\n", HeatMap(job, result));
   if (result.simulation.has_value() && result.simulation->seconds > 0) {
     absl::StrAppend(&html, Ports(*result.simulation));
   }
-  absl::StrAppend(&html, "<h2>The plan</h2>\n<pre>",
-                  plan::EscapedForMarkup(FormatFleet(job, result)),
-                  "</pre>\n</body></html>\n");
+  absl::StrAppend(&html, "</body></html>\n");
   return html;
 }
 

@@ -2,49 +2,58 @@
 #ifndef WEFT_APPS_FLEET_REPORT_H_
 #define WEFT_APPS_FLEET_REPORT_H_
 
+#include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "plan_job.h"
+#include "weft/plan/explain.h"
+#include "weft/plan/fleet_topology.h"
 #include "weft/plan/simulate_refit.h"
 
 namespace weft::apps {
 
 // As given on the command line; a GB is 1e9 bytes.
 struct FleetArgs {
-  bool simulate = false;
+  bool simulate = false;      // --gpus-per-node or --topology was given
+  std::string topology_path;  // empty = equal nodes, as follows
   double nic_gigabytes_per_second = 50;
   double nvlink_gigabytes_per_second = 450;
   double latency_microseconds = 5;
-  plan::FleetTopology topology;
+  plan::UniformFleet uniform;
   plan::SimulationOptions simulation;
   std::string trace_path;  // empty = none
   std::string html_path;   // empty = none
-  std::string tensor;      // explain this one; empty = none
-  std::string svg_path;    // and draw it
 };
 
 struct FleetResult {
   std::vector<plan::Plan> plans;  // of all engine ranks
   double planning_seconds_max = 0;
+  plan::FleetLoad load;
+  // Tensors of the checkpoint of which no engine rank holds anything.
+  std::vector<std::string> unused;
+  // Once simulated.
   std::optional<plan::RefitSimulation> simulation;
+  plan::FleetTopology topology;
+  double gather_seconds = 0;  // what a trainer that gathers first pays beside
 };
+
+// "0-3,7".
+std::string RanksText(const std::set<int64_t>& ranks);
 
 // Writes a text file; kUnavailable names the path and the reason.
 absl::Status WriteText(const std::string& path, const std::string& text);
 
-// Sets `result.simulation` and writes the trace.
-absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result);
+// Plans all engine ranks.
+absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job);
 
-// A table of where each box of `args.tensor` comes from, or JSON; writes the
-// picture.
-absl::StatusOr<std::string> DescribeTensor(const FleetArgs& args,
-                                           const PlanJob& job,
-                                           const FleetResult& result,
-                                           bool json);
+// Sets what FleetResult has once simulated, and writes the trace.
+absl::Status SimulateFleet(const FleetArgs& args, const PlanJob& job,
+                           FleetResult& result);
 
 std::string FormatFleet(const PlanJob& job, const FleetResult& result);
 // One JSON object.

@@ -5,24 +5,53 @@
 #include "absl/strings/str_cat.h"
 #include "endpoints.h"
 #include "weft/base/status.h"
+#include "weft/plan/stages.h"
 #include "weft/recipe/recipe.h"
 #include "weft/session/rank_placement.h"
 
 namespace weft::apps {
 namespace {
 
-absl::StatusOr<std::vector<manifest::Placement>> AllRanks(
-    const recipe::Recipe& recipe, const recipe::ModelConfig& config,
-    const recipe::LayoutSpec& spec,
-    const std::vector<tensor::TensorSpec>& logical) {
+// Half of what a receiver may stage by default; posted access has the other.
+constexpr int64_t kStageBytes = plan::PlanLimits{}.staging_bytes / 2;
+
+// One side of a job.
+struct Side {
+  std::vector<manifest::Placement>& placements;
+  std::vector<std::vector<std::string>>& origins;
+};
+
+absl::Status LayOutAllRanks(const recipe::Recipe& recipe,
+                            const recipe::ModelConfig& config,
+                            const recipe::LayoutSpec& spec,
+                            const std::vector<tensor::TensorSpec>& logical,
+                            Side side) {
   WEFT_ASSIGN_OR_RETURN(const int64_t num_ranks, recipe.NumRanks(config, spec));
-  std::vector<manifest::Placement> placements;
   for (int64_t rank = 0; rank < num_ranks; ++rank) {
     WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
                           recipe.Layout(config, spec, rank, logical));
-    placements.push_back(session::ToPlacement(std::move(layout)));
+    side.origins.push_back(std::move(layout.origins));
+    side.placements.push_back(session::ToPlacement(std::move(layout)));
   }
-  return placements;
+  return absl::OkStatus();
+}
+
+// Puts stages where the sources hold nothing in the target's form.
+absl::Status StageTargets(PlanJob& job) {
+  job.steps.resize(job.targets.size());
+  job.staging.resize(job.targets.size());
+  for (size_t r = 0; r < job.targets.size(); ++r) {
+    manifest::Placement& target = job.targets[r];
+    if (target.scaled.empty()) continue;
+    absl::StatusOr<plan::StagedTarget> staged =
+        plan::StageTarget(*job.index, target, kStageBytes);
+    WEFT_RETURN_IF_ERROR(base::Annotate(
+        staged.status(), absl::StrCat("engine rank ", target.rank)));
+    job.staging[r] = {staged->rounds.size(), staged->staging_bytes};
+    target = std::move(staged->placement);
+    job.steps[r] = std::move(staged->steps);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -41,16 +70,15 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
                         recipe::RecipeBook::Load(recipes_path));
   WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* recipe,
                         book.Find(config.architecture));
-  WEFT_ASSIGN_OR_RETURN(const std::vector<tensor::TensorSpec> logical,
-                        recipe->LogicalTensors(config));
   PlanJob job;
+  WEFT_ASSIGN_OR_RETURN(job.logical, recipe->LogicalTensors(config));
   job.model_name = config.architecture;
   job.from_text = from_spec.ToString();
   job.to_text = to_spec.ToString();
-  WEFT_ASSIGN_OR_RETURN(job.sources,
-                        AllRanks(*recipe, config, from_spec, logical));
-  WEFT_ASSIGN_OR_RETURN(job.targets,
-                        AllRanks(*recipe, config, to_spec, logical));
+  WEFT_RETURN_IF_ERROR(LayOutAllRanks(*recipe, config, from_spec, job.logical,
+                                      {job.sources, job.source_origins}));
+  WEFT_RETURN_IF_ERROR(LayOutAllRanks(*recipe, config, to_spec, job.logical,
+                                      {job.targets, job.target_origins}));
   for (const manifest::Placement& target : job.targets) {
     WEFT_RETURN_IF_ERROR(
         base::Annotate(manifest::CheckPlacement(target, /*is_target=*/true),
@@ -59,7 +87,10 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
         manifest::DigestOf(manifest::EncodePlacement(target)));
   }
   std::vector<plan::SourceInfo> infos;
-  for (const manifest::Placement& source : job.sources) {
+  for (manifest::Placement& source : job.sources) {
+    WEFT_RETURN_IF_ERROR(
+        base::Annotate(session::AddQuantisedCopies(source),
+                       absl::StrCat("trainer rank ", source.rank)));
     WEFT_RETURN_IF_ERROR(
         base::Annotate(manifest::CheckPlacement(source, /*is_target=*/false),
                        absl::StrCat("trainer rank ", source.rank)));
@@ -67,16 +98,7 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
         {&source, manifest::DigestOf(manifest::EncodePlacement(source)), 0});
   }
   WEFT_ASSIGN_OR_RETURN(job.index, plan::SourceIndex::Make(std::move(infos)));
-  job.steps.resize(job.targets.size());
-  for (std::size_t r = 0; r < job.targets.size(); ++r) {
-    if (job.targets[r].scaled.empty()) continue;
-    WEFT_ASSIGN_OR_RETURN(
-        plan::StagedTarget staged,
-        plan::StageTarget(*job.index, job.targets[r],
-                          plan::PlanLimits{}.staging_bytes / 2));
-    job.targets[r] = std::move(staged.placement);
-    job.steps[r] = std::move(staged.steps);
-  }
+  WEFT_RETURN_IF_ERROR(StageTargets(job));
   return job;
 }
 

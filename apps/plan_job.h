@@ -12,16 +12,27 @@
 
 namespace weft::apps {
 
+// What the steps of one target take.
+struct Staging {
+  size_t rounds = 0;
+  int64_t bytes = 0;  // of the largest round
+};
+
 struct PlanJob {
   std::string model_name;  // the config's architecture
   std::string from_text;   // canonical specs
   std::string to_text;
+  std::vector<tensor::TensorSpec> logical;  // of the checkpoint
   // Pointed to by `index`: never resized after Make.
   std::vector<manifest::Placement> sources;
   // With stages, if some of a target's matrices are quantised on arrival.
   std::vector<manifest::Placement> targets;
   std::vector<std::vector<plan::QuantiseStep>> steps;  // by target
+  std::vector<Staging> staging;                        // for its steps
   std::vector<manifest::LayoutDigest> target_digests;
+  // The rule that made each stored tensor, by rank and index: "llama.yaml:120".
+  std::vector<std::vector<std::string>> source_origins;
+  std::vector<std::vector<std::string>> target_origins;
   std::shared_ptr<const plan::SourceIndex> index;
 };
 

@@ -36,6 +36,8 @@ struct FleetLoad {
   int64_t sent_bytes = 0;
   int64_t unique_bytes = 0;  // distinct source elements needed, once each
   double max_over_mean = 0;  // over sources that hold anything
+  // Logical tensors that sources hold and no plan reads anything of, by name.
+  std::vector<std::string> unread;
 };
 FleetLoad MeasureFleetLoad(const std::vector<Plan>& plans,
                            const SourceIndex& sources);

@@ -32,6 +32,8 @@ TensorPart PartOf(const Plan& plan, const manifest::Placement& target,
   part.box = move.box;
   part.src_rank = peer.src_rank;
   part.src_stored = source.stored[move.src_stored].name;
+  part.dst_index = move.dst_stored;
+  part.src_index = move.src_stored;
   part.conversion = move.conversion;
   part.bytes = move.box.num_elements() * tensor::ItemBytes(move.conversion.to);
   const int64_t item = tensor::ItemBytes(move.conversion.from);
@@ -50,6 +52,7 @@ TensorPart ZerosOf(const Plan& plan, const manifest::Placement& target,
   TensorPart part;
   part.dst_rank = plan.target_rank;
   part.dst_stored = stored.name;
+  part.dst_index = fill.dst_stored;
   part.box = fill.box;
   part.conversion = {stored.dtype, stored.dtype};
   part.bytes = fill.box.num_elements() * tensor::ItemBytes(stored.dtype);

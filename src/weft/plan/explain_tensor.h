@@ -22,6 +22,9 @@ struct TensorPart {
   tensor::Box box;
   int64_t src_rank = -1;
   std::string src_stored;
+  // The two stored tensors in their placements; zeros have no source.
+  int32_t dst_index = -1;
+  int32_t src_index = -1;
   tensor::Conversion conversion;
   int64_t bytes = 0;  // at the destination
   int64_t num_runs = 0;

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,13 +21,16 @@ struct NeededTensor {
   int64_t item_bytes = 0;
 };
 
-bool HoldsAnything(const manifest::Placement& placement) {
+// Names of the logical tensors of which a source holds any element.
+std::set<std::string_view> NamesHeld(const manifest::Placement& placement) {
+  std::set<std::string_view> names;
   for (const layout::StoredTensor& stored : placement.stored) {
     for (const layout::Fragment& fragment : stored.fragments) {
-      if (!fragment.map.box().empty()) return true;
+      if (fragment.map.box().empty()) continue;
+      names.insert(placement.tensors[fragment.tensor].name);
     }
   }
-  return false;
+  return names;
 }
 
 }  // namespace
@@ -35,9 +40,12 @@ FleetLoad MeasureFleetLoad(const std::vector<Plan>& plans,
   const SourceTable& table = SourceTable::Of(sources);
   FleetLoad load;
   int64_t num_holders = 0;
+  std::set<std::string_view> held;
   for (const SourceInfo& source : sources.sources()) {
     load.sources.push_back({source.placement->rank, 0});
-    if (HoldsAnything(*source.placement)) ++num_holders;
+    std::set<std::string_view> names = NamesHeld(*source.placement);
+    if (!names.empty()) ++num_holders;
+    held.merge(names);
   }
   // Plans count tensors by their target; the sources' entry is common to all.
   absl::flat_hash_map<const TensorEntry*, NeededTensor> needed;
@@ -61,6 +69,9 @@ FleetLoad MeasureFleetLoad(const std::vector<Plan>& plans,
                                 : std::min(tensor.item_bytes, item_bytes);
       }
     }
+  }
+  for (const std::string_view name : held) {
+    if (!needed.contains(table.Find(name))) load.unread.emplace_back(name);
   }
   for (auto& [entry, tensor] : needed) {
     load.unique_bytes +=

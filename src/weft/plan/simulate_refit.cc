@@ -4,10 +4,13 @@
 #include <cstddef>
 #include <map>
 #include <queue>
+#include <set>
 #include <tuple>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "nlohmann/json.hpp"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
@@ -19,8 +22,8 @@ struct Flow {
   int64_t src_rank = 0;
   int64_t bytes = 0;
   int64_t left_bytes = 0;
-  int32_t send_port = 0;
-  int32_t receive_port = 0;
+  // In the order in which an operation passes them.
+  absl::InlinedVector<int32_t, 3> ports;
 };
 
 // One engine rank: what it still has to ask for.
@@ -61,7 +64,7 @@ class Simulator {
     int32_t reader = 0;
     int32_t flow = 0;
     int64_t bytes = 0;
-    bool receiving = false;
+    size_t stage = 0;  // into Flow::ports
   };
   struct Later {
     bool operator()(const Event& a, const Event& b) const {
@@ -70,79 +73,125 @@ class Simulator {
     }
   };
 
-  int64_t NodeOf(bool is_trainer, int64_t rank) const {
-    const int64_t node = rank / topology_.gpus_per_node;
-    return is_trainer || topology_.colocated ? node : trainer_nodes_ + node;
+  const FleetTopology::Place& PlaceOf(bool is_trainer, int64_t rank) const {
+    return (is_trainer ? topology_.trainers : topology_.engines)[rank];
   }
 
-  int32_t Port(bool is_trainer, int64_t rank, bool is_nic) {
-    const auto [it, is_new] = port_of_.try_emplace(
-        {is_trainer, rank, is_nic}, static_cast<int32_t>(port_of_.size()));
+  int32_t Port(PortKind kind, bool is_trainer, int64_t rank) {
+    const FleetTopology::Place& place = PlaceOf(is_trainer, rank);
+    const FleetNode& node = topology_.nodes[place.node];
+    const auto index = kind == PortKind::kNic
+                           ? static_cast<int32_t>(node.port_of(place.gpu))
+                           : place.gpu;
+    const auto [it, is_new] =
+        port_of_.try_emplace({kind, is_trainer, place.node, index},
+                             static_cast<int32_t>(port_of_.size()));
     if (is_new) {
       SimulatedPort port;
+      port.kind = kind;
       port.is_trainer = is_trainer;
-      port.rank = rank;
-      port.is_nic = is_nic;
-      result_.ports.push_back(port);
+      port.node = place.node;
+      port.index = index;
+      port.bytes_per_second = kind == PortKind::kNic
+                                  ? node.port_bytes_per_second()
+                                  : node.nvlink_bytes_per_second;
+      result_.ports.push_back(std::move(port));
+    }
+    std::vector<int64_t>& ranks = result_.ports[it->second].ranks;
+    const auto at = std::lower_bound(ranks.begin(), ranks.end(), rank);
+    if (at == ranks.end() || *at != rank) ranks.insert(at, rank);
+    return it->second;
+  }
+
+  int32_t Spine() {
+    const auto [it, is_new] =
+        port_of_.try_emplace({PortKind::kSpine, false, -1, 0},
+                             static_cast<int32_t>(port_of_.size()));
+    if (is_new) {
+      SimulatedPort port;
+      port.kind = PortKind::kSpine;
+      port.bytes_per_second = topology_.spine_bytes_per_second;
+      result_.ports.push_back(std::move(port));
     }
     return it->second;
   }
 
-  double Rate(int32_t port) const {
-    return result_.ports[port].is_nic ? topology_.nic_bytes_per_second
-                                      : topology_.nvlink_bytes_per_second;
+  Flow MakeFlow(int64_t src_rank, int64_t dst_rank, int64_t bytes) {
+    Flow flow{src_rank, bytes, bytes, {}};
+    const bool crosses =
+        PlaceOf(true, src_rank).node != PlaceOf(false, dst_rank).node;
+    const PortKind kind = crosses ? PortKind::kNic : PortKind::kNvlink;
+    const int32_t send = Port(kind, true, src_rank);
+    const int32_t receive = Port(kind, false, dst_rank);
+    flow.ports.push_back(send);
+    if (crosses) {
+      result_.cross_node_bytes += bytes;
+      if (topology_.rails &&
+          result_.ports[send].index != result_.ports[receive].index) {
+        result_.cross_rail_bytes += bytes;
+        if (topology_.spine_bytes_per_second > 0) flow.ports.push_back(Spine());
+      }
+    }
+    flow.ports.push_back(receive);
+    for (const int32_t port : flow.ports) result_.ports[port].bytes += bytes;
+    result_.total_bytes += bytes;
+    return flow;
   }
 
   void MakeFlows(const std::vector<Plan>& plans) {
-    int64_t last_trainer = 0;
-    for (const Plan& plan : plans) {
-      for (const PeerPlan& peer : plan.peers) {
-        last_trainer = std::max(last_trainer, peer.src_rank);
-      }
-    }
-    trainer_nodes_ = last_trainer / topology_.gpus_per_node + 1;
     for (const Plan& plan : plans) {
       Reader reader;
       reader.rank = plan.target_rank;
       for (const PeerPlan& peer : plan.peers) {
         if (peer.src_bytes == 0) continue;
-        const bool is_nic =
-            NodeOf(true, peer.src_rank) != NodeOf(false, plan.target_rank);
-        Flow flow{peer.src_rank, peer.src_bytes, peer.src_bytes,
-                  Port(true, peer.src_rank, is_nic),
-                  Port(false, plan.target_rank, is_nic)};
-        for (const int32_t port : {flow.send_port, flow.receive_port}) {
-          result_.ports[port].bytes += flow.bytes;
-        }
-        result_.total_bytes += flow.bytes;
-        if (is_nic) result_.cross_node_bytes += flow.bytes;
-        reader.flows.push_back(flow);
+        reader.flows.push_back(
+            MakeFlow(peer.src_rank, plan.target_rank, peer.src_bytes));
       }
       readers_.push_back(std::move(reader));
     }
   }
 
   void MeasureBounds() {
-    int64_t senders = 0;
-    int64_t receivers = 0;
+    double send_rate = 0;
+    double receive_rate = 0;
     for (size_t p = 0; p < result_.ports.size(); ++p) {
       SimulatedPort& port = result_.ports[p];
-      const double rate = Rate(static_cast<int32_t>(p));
-      port.busy_seconds = static_cast<double>(port.bytes) / rate;
-      if (port.is_nic) ++(port.is_trainer ? senders : receivers);
+      port.busy_seconds =
+          static_cast<double>(port.bytes) / port.bytes_per_second;
+      if (port.kind == PortKind::kNic) {
+        (port.is_trainer ? send_rate : receive_rate) += port.bytes_per_second;
+        NicLoad& load = port.is_trainer ? result_.sending : result_.receiving;
+        load.most_bytes = std::max(load.most_bytes, port.bytes);
+      }
       if (port.busy_seconds > result_.bound_seconds) {
         result_.bound_seconds = port.busy_seconds;
         result_.critical_port = static_cast<int32_t>(p);
       }
     }
-    const double seconds = static_cast<double>(result_.cross_node_bytes) /
-                           topology_.nic_bytes_per_second;
-    if (receivers > 0) {
-      result_.receive_bound_seconds = seconds / static_cast<double>(receivers);
-      result_.send_bound_seconds = seconds / static_cast<double>(senders);
+    const auto bytes = static_cast<double>(result_.cross_node_bytes);
+    if (bytes > 0) {
+      result_.receive_bound_seconds = bytes / receive_rate;
+      result_.send_bound_seconds = bytes / send_rate;
+    }
+    for (NicLoad* load : {&result_.sending, &result_.receiving}) {
+      load->num_nics = NumNics(load == &result_.sending);
+      if (bytes > 0) {
+        load->max_over_mean = static_cast<double>(load->most_bytes) *
+                              static_cast<double>(load->num_nics) / bytes;
+      }
     }
     free_at_seconds_.resize(result_.ports.size());
     last_slice_.resize(result_.ports.size(), -1);
+  }
+
+  // NICs that any rank of one side has.
+  int64_t NumNics(bool is_trainer) const {
+    std::set<std::pair<int32_t, int64_t>> nics;
+    for (const FleetTopology::Place& place :
+         is_trainer ? topology_.trainers : topology_.engines) {
+      nics.emplace(place.node, topology_.nodes[place.node].port_of(place.gpu));
+    }
+    return static_cast<int64_t>(nics.size());
   }
 
   void ChooseOperationSize() {
@@ -174,31 +223,34 @@ class Simulator {
       ++result_.num_operations;
       events_.push({now_seconds + topology_.latency_seconds, next_number_++,
                     static_cast<int32_t>(reader_index), static_cast<int32_t>(f),
-                    bytes, false});
+                    bytes, 0});
       return true;
     }
     return false;
   }
 
+  double SecondsOn(int32_t port, int64_t bytes) const {
+    return static_cast<double>(bytes) / result_.ports[port].bytes_per_second;
+  }
+
   void Serve(const Event& event) {
     const Reader& reader = readers_[event.reader];
     const Flow& flow = reader.flows[event.flow];
-    const int32_t port = event.receiving ? flow.receive_port : flow.send_port;
+    const int32_t port = flow.ports[event.stage];
     const double begin = std::max(event.at_seconds, free_at_seconds_[port]);
-    const double end = begin + static_cast<double>(event.bytes) / Rate(port);
+    const double end = begin + SecondsOn(port, event.bytes);
     free_at_seconds_[port] = end;
     if (options_.keep_trace) {
       Note(port, flow.src_rank, reader.rank, event.bytes, begin, end);
     }
-    if (!event.receiving) {
-      // The receiver's port takes the first byte while the sender's works on
-      // the rest: it is asked as if it could take all by the same end.
+    if (event.stage + 1 < flow.ports.size()) {
+      // The next port takes the first byte while this one works on the rest:
+      // it is asked as if it could take all by the same end.
       Event next = event;
-      const double receive_seconds =
-          static_cast<double>(event.bytes) / Rate(flow.receive_port);
-      next.at_seconds = std::max(begin, end - receive_seconds);
+      ++next.stage;
+      next.at_seconds =
+          std::max(begin, end - SecondsOn(flow.ports[next.stage], event.bytes));
       next.number = next_number_++;
-      next.receiving = true;
       events_.push(next);
       return;
     }
@@ -225,8 +277,8 @@ class Simulator {
   const FleetTopology& topology_;
   const SimulationOptions& options_;
   RefitSimulation result_;
-  int64_t trainer_nodes_ = 1;
-  std::map<std::tuple<bool, int64_t, bool>, int32_t> port_of_;
+  // By kind, side, node and index.
+  std::map<std::tuple<PortKind, bool, int32_t, int32_t>, int32_t> port_of_;
   std::vector<Reader> readers_;
   std::vector<double> free_at_seconds_;  // by port
   std::vector<int32_t> last_slice_;      // by port; -1 = none
@@ -234,23 +286,32 @@ class Simulator {
   int64_t next_number_ = 0;
 };
 
-absl::Status CheckPositive(const FleetTopology& topology,
-                           const SimulationOptions& options) {
+absl::Status CheckInputs(const std::vector<Plan>& plans,
+                         const FleetTopology& topology,
+                         const SimulationOptions& options) {
+  WEFT_RETURN_IF_ERROR(topology.Check());
   base::FaultList faults;
-  const auto check = [&faults](const char* name, double value) {
-    if (!(value > 0)) {
+  const auto check = [&faults](const char* name, int64_t value) {
+    if (value <= 0) {
       faults.Add(absl::StrCat(name, " is ", value, ", it must be above 0"));
     }
   };
-  check("gpus per node", static_cast<double>(topology.gpus_per_node));
-  check("bytes per second of a nic", topology.nic_bytes_per_second);
-  check("bytes per second of nvlink", topology.nvlink_bytes_per_second);
-  check("window", static_cast<double>(options.window));
-  check("bytes of an operation", static_cast<double>(options.operation_bytes));
-  check("most operations", static_cast<double>(options.max_operations));
-  if (!(topology.latency_seconds >= 0)) {
-    faults.Add(absl::StrCat("latency is ", topology.latency_seconds,
-                            " s, it must not be below 0"));
+  check("window", options.window);
+  check("bytes of an operation", options.operation_bytes);
+  check("most operations", options.max_operations);
+  std::set<int64_t> trainers;
+  for (const Plan& plan : plans) {
+    if (plan.target_rank >= static_cast<int64_t>(topology.engines.size())) {
+      faults.Add(absl::StrCat("engine rank ", plan.target_rank,
+                              " has no place in the topology"));
+    }
+    for (const PeerPlan& peer : plan.peers) trainers.insert(peer.src_rank);
+  }
+  for (const int64_t rank : trainers) {
+    if (rank >= static_cast<int64_t>(topology.trainers.size())) {
+      faults.Add(
+          absl::StrCat("trainer rank ", rank, " has no place in the topology"));
+    }
   }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
@@ -258,38 +319,55 @@ absl::Status CheckPositive(const FleetTopology& topology,
 }  // namespace
 
 std::string SimulatedPort::ToString() const {
-  return absl::StrCat(is_nic ? "nic" : "nvlink", " of ",
-                      is_trainer ? "trainer" : "engine", " rank ", rank,
-                      is_trainer ? ", sending" : ", receiving");
+  if (kind == PortKind::kSpine) return "spine";
+  std::string text =
+      absl::StrCat(kind == PortKind::kNic ? "nic" : "nvlink", " of ",
+                   is_trainer ? "trainer" : "engine", " rank");
+  if (ranks.size() > 1) absl::StrAppend(&text, "s");
+  absl::StrAppend(&text, " ", absl::StrJoin(ranks, ", "),
+                  is_trainer ? ", sending" : ", receiving");
+  return text;
 }
 
 absl::StatusOr<RefitSimulation> SimulateRefit(
     const std::vector<Plan>& plans, const FleetTopology& topology,
     const SimulationOptions& options) {
-  WEFT_RETURN_IF_ERROR(CheckPositive(topology, options));
+  WEFT_RETURN_IF_ERROR(CheckInputs(plans, topology, options));
   return Simulator(topology, options).Run(plans);
+}
+
+double GatherSeconds(int64_t unique_bytes, const FleetTopology& topology) {
+  std::set<int32_t> nodes;
+  std::set<std::pair<int32_t, int64_t>> nics;
+  double nic_rate = 0;
+  double nvlink_rate = 0;
+  for (const FleetTopology::Place& place : topology.trainers) {
+    const FleetNode& node = topology.nodes[place.node];
+    nodes.insert(place.node);
+    nvlink_rate += node.nvlink_bytes_per_second;
+    if (nics.emplace(place.node, node.port_of(place.gpu)).second) {
+      nic_rate += node.port_bytes_per_second();
+    }
+  }
+  const double rate = nodes.size() == 1 ? nvlink_rate : nic_rate;
+  return rate > 0 ? static_cast<double>(unique_bytes) / rate : 0;
 }
 
 std::string TraceJson(const RefitSimulation& simulation,
                       const FleetTopology& topology) {
   nlohmann::json events = nlohmann::json::array();
-  const auto node_of = [&](const SimulatedPort& port) {
-    return port.rank / topology.gpus_per_node * 2 + (port.is_trainer ? 0 : 1);
-  };
   for (size_t p = 0; p < simulation.ports.size(); ++p) {
     const SimulatedPort& port = simulation.ports[p];
-    const int64_t node = node_of(port);
     events.push_back(
         {{"ph", "M"},
          {"name", "process_name"},
-         {"pid", node},
+         {"pid", port.node},
          {"args",
-          {{"name",
-            absl::StrCat(port.is_trainer ? "trainer" : "engine", " node ",
-                         port.rank / topology.gpus_per_node)}}}});
+          {{"name", port.node < 0 ? std::string("fabric")
+                                  : topology.nodes[port.node].name}}}});
     events.push_back({{"ph", "M"},
                       {"name", "thread_name"},
-                      {"pid", node},
+                      {"pid", port.node},
                       {"tid", p},
                       {"args", {{"name", port.ToString()}}}});
   }
@@ -297,7 +375,7 @@ std::string TraceJson(const RefitSimulation& simulation,
     events.push_back(
         {{"ph", "X"},
          {"name", absl::StrCat(slice.src_rank, " -> ", slice.dst_rank)},
-         {"pid", node_of(simulation.ports[slice.port])},
+         {"pid", simulation.ports[slice.port].node},
          {"tid", slice.port},
          {"ts", slice.begin_seconds * 1e6},
          {"dur", (slice.end_seconds - slice.begin_seconds) * 1e6},

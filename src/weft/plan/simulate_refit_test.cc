@@ -29,19 +29,22 @@ Plan PlanOf(int64_t target_rank,
   return plan;
 }
 
-FleetTopology Simple() {
-  FleetTopology topology;
-  topology.gpus_per_node = 2;
-  topology.nic_bytes_per_second = 100.0 * kMiB;
-  topology.nvlink_bytes_per_second = 1000.0 * kMiB;
-  topology.latency_seconds = 0;
-  return topology;
+constexpr int64_t kRanks = 16;
+
+UniformFleet Simple() {
+  UniformFleet fleet;
+  fleet.gpus_per_node = 2;
+  fleet.nic_bytes_per_second = 100.0 * kMiB;
+  fleet.nvlink_bytes_per_second = 1000.0 * kMiB;
+  fleet.latency_seconds = 0;
+  return fleet;
 }
 
 RefitSimulation Simulate(const std::vector<Plan>& plans,
-                         const FleetTopology& topology = Simple(),
+                         const UniformFleet& fleet = Simple(),
                          SimulationOptions options = {}) {
-  return SimulateRefit(plans, topology, options).value();
+  return SimulateRefit(plans, PlaceInOrder(fleet, kRanks, kRanks), options)
+      .value();
 }
 
 TEST(SimulateRefitTest, OneFlowTakesItsBytesOverTheNic) {
@@ -74,7 +77,7 @@ TEST(SimulateRefitTest, ReceiversOfOneSourceShareItsNic) {
 }
 
 TEST(SimulateRefitTest, OneNodeGoesByNvlink) {
-  FleetTopology topology = Simple();
+  UniformFleet topology = Simple();
   topology.colocated = true;
   // Trainer rank 0 and engine rank 1 live on node 0, trainer rank 2 on node 1.
   const RefitSimulation both =
@@ -85,7 +88,7 @@ TEST(SimulateRefitTest, OneNodeGoesByNvlink) {
 }
 
 TEST(SimulateRefitTest, AWindowOfOneWaitsForEachOperation) {
-  FleetTopology topology = Simple();
+  UniformFleet topology = Simple();
   topology.latency_seconds = 0.1;
   SimulationOptions options;
   options.window = 1;
@@ -116,7 +119,7 @@ TEST(SimulateRefitTest, RandomFleets) {
     const int64_t sources = pick(1, 9);
     double serial_seconds = 0;
     int64_t total = 0;
-    FleetTopology topology = Simple();
+    UniformFleet topology = Simple();
     topology.colocated = pick(0, 1) == 0;
     topology.latency_seconds = pick(0, 2) * 0.01;
     for (int64_t rank = 0, n = pick(1, 9); rank < n; ++rank) {
@@ -177,7 +180,8 @@ TEST(SimulateRefitTest, TheSameInputsGiveTheSameResult) {
   options.keep_trace = true;
   const RefitSimulation first = Simulate(plans, Simple(), options);
   const RefitSimulation second = Simulate(plans, Simple(), options);
-  EXPECT_EQ(TraceJson(first, Simple()), TraceJson(second, Simple()));
+  const FleetTopology placed = PlaceInOrder(Simple(), kRanks, kRanks);
+  EXPECT_EQ(TraceJson(first, placed), TraceJson(second, placed));
 }
 
 TEST(SimulateRefitTest, TheTraceIsWhatPerfettoReads) {
@@ -185,7 +189,8 @@ TEST(SimulateRefitTest, TheTraceIsWhatPerfettoReads) {
   options.keep_trace = true;
   const RefitSimulation simulation =
       Simulate({PlanOf(3, {{0, 8 * kMiB}})}, Simple(), options);
-  const auto json = nlohmann::json::parse(TraceJson(simulation, Simple()));
+  const auto json = nlohmann::json::parse(
+      TraceJson(simulation, PlaceInOrder(Simple(), kRanks, kRanks)));
   int slices = 0;
   for (const auto& event : json["traceEvents"]) {
     ASSERT_TRUE(event.contains("pid"));
@@ -198,17 +203,82 @@ TEST(SimulateRefitTest, TheTraceIsWhatPerfettoReads) {
   EXPECT_EQ(slices, 2);
 }
 
+TEST(SimulateRefitTest, GpusShareTheNicsOfTheirNode) {
+  // Two NICs of four GPUs: trainer ranks 0 and 1 share one.
+  FleetTopology topology;
+  topology.latency_seconds = 0;
+  topology.nodes = {{"t", 4, 2, 100.0 * kMiB, 1000.0 * kMiB},
+                    {"e", 4, 8, 25.0 * kMiB, 1000.0 * kMiB}};
+  topology.trainers = {{0, 0}, {0, 1}, {0, 2}, {0, 3}};
+  topology.engines = {{1, 0}, {1, 1}};
+  const RefitSimulation found =
+      SimulateRefit({PlanOf(0, {{0, 100 * kMiB}, {1, 100 * kMiB}}),
+                     PlanOf(1, {{2, 50 * kMiB}})},
+                    topology, {})
+          .value();
+  // 200 MiB at 100 MiB/s to send; to receive, two NICs of 25 MiB/s.
+  const SimulatedPort& critical = found.ports[found.critical_port];
+  EXPECT_EQ(critical.ToString(), "nic of engine rank 0, receiving");
+  EXPECT_NEAR(critical.busy_seconds, 4, 1e-9);
+  const auto shared = std::find_if(
+      found.ports.begin(), found.ports.end(), [](const SimulatedPort& port) {
+        return port.ToString() == "nic of trainer ranks 0, 1, sending";
+      });
+  ASSERT_NE(shared, found.ports.end());
+  EXPECT_NEAR(shared->busy_seconds, 2, 1e-9);
+  EXPECT_EQ(found.sending.num_nics, 2);
+  EXPECT_NEAR(found.sending.max_over_mean, 200.0 / 125, 1e-9);
+  EXPECT_EQ(found.receiving.num_nics, 2);
+  EXPECT_NEAR(found.receiving.max_over_mean, 200.0 / 125, 1e-9);
+  EXPECT_NEAR(found.send_bound_seconds, 250.0 / 200, 1e-9);
+  EXPECT_NEAR(found.receive_bound_seconds, 250.0 / 100, 1e-9);
+}
+
+TEST(SimulateRefitTest, TheSpineCarriesWhatChangesItsRail) {
+  FleetTopology topology = PlaceInOrder(Simple(), 2, 2);
+  topology.rails = true;
+  const std::vector<Plan> plans = {
+      PlanOf(0, {{0, 100 * kMiB}, {1, 100 * kMiB}}),
+      PlanOf(1, {{1, 60 * kMiB}})};
+  RefitSimulation found = SimulateRefit(plans, topology, {}).value();
+  EXPECT_EQ(found.cross_rail_bytes, 100 * kMiB);
+  EXPECT_NEAR(found.bound_seconds, 2, 1e-9);
+  topology.spine_bytes_per_second = 20.0 * kMiB;
+  found = SimulateRefit(plans, topology, {}).value();
+  EXPECT_NEAR(found.bound_seconds, 5, 1e-9);
+  EXPECT_EQ(found.ports[found.critical_port].ToString(), "spine");
+  EXPECT_GE(found.seconds, 5);
+  EXPECT_LE(found.seconds, 5.5);
+}
+
+TEST(SimulateRefitTest, AGatherGoesOverTheTrainersNics) {
+  UniformFleet fleet = Simple();
+  EXPECT_NEAR(GatherSeconds(400 * kMiB, PlaceInOrder(fleet, 4, 4)), 1, 1e-9);
+  // Within one node over NVLink.
+  EXPECT_NEAR(GatherSeconds(400 * kMiB, PlaceInOrder(fleet, 2, 4)), 0.2, 1e-9);
+}
+
 TEST(SimulateRefitTest, AllThatIsWrongIsNamed) {
   FleetTopology topology;
-  topology.gpus_per_node = 0;
-  topology.nic_bytes_per_second = -1;
+  topology.nodes = {{"a", 2, 0, -1, 450e9}};
+  topology.trainers = {{0, 0}, {0, 2}, {7, 0}};
   topology.latency_seconds = -1;
-  SimulationOptions options;
-  options.window = 0;
-  const auto status = SimulateRefit({}, topology, options).status();
+  absl::Status status = SimulateRefit({}, topology, {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   for (const char* part :
-       {"gpus per node is 0", "a nic is -1", "latency is -1", "window is 0"}) {
+       {"count of NICs of node \"a\" is 0", "a NIC of node \"a\" is -1",
+        "latency in seconds is -1",
+        "trainer rank 1 is on GPU 2 of the 2 of node \"a\"",
+        "trainer rank 2 is on node 7 of 1"}) {
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(part));
+  }
+  SimulationOptions options;
+  options.window = 0;
+  status = SimulateRefit({PlanOf(3, {{5, 1}})}, PlaceInOrder(Simple(), 2, 2),
+                         options)
+               .status();
+  for (const char* part :
+       {"window is 0", "engine rank 3 has no place", "trainer rank 5 has"}) {
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr(part));
   }
 }

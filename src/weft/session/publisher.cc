@@ -194,8 +194,10 @@ class PublisherImpl : public Publisher {
                                    base::Deadline deadline) {
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     layout_digest_ = manifest::DigestOf(canonical);
-    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
-        layout_digest_.ToHex(), manifest::PackBytes(canonical), deadline));
+    const std::string packed = manifest::PackBytes(canonical);
+    const std::string digest_hex = manifest::DigestOf(packed).ToHex();
+    WEFT_RETURN_IF_ERROR(
+        options_.catalog->PutPlacement(digest_hex, packed, deadline));
     catalog::WorkerInfo info;
     info.model = options_.model;
     info.role = catalog::Role::kPublisher;
@@ -206,13 +208,12 @@ class PublisherImpl : public Publisher {
     info.epoch = options_.epoch;
     info.host_id = binding.host_id;
     info.process_id = binding.process_id;
-    info.placement_digest_hex = layout_digest_.ToHex();
+    info.placement_digest_hex = digest_hex;
     if (!options_.model_card.empty()) {
-      info.model_card_digest_hex =
-          manifest::DigestOf(options_.model_card).ToHex();
+      const std::string card = manifest::PackBytes(options_.model_card);
+      info.model_card_digest_hex = manifest::DigestOf(card).ToHex();
       WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
-          info.model_card_digest_hex, manifest::PackBytes(options_.model_card),
-          deadline));
+          info.model_card_digest_hex, card, deadline));
     }
     WEFT_ASSIGN_OR_RETURN(
         registration_, options_.catalog->Register(

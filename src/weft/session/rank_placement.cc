@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "weft/session/quantised_copy_internal.h"
+
 namespace weft::session {
 
 manifest::Placement ToPlacement(recipe::RankLayout layout) {
@@ -13,6 +15,10 @@ manifest::Placement ToPlacement(recipe::RankLayout layout) {
   placement.stored = std::move(layout.stored);
   placement.scaled = std::move(layout.scaled);
   return placement;
+}
+
+absl::Status AddQuantisedCopies(manifest::Placement& placement) {
+  return QuantisedCopies::AddTo(placement).status();
 }
 
 }  // namespace weft::session
