@@ -34,13 +34,42 @@ def import_engine(architectures):
 def loaded(cases):
     """In one rank of a world: [{parameter: oracle.Bits}, ...] of all cases,
     which all have as many ranks as the world."""
+    return _in_each(cases, lambda case, config, model: {
+        name: _bits(parameter.detach())
+        for name, parameter in model.named_parameters()})
+
+
+def captured(cases):
+    """In one rank of a world, of each case: the place that the plug-in sees
+    (layout, rank, ranks) and how what it captures of the loader compares with
+    the recipe."""
+    from vllm.config import set_current_vllm_config
+
+    from weft.vllm.capture import capture
+    from weft.vllm.checkpoint import logical_tensors
+    from weft.vllm.recipe_check import against_recipe
+    from weft.vllm.target import mesh_position
+
+    def describe(case, config, model):
+        spec, rank, num_ranks = mesh_position(config)
+        with set_current_vllm_config(config):
+            found = capture(model, logical_tensors(case.folder),
+                            layout_spec=spec, rank=rank, num_ranks=num_ranks)
+        return spec, rank, num_ranks, against_recipe(
+            found.placement, case.folder, set())
+
+    return _in_each(cases, describe)
+
+
+def _in_each(cases, look):
     from vllm.distributed import parallel_state
     _load_as_on_a_gpu()
-    held = []
+    seen = []
     for case in cases:
-        held.append(_load(case, parallel_state))
+        config, model = _load(case, parallel_state)
+        seen.append(look(case, config, model))
         parallel_state.destroy_model_parallel()
-    return held
+    return seen
 
 
 def _load_as_on_a_gpu():
@@ -109,8 +138,7 @@ def _load(case, parallel_state):
             model = get_model(vllm_config=config)
         finally:
             default_loader.DefaultModelLoader.load_weights = load
-    return {name: _bits(parameter.detach())
-            for name, parameter in model.named_parameters()}
+    return config, model
 
 
 def _config(folder, keys, rank, world):
