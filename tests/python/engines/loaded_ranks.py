@@ -83,12 +83,18 @@ def _load_as_on_a_gpu():
     from vllm.model_executor.layers.fused_moe.router import gate_linear
     from vllm.model_executor.model_loader import base_loader
     from vllm.model_executor.models import registry
+    from vllm.platforms import cpu
     triton = unquantized.UnquantizedMoeBackend.TRITON
     method.select_unquantized_moe_backend = lambda *args, **kwargs: (
         triton, unquantized.backend_to_kernel_cls(triton)[0])
     config.current_platform = _Gpu(config.current_platform)
     gate_linear.current_platform = _Gpu(gate_linear.current_platform)
     base_loader.process_weights_after_loading = lambda *args, **kwargs: None
+    attention = cpu.CpuPlatform.get_attn_backend_cls.__func__
+    cpu.CpuPlatform.get_attn_backend_cls = classmethod(
+        lambda platform, backend, attn_selector_config, **more: attention(
+            platform, backend, attn_selector_config._replace(
+                use_sparse=False), **more))
     # Shared memory is for inference, other processes for the wary.
     (cpu_communicator.CpuCommunicator.
      _all_group_ranks_share_shm_group_name) = lambda communicator: False

@@ -38,6 +38,10 @@ CONFIGS = {
     "deepseek_v2": LATENT | {
         "architectures": ["DeepseekV2ForCausalLM"], "q_lora_rank": None,
         "topk_method": "greedy", "scoring_func": "softmax"},
+    "glm_moe_dsa": LATENT | {
+        "architectures": ["GlmMoeDsaForCausalLM"], "index_n_heads": 2,
+        "index_head_dim": 128, "index_topk": 8, "index_topk_freq": 2,
+        "index_skip_topk_offset": 1},
     "glm4_moe": COMMON | {
         "architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 6,
         "n_shared_experts": 1, "first_k_dense_replace": 1,
@@ -94,6 +98,7 @@ LAYOUTS = {
     "deepseek_v2": ["vllm:tp=2,ep=2"],
     "glm4_moe": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
                  "vllm:tp=2,pp=2"],
+    "glm_moe_dsa": ["vllm:tp=2,ep=2"],
     "gpt_oss": ["vllm:tp=2", "vllm:tp=2,ep=2", "vllm:tp=2,dp=2",
                 "vllm:tp=2,pp=2,ep=2"],
     "qwen3_next": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
