@@ -108,7 +108,6 @@ def test_versions_arrive_on_every_rank(weft, start, catalog, tmp_path, trainer,
     ("megatron:dp=3,etp=3", ["etp=3 does not divide the width 4"]),
     ("vllm:tp=2,ep=3", ["ep=3 is not the tp*dp=2 ranks", "ep=2"]),
     ("vllm:dp=8", ["tp*dp=8 does not divide the width 4", "give ep=8"]),
-    ("fsdp:shard=2,tp=2", ["tp=2 with names=memory", "names=hf"]),
 ])
 def test_refused_with_the_values(weft, tmp_path, spec, parts):
     folder, _ = write(tmp_path, CONFIG)

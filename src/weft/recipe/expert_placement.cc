@@ -35,7 +35,7 @@ absl::Status CheckList(const ExpertTable& table, std::size_t number,
   std::vector<bool> seen(num_experts, false);
   base::FaultList faults;
   const std::string which =
-      table.lists.size() == 1 ? "" : absl::StrCat(" in list ", number);
+      table.is_per_layer ? absl::StrCat(" in list ", number) : "";
   for (const int64_t expert : list) {
     if (expert >= 0 && expert < num_experts) {
       seen[expert] = true;
@@ -70,35 +70,34 @@ absl::StatusOr<std::vector<int64_t>> ListOf(const Json& json) {
   return list;
 }
 
-absl::StatusOr<std::vector<std::vector<int64_t>>> ListsOf(
-    const std::string& text) {
+absl::Status ReadLists(const std::string& text, ExpertTable& table) {
   const Json root = Json::parse(text, /*cb=*/nullptr,
                                 /*allow_exceptions=*/false);
   for (const char* key : {"physical_to_logical", "physical_to_logical_map"}) {
     if (!root.is_object() || !root.contains(key)) continue;
     const Json& value = root.at(key);
     if (!value.is_array() || value.empty()) break;
-    std::vector<std::vector<int64_t>> lists;
-    if (!value.front().is_array()) {
-      WEFT_ASSIGN_OR_RETURN(lists.emplace_back(), ListOf(value));
-      return lists;
+    table.is_per_layer = value.front().is_array();
+    if (!table.is_per_layer) {
+      WEFT_ASSIGN_OR_RETURN(table.lists.emplace_back(), ListOf(value));
+      return absl::OkStatus();
     }
     for (const Json& item : value) {
       if (!item.is_array()) {
         return absl::InvalidArgumentError("lists and numbers are mixed");
       }
-      WEFT_ASSIGN_OR_RETURN(lists.emplace_back(), ListOf(item));
+      WEFT_ASSIGN_OR_RETURN(table.lists.emplace_back(), ListOf(item));
     }
-    return lists;
+    return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
       "expected {\"physical_to_logical\": [[...], ...]}");
 }
 
 // Of what the table says, whatever the file looks like.
-std::string HashOf(const std::vector<std::vector<int64_t>>& lists) {
-  std::string text;
-  for (const std::vector<int64_t>& list : lists) {
+std::string HashOf(const ExpertTable& table) {
+  std::string text(table.is_per_layer ? "a layer\n" : "all\n");
+  for (const std::vector<int64_t>& list : table.lists) {
     for (const int64_t expert : list) absl::StrAppend(&text, expert, " ");
     absl::StrAppend(&text, "\n");
   }
@@ -123,7 +122,7 @@ absl::StatusOr<std::vector<int64_t>> PlacedExperts(
   std::iota(physical.begin(), physical.end(), 0);
   if (placement.table != nullptr) {
     const auto& lists = placement.table->lists;
-    const std::size_t number = lists.size() == 1 ? 0 : layer;
+    const std::size_t number = placement.table->is_per_layer ? layer : 0;
     if (layer < 0 || number >= lists.size()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "eplb=", placement.table->path, " has ", lists.size(),
@@ -155,14 +154,12 @@ absl::StatusOr<std::shared_ptr<const ExpertTable>> ReadExpertTable(
     return absl::NotFoundError(
         absl::StrCat("cannot read the expert table eplb=", path));
   }
-  auto lists = ListsOf(text);
-  if (!lists.ok()) {
-    return base::Annotate(lists.status(), absl::StrCat("eplb=", path));
-  }
   auto table = std::make_shared<ExpertTable>();
   table->path = path;
-  table->hash = HashOf(*lists);
-  table->lists = *std::move(lists);
+  if (const absl::Status status = ReadLists(text, *table); !status.ok()) {
+    return base::Annotate(status, absl::StrCat("eplb=", path));
+  }
+  table->hash = HashOf(*table);
   return std::shared_ptr<const ExpertTable>(std::move(table));
 }
 

@@ -27,7 +27,7 @@ struct ExpertPlacement {
 //   redundant ones                physical num_experts + i is logical
 //                                 i mod num_experts, until the balancer moves
 //                                 it
-//   table                         its list for `layer`, or its only list
+//   table                         its list for `layer`, or that for all layers
 // Round robin (expert ep_rank + j * ep is number j) holds only as vLLM keeps
 // it: for a router of `groups` > 1, without redundant experts or a table.
 // kInvalidArgument if the table has no list for the layer, leaves out an

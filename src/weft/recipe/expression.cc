@@ -62,6 +62,23 @@ class Evaluator {
         return code_.Fail(absl::StrCat("position ", at, " is outside of a list",
                                        " of ", list.size()));
       }
+      case Operator::kCountOf: {
+        WEFT_ASSIGN_OR_RETURN(const int64_t value, Value(node.args[0]));
+        WEFT_ASSIGN_OR_RETURN(const int64_t n, Value(node.args[1]));
+        const std::vector<int64_t>& list = environment_.lists[node.value];
+        const int64_t size = static_cast<int64_t>(list.size());
+        return std::count(list.begin(),
+                          list.begin() + std::clamp<int64_t>(n, 0, size),
+                          value);
+      }
+      case Operator::kBelow: {
+        WEFT_ASSIGN_OR_RETURN(const int64_t n, Value(node.args[0]));
+        std::vector<int64_t> list = environment_.lists[node.value];
+        std::sort(list.begin(), list.end());
+        list.erase(std::unique(list.begin(), list.end()), list.end());
+        return std::count_if(list.begin(), list.end(),
+                             [n](int64_t i) { return 0 <= i && i < n; });
+      }
       case Operator::kOr:
       case Operator::kAnd: {
         WEFT_ASSIGN_OR_RETURN(const int64_t left, Value(node.args[0]));

@@ -30,8 +30,9 @@ constexpr std::array<Function, 5> kFunctions{
      {"align", Operator::kAlign, 2},
      {"if", Operator::kIf, 3}}};
 
-constexpr std::array<std::string_view, 9> kOtherWords{
-    "and", "or", "not", "in", "len", "even", "chunk", "block", "placed"};
+constexpr std::array<std::string_view, 11> kOtherWords{
+    "and",   "or",   "not",   "in",    "len",   "count",
+    "below", "even", "chunk", "block", "placed"};
 
 bool IsWordByte(char c) {
   return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_';
@@ -304,8 +305,26 @@ absl::StatusOr<int> ExpressionParser::ParseCall(std::string_view name) {
     WEFT_RETURN_IF_ERROR(Expect(")"));
     return AddNode(Operator::kLength, {}, list);
   }
+  if (name == "count" || name == "below") return ParseListCall(name);
   return code_.Fail(absl::StrCat("\"", std::string(name),
                                  "\" cannot stand where a value is expected"));
+}
+
+// count(LIST, VALUE, N) and below(LIST, N).
+absl::StatusOr<int> ExpressionParser::ParseListCall(std::string_view name) {
+  position_ += name.size();
+  WEFT_RETURN_IF_ERROR(Expect("("));
+  WEFT_ASSIGN_OR_RETURN(const int list, ParseListName());
+  const std::size_t num_args = name == "count" ? 2 : 1;
+  absl::InlinedVector<int, 3> args;
+  while (args.size() < num_args) {
+    WEFT_RETURN_IF_ERROR(Expect(","));
+    WEFT_ASSIGN_OR_RETURN(const int arg, ParseExpression());
+    args.push_back(arg);
+  }
+  WEFT_RETURN_IF_ERROR(Expect(")"));
+  return AddNode(num_args == 2 ? Operator::kCountOf : Operator::kBelow,
+                 std::move(args), list);
 }
 
 }  // namespace weft::recipe

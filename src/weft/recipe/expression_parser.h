@@ -20,6 +20,8 @@ enum class Operator {
   kSymbol,    // slot
   kIn,        // value in list; the list's number
   kLength,    // of a list; its number
+  kCountOf,   // list, value, n: how many of its first n items are that
+  kBelow,     // list, n: how many different numbers in it are in [0, n)
   kItem,      // of a list; its number; the position is the argument
   kOr,
   kAnd,
@@ -86,6 +88,7 @@ class ExpressionParser {
   absl::StatusOr<int> ParseInteger();
   absl::StatusOr<int> ParseCall(std::string_view name);
   absl::StatusOr<int> ParseListName();
+  absl::StatusOr<int> ParseListCall(std::string_view name);
   absl::StatusOr<int> ParseWord();
   absl::Status FailUnknown(const std::string& word) const;
   void SkipSpaces();

@@ -114,6 +114,11 @@ TEST(ExpressionTest, Lists) {
   EXPECT_EQ(value("not layer + 1 in dense and 1", 2), 0);
   EXPECT_EQ(value("layer in empty", 0), 0);
   EXPECT_EQ(value("len(dense) * 10 + len(empty)", 0), 30);
+  EXPECT_EQ(value("dense[layer] + dense[0]", 2), 3);
+  EXPECT_EQ(value("count(dense, 3, 2) * 10 + count(dense, 3, 9)", 0), 12);
+  EXPECT_EQ(value("count(dense, 3, 0 - 1) + count(empty, 0, 1)", 0), 0);
+  EXPECT_EQ(value("below(dense, 3) * 10 + below(dense, 4)", 0), 12);
+  EXPECT_EQ(value("'a' == 'a' and 'a' != 'b' and 'a' > 0", 0), 1);
   const auto error = [&](const std::string& text) {
     return std::string(
         Expression::Parse(text, scope, kWhere).status().message());
@@ -125,6 +130,11 @@ TEST(ExpressionTest, Lists) {
               HasSubstr("expected the name of a list at column 6"));
   EXPECT_THAT(error("len(layer)"), HasSubstr("the name of a list"));
   EXPECT_THAT(error("in"), HasSubstr("cannot stand"));
+  EXPECT_THAT(error("dense[1"), HasSubstr("expected \"]\""));
+  EXPECT_THAT(error("count(layer, 1, 1)"), HasSubstr("the name of a list"));
+  EXPECT_THAT(error("below(dense)"), HasSubstr("expected \",\""));
+  EXPECT_THAT(error("'a"), HasSubstr("a word in quotes does not end"));
+  EXPECT_THAT(error("''"), HasSubstr("or is empty"));
 }
 
 TEST(ExpressionTest, RunTimeErrorsNameThePlace) {

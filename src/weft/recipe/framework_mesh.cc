@@ -86,6 +86,28 @@ Place AttentionOf(const LayoutSpec& spec, const layout::Mesh& mesh,
   return {attn_tp, tp_rank % attn_tp};
 }
 
+// True if the layout says anything of where experts lie beside degrees.
+bool PlacesExperts(const LayoutSpec& spec) {
+  return spec.experts != nullptr || spec.numbers.count("redundant") != 0 ||
+         spec.words.count("placement") != 0;
+}
+
+// For how many layers the table of experts has lists; 0 without a table, or if
+// it has one for all.
+int64_t EplbLayers(const LayoutSpec& spec) {
+  if (spec.experts == nullptr || !spec.experts->is_per_layer) return 0;
+  return static_cast<int64_t>(spec.experts->lists.size());
+}
+
+// Copies of experts need several ranks.
+absl::Status CheckBalanced(const LayoutSpec& spec) {
+  const bool balanced =
+      spec.experts != nullptr || spec.numbers.count("redundant") != 0;
+  if (!balanced || spec.Number("ep", 1) > 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "redundant= and eplb= balance experts over the ranks of ep, which is 1");
+}
+
 std::vector<std::string> SymbolsOf(Framework framework) {
   std::vector<std::string> symbols;
   const auto add = [&](const std::string& axis) {
@@ -105,8 +127,9 @@ std::vector<std::string> SymbolsOf(Framework framework) {
                     "mla_fused", "mtp_model_layer"});
   } else {
     add("attn_tp");
-    symbols.insert(symbols.end(), {"is_vllm", "is_sglang", "fuse_shared",
-                                   "eplb", "quantised"});
+    symbols.insert(symbols.end(),
+                   {"is_vllm", "is_sglang", "fuse_shared", "places_experts",
+                    "eplb_layers", "quantised"});
     if (framework == Framework::kSglang) add("dp");
   }
   return symbols;
@@ -127,6 +150,7 @@ absl::Status CheckMegatronGrid(const LayoutSpec& spec,
 absl::Status CheckVllmGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
   const int64_t ep = spec.Number("ep", 1);
   const int64_t ranks = mesh.Degree("tp") * mesh.Degree("dp");
+  WEFT_RETURN_IF_ERROR(CheckBalanced(spec));
   if (ep == 1 || ep == ranks) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "ep=", ep, " is not the tp*dp=", ranks,
@@ -142,6 +166,9 @@ absl::Status CheckSglangGrid(const LayoutSpec& spec, const layout::Mesh& mesh) {
     if (tp % degree == 0) continue;
     faults.Add(absl::StrCat(key, "=", degree, " does not divide tp=", tp,
                             ", the ranks of a stage"));
+  }
+  if (const absl::Status status = CheckBalanced(spec); !status.ok()) {
+    faults.Add(std::string(status.message()));
   }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
@@ -270,9 +297,10 @@ std::vector<int64_t> FrameworkSymbolValues(const LayoutSpec& spec,
     add(attention);
     const bool is_sglang = spec.framework == Framework::kSglang;
     const bool fuses = is_sglang && spec.Word("shared_fusion", "on") == "on";
-    values.insert(values.end(), {is_sglang ? 0 : 1, is_sglang ? 1 : 0,
-                                 fuses ? 1 : 0, spec.experts != nullptr ? 1 : 0,
-                                 spec.Word("quant", "none") == "none" ? 0 : 1});
+    values.insert(values.end(),
+                  {is_sglang ? 0 : 1, is_sglang ? 1 : 0, fuses ? 1 : 0,
+                   PlacesExperts(spec) ? 1 : 0, EplbLayers(spec),
+                   spec.Word("quant", "none") == "none" ? 0 : 1});
     if (is_sglang) {
       add({spec.Number("dp", 1),
            mesh.Coordinate(rank, "tp") / attention.degree});

@@ -459,6 +459,18 @@ TEST(GoldenFamiliesTest, LayersForMultiTokenPrediction) {
       HasSubstr("the checkpoint lacks \"model.layers.2.enorm.weight\""));
 }
 
+TEST(GoldenFamiliesTest, TokensAreCutAndNotTheSharedExpert) {
+  const Family family = Deepseek(1, 4);
+  const std::string name =
+      "model.layers.0.mlp.shared_experts.gate_up_proj.weight";
+  const auto rows = [&](const std::string& spec) {
+    return FindStored(LayoutOf(family, spec, 1), name)->shape[0];
+  };
+  EXPECT_EQ(rows("vllm:tp=2,dp=2,ep=4"), 4);
+  EXPECT_EQ(rows("vllm:tp=2,ep=2"), 2);
+  EXPECT_EQ(rows("vllm:tp=2,dp=1"), 2);
+}
+
 TEST(GoldenFamiliesTest, PinnedDTypes) {
   const Family family{"Glm4MoeForCausalLM", R"("hidden_size": 4,
     "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 2,

@@ -21,6 +21,7 @@ enum class Framework { kHf, kFsdp, kMegatron, kVllm, kSglang };
 struct ExpertTable {
   std::string path;
   std::string hash;
+  bool is_per_layer = false;
   std::vector<std::vector<int64_t>> lists;
 };
 

@@ -200,12 +200,41 @@ class DataRecipe : public Recipe {
     });
   }
 
+  // What fsdp holds a tensor in where that is not what files do: a buffer stays
+  // whole in its own dtype, a parameter has that of the others.
+  static std::optional<tensor::DType> FsdpDType(const Checkpoint& checkpoint,
+                                                const LogicalTensor& logical,
+                                                const LayoutSpec& spec) {
+    if (spec.framework != Framework::kFsdp || checkpoint.index.is_quantised) {
+      return std::nullopt;
+    }
+    if (!logical.shard) return logical.spec.dtype;
+    return ChosenDType(spec);
+  }
+
+  // The tensor that `description` is whole and unchanged, under a name of its
+  // own; nullptr if it is something else.
+  static const LogicalTensor* RenamedBy(const StoredDescription& description,
+                                        const Checkpoint& checkpoint) {
+    if (description.is_stack || description.entries[0].size() != 1) {
+      return nullptr;
+    }
+    const StoredPart& part = description.entries[0][0];
+    const auto found = checkpoint.index.by_name.find(part.of);
+    const bool is_whole = !part.rows && !part.columns && !part.index &&
+                          !part.transpose && part.ways == 1 &&
+                          !description.dtype;
+    if (!is_whole || found == checkpoint.index.by_name.end()) return nullptr;
+    return &checkpoint.expected[found->second];
+  }
+
   // kUnimplemented if tensor parallelism cuts what memory is made of but the
   // table of memory does not say how.
   absl::Status CheckCut(const Checkpoint& checkpoint,
                         const std::vector<StoredDescription>& in_memory,
                         const LayoutSpec& spec) const {
     for (const StoredDescription& description : in_memory) {
+      if (RenamedBy(description, checkpoint) != nullptr) continue;
       for (const std::vector<StoredPart>& entry : description.entries) {
         for (const StoredPart& part : entry) {
           const auto found = checkpoint.index.by_name.find(part.of);
@@ -251,16 +280,26 @@ class DataRecipe : public Recipe {
         WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
       }
     }
-    for (std::size_t i = 0; i < checkpoint.expected.size(); ++i) {
-      if (taken != nullptr && (*taken)[i]) continue;
-      const LogicalTensor& logical = checkpoint.expected[i];
+    // Whole for hf, the rank's part for fsdp.
+    const auto add = [&](const LogicalTensor& logical, const std::string& name,
+                         std::string_view where) -> absl::Status {
       WEFT_ASSIGN_OR_RETURN(const tensor::Box box,
                             logical.shard
                                 ? FsdpBox(logical.spec.shape, logical.tp, at)
                                 : tensor::Box::OfShape(logical.spec.shape));
-      WEFT_RETURN_IF_ERROR(builder.AddBox(logical, box));
+      return builder.AddBox(logical, box, name, where,
+                            FsdpDType(checkpoint, logical, spec));
+    };
+    for (std::size_t i = 0; i < checkpoint.expected.size(); ++i) {
+      if (taken != nullptr && (*taken)[i]) continue;
+      const LogicalTensor& logical = checkpoint.expected[i];
+      WEFT_RETURN_IF_ERROR(add(logical, logical.spec.name, logical.where));
     }
     for (const StoredDescription& description : in_memory) {
+      if (const LogicalTensor* same = RenamedBy(description, checkpoint)) {
+        WEFT_RETURN_IF_ERROR(add(*same, description.name, description.where));
+        continue;
+      }
       WEFT_RETURN_IF_ERROR(
           description.is_stack
               ? builder.AddDescribed(description)

@@ -241,6 +241,7 @@ TEST(ExpertPlacementTest, RoundRobinNeedsGroupsAndNoBalancer) {
 TEST(ExpertPlacementTest, Tables) {
   auto table = std::make_shared<ExpertTable>();
   table->path = "map.json";
+  table->is_per_layer = true;
   table->lists = {{0, 1, 2, 0}, {2, 2, 1, 0}};
   const ExpertPlacement placement{.ep = 2, .table = table};
   EXPECT_EQ(Experts(placement, 3, 0), "0 1 | 2 0");

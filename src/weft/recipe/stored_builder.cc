@@ -306,18 +306,22 @@ absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
 }
 
 absl::Status StoredBuilder::AddBox(const LogicalTensor& logical,
-                                   const tensor::Box& box) {
+                                   const tensor::Box& box,
+                                   const std::string& name,
+                                   std::string_view where,
+                                   std::optional<tensor::DType> dtype) {
   const auto found = logical_.by_name.find(logical.spec.name);
   if (found == logical_.by_name.end()) {
     return FailAt(logical.where, absl::StrCat("the checkpoint has no tensor \"",
                                               logical.spec.name, "\""));
   }
   layout::StoredTensor stored;
-  stored.name = logical.spec.name;
+  stored.name = name;
   stored.dtype = logical_.specs[found->second].dtype;
   const bool is_free = !logical_.dtype_pinned[found->second] &&
                        stored.dtype != tensor::DType::kF8E4M3;
   if (options_.dtype && is_free) stored.dtype = *options_.dtype;
+  if (dtype) stored.dtype = *dtype;
   stored.shape = box.shape();
   if (!box.empty()) {
     const tensor::Shape origin(stored.shape.size(), 0);
@@ -325,7 +329,7 @@ absl::Status StoredBuilder::AddBox(const LogicalTensor& logical,
                                                     box, stored.shape, origin));
     stored.fragments.push_back({found->second, std::move(map)});
   }
-  Append(std::move(stored), logical.where);
+  Append(std::move(stored), where);
   return absl::OkStatus();
 }
 

@@ -51,8 +51,11 @@ class StoredBuilder {
   // `shard_rank` of `shard` ranks; possibly none.
   absl::Status AddChunk(const StoredDescription& description, int64_t shard,
                         int64_t shard_rank);
-  // `box` of a logical tensor, stored under the same name.
-  absl::Status AddBox(const LogicalTensor& logical, const tensor::Box& box);
+  // `box` of a logical tensor, stored under `name`. `dtype`: what it is held in
+  // whatever the layout says; nullopt = as the checkpoint's.
+  absl::Status AddBox(const LogicalTensor& logical, const tensor::Box& box,
+                      const std::string& name, std::string_view where,
+                      std::optional<tensor::DType> dtype);
 
   // At the end, once. Moves what was built, and the logical tensors that it
   // refers to, in the checkpoint's order, into `layout`.
