@@ -16,6 +16,7 @@
 #include "report_json.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
+#include "weft/manifest/packed_bytes.h"
 #include "weft/session/rank_placement.h"
 #include "weft/session/receiver.h"
 #include "weft/transport/testing/fault_transport.h"
@@ -72,8 +73,9 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
         "receiver in a program"));
   }
   WEFT_ASSIGN_OR_RETURN(
-      const std::string bytes,
+      const std::string packed,
       store.GetPlacement(sources.model_card_digest_hex, args.deadline()));
+  WEFT_ASSIGN_OR_RETURN(const std::string bytes, manifest::UnpackBytes(packed));
   WEFT_ASSIGN_OR_RETURN(const ModelCard card, DecodeModelCard(bytes));
   WEFT_ASSIGN_OR_RETURN(const recipe::ModelConfig config,
                         recipe::ParseModelConfig(card.config_json));

@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,37 @@ absl::StatusOr<tensor::Box> BoxOf(nb::handle ranges) {
   return tensor::Box::Make(result);
 }
 
+// The names that weft.layout uses, by their codes.
+constexpr const char* kTransforms[] = {"none", "neg_exp", "plus_one",
+                                       "minus_one"};
+constexpr const char* kScaleRules[] = {"float", "power_of_two"};
+
+absl::StatusOr<tensor::Transform> TransformOf(const std::string& name) {
+  for (uint8_t code = 0; code < std::size(kTransforms); ++code) {
+    if (name == kTransforms[code]) return *tensor::TransformFromCode(code);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown transform \"", name,
+                   "\"; known are none, neg_exp, plus_one and minus_one"));
+}
+
+absl::StatusOr<layout::ScaledTensor> ScaledOf(nb::handle object) {
+  layout::ScaledTensor scaled;
+  scaled.tensor = nb::cast<int32_t>(object.attr("tensor"));
+  scaled.scales = nb::cast<int32_t>(object.attr("scales"));
+  scaled.scheme.block_rows = Int(object.attr("block_rows"));
+  scaled.scheme.block_cols = Int(object.attr("block_cols"));
+  const std::string rule = Text(object, "rule");
+  for (uint8_t code = 0; code < std::size(kScaleRules); ++code) {
+    if (rule != kScaleRules[code]) continue;
+    scaled.scheme.rule = static_cast<tensor::ScaleRule>(code);
+    return scaled;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown rule of scales \"", rule,
+                   "\"; known are float and power_of_two"));
+}
+
 absl::StatusOr<layout::Fragment> FragmentOf(nb::handle object) {
   WEFT_ASSIGN_OR_RETURN(tensor::Box box, BoxOf(object.attr("box")));
   std::vector<layout::DimModes> modes;
@@ -57,8 +89,10 @@ absl::StatusOr<layout::Fragment> FragmentOf(nb::handle object) {
   WEFT_ASSIGN_OR_RETURN(layout::IndexMap map,
                         layout::IndexMap::Make(std::move(box), std::move(modes),
                                                Int(object.attr("offset"))));
+  WEFT_ASSIGN_OR_RETURN(const tensor::Transform transform,
+                        TransformOf(Text(object, "transform")));
   return layout::Fragment{nb::cast<int32_t>(object.attr("tensor")),
-                          std::move(map)};
+                          std::move(map), transform};
 }
 
 absl::StatusOr<layout::StoredTensor> StoredOf(nb::handle object) {
@@ -105,7 +139,8 @@ nb::object PyFragment(const nb::module_& layout, const layout::Fragment& each) {
     modes.append(nb::tuple(dim));
   }
   return layout.attr("Fragment")(each.tensor, PyBox(each.map.box()),
-                                 nb::tuple(modes), each.map.offset_elements());
+                                 nb::tuple(modes), each.map.offset_elements(),
+                                 kTransforms[static_cast<int>(each.transform)]);
 }
 
 nb::str PyDType(tensor::DType dtype) {
@@ -129,6 +164,9 @@ manifest::Placement FromPython(nb::handle object) {
   }
   for (nb::handle each : object.attr("stored")) {
     placement.stored.push_back(ValueOrRaise(StoredOf(each)));
+  }
+  for (nb::handle each : object.attr("scaled")) {
+    placement.scaled.push_back(ValueOrRaise(ScaledOf(each)));
   }
   return placement;
 }
@@ -155,6 +193,14 @@ nb::object ToPython(const manifest::Placement& placement) {
                                            zero_fill));
   }
   result.attr("stored") = all;
+  nb::list scaled;
+  for (const layout::ScaledTensor& each : placement.scaled) {
+    scaled.append(layout.attr("ScaledTensor")(
+        each.tensor, each.scales, each.scheme.block_rows,
+        each.scheme.block_cols,
+        kScaleRules[static_cast<int>(each.scheme.rule)]));
+  }
+  result.attr("scaled") = scaled;
   return result;
 }
 

@@ -15,6 +15,7 @@
 #include "sessions.h"
 #include "weft/base/status.h"
 #include "weft/plan/explain.h"
+#include "weft/plan/stages.h"
 #include "weft/recipe/recipe.h"
 #include "weft/session/rank_placement.h"
 
@@ -59,12 +60,18 @@ std::shared_ptr<PlanOfOne> MakePlan(nb::handle sources, nb::handle target,
   made->index = ValueOrRaise(plan::SourceIndex::Make(std::move(infos)));
   plan::PlanLimits limits;
   limits.staging_bytes = staging_bytes;
-  made->plan =
-      ValueOrRaise(WithoutGil([&] {
-                     return plan::BuildPlan(*made->index, made->target,
-                                            DigestOf(made->target), limits);
-                   }),
-                   Phase::kPlanning);
+  const manifest::LayoutDigest digest = DigestOf(made->target);
+  // As a receiver does: stages get half of the staging.
+  plan::StagedTarget staged = ValueOrRaise(
+      plan::StageTarget(*made->index, made->target, limits.staging_bytes / 2),
+      Phase::kPlanning);
+  made->target = std::move(staged.placement);
+  made->plan = ValueOrRaise(WithoutGil([&] {
+                              return plan::BuildPlan(*made->index, made->target,
+                                                     digest, limits);
+                            }),
+                            Phase::kPlanning);
+  plan::AddQuantiseUses(staged.steps, made->target.tensors, made->plan);
   return made;
 }
 

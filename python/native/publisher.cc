@@ -62,6 +62,7 @@ class PyPublisher {
     dict["ranks_published"] = report.version.ranks_published;
     dict["ranks_expected"] = report.version.ranks_expected;
     dict["digest_bytes"] = report.digest_bytes;
+    dict["quantise_seconds"] = report.quantise_seconds;
     dict["digest_seconds"] = report.digest_seconds;
     dict["control_seconds"] = report.control_seconds;
     return dict;

@@ -55,6 +55,7 @@ nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
   dict["seconds"] = report.seconds;
   dict["transfer_seconds"] = report.transfer_seconds;
   dict["verify_seconds"] = report.verify_seconds;
+  dict["quantise_seconds"] = report.quantise_seconds;
   dict["control_seconds"] = report.control_seconds;
   dict["bound_bytes_per_second"] = report.bound_bytes_per_second;
   dict["bound"] = report.bound_name;

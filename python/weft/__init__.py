@@ -39,7 +39,7 @@ from weft.errors import (AlreadyPublished, BadInput, CoverageError,  # noqa: E40
                          NotSupported, OutOfMemory, PeerLost, Refused,
                          VersionChanged, WeftError)
 from weft.layout import (Fragment, LogicalTensor, Placement,  # noqa: E402
-                         StoredTensor)
+                         ScaledTensor, StoredTensor)
 from weft.plan import Plan, explain, plan, recipe_placement  # noqa: E402
 from weft.publisher import Publisher, PublishReport  # noqa: E402
 from weft.receiver import Receiver, RefitReport  # noqa: E402
@@ -52,7 +52,7 @@ __all__ = [
     "DeadlineExceeded", "DigestMismatch", "Fragment", "LogicalTensor",
     "NotKnown", "NotSupported", "OutOfMemory", "PeerLost", "Placement", "Plan",
     "PublishReport", "Publisher", "Receiver", "RefitReport", "Refused",
-    "StoredTensor", "Tensors", "VersionChanged", "WeftError", "explain", "plan",
+    "ScaledTensor", "StoredTensor", "Tensors", "VersionChanged", "WeftError", "explain", "plan",
     "recipe_placement", "tensors", "ucx",
 ]
 

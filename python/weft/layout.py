@@ -18,7 +18,7 @@ dtypes are the names of safetensors: "BF16", "F16", "F32", "F8_E4M3", ...
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Sequence
+from typing import Iterable, Sequence
 
 Range = tuple[int, int]  # [begin, end)
 Box = tuple[Range, ...]
@@ -40,6 +40,9 @@ class Fragment:
     box: Box
     modes: tuple[Modes, ...]  # one a dimension
     offset: int = 0  # elements
+    # What is stored of a logical value x: "none" (x itself), "neg_exp"
+    # (-exp(x)), "plus_one", "minus_one".
+    transform: str = "none"
 
     @staticmethod
     def row_major(tensor: int, box: Sequence[Range],
@@ -68,6 +71,20 @@ class StoredTensor:
     zero_fill: list[Box] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class ScaledTensor:
+    """Logical matrix `tensor` is held in FP8 by stored tensors of dtype
+    F8_E4M3; logical tensor `scales` (F32) has a scale for each block of
+    block_rows x block_cols elements (0: all). rule: "float", or "power_of_two"
+    for scales that are. Of a source: its publisher is to offer it so."""
+
+    tensor: int
+    scales: int
+    block_rows: int = 128
+    block_cols: int = 128
+    rule: str = "float"
+
+
 @dataclass
 class Placement:
     """Everything that one rank of a mesh holds. All ranks of a mesh have the
@@ -78,6 +95,7 @@ class Placement:
     num_ranks: int
     tensors: list[LogicalTensor] = field(default_factory=list)
     stored: list[StoredTensor] = field(default_factory=list)
+    scaled: list[ScaledTensor] = field(default_factory=list)
     _index: dict[str, int] = field(default_factory=dict, repr=False,
                                    compare=False)
 
@@ -93,6 +111,27 @@ class Placement:
             raise ValueError(f'tensor "{name}" is {known.dtype} {known.shape} '
                              f"and {new.dtype} {new.shape}")
         return index
+
+
+    def scale(self, names: Iterable[str], block_rows: int = 128,
+              block_cols: int = 128, rule: str = "float") -> None:
+        """Declares scales "NAME_scale_inv" for those of `names` that this rank
+        knows. ValueError for what is no matrix."""
+        known = {tensor.name: i for i, tensor in enumerate(self.tensors)}
+        for name in names:
+            if name not in known:
+                continue
+            matrix = self.tensors[known[name]]
+            if len(matrix.shape) != 2:
+                raise ValueError(f'"{name}" has shape {matrix.shape}: only '
+                                 "matrices have block scales")
+            rows, cols = (-(-extent // (block or max(extent, 1)))
+                          for extent, block in zip(
+                              matrix.shape, (block_rows, block_cols)))
+            scales = self.tensor(f"{name}_scale_inv", "F32", (rows, cols))
+            self.scaled.append(ScaledTensor(known[name], scales, block_rows,
+                                            block_cols, rule))
+        self.scaled.sort(key=lambda scaled: scaled.tensor)
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ class RefitReport:
     seconds: float
     transfer_seconds: float
     verify_seconds: float
+    quantise_seconds: float
     control_seconds: float
     bound_bytes_per_second: float
     bound: str

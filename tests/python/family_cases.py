@@ -18,6 +18,10 @@ FAMILIES = {
     "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }
+SGLANG = ("qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2",
+          "deepseek_v3", "glm4_moe", "phi3", "gemma2", "gemma3")
+# Nobody says how DTensors cut their packed experts and state-space layers.
+NO_TP = ("GptOssForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM")
 
 
 def random_config(rng, family):
@@ -55,6 +59,8 @@ def random_config(rng, family):
             "n_shared_experts": pick(1, 2), "num_experts_per_tok": 1,
             "first_k_dense_replace": int(rng.integers(layers + 1)),
             "n_group": pick(1, 2), "topk_group": 1}
+    if family in ("deepseek_v3", "glm4_moe", "glm_moe_dsa"):
+        config["num_nextn_predict_layers"] = pick(0, 0, 1)
     if family in ("deepseek_v3", "glm_moe_dsa"):
         config |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
     if family == "deepseek_v2":
@@ -102,6 +108,9 @@ def _nemotron(rng, config, count, width, pick):
         "moe_intermediate_size": width,
         "moe_shared_expert_intermediate_size": pick(4, 8, 12),
         "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
+    if "E" not in config["hybrid_override_pattern"]:
+        for key in [key for key in config if "expert" in key]:
+            del config[key]
 
 
 def random_checkpoint(rng, config):
@@ -109,10 +118,20 @@ def random_checkpoint(rng, config):
     dtype = {"bfloat16": "BF16", "float16": "F16",
              "float32": "F32"}[config["torch_dtype"]]
     tensors = {}
-    for name, shape in oracle.logical_shapes(config).items():
-        of = oracle.dtype_in_file(name) or dtype
+    # Files may lack the layers that predict further tokens, or only their
+    # copies of the embedding and the head.
+    shapes = oracle.logical_shapes(config, bool(rng.integers(3)))
+    copies = (".shared_head.head.weight",
+              f".layers.{config.get('num_hidden_layers')}.embed_tokens.weight")
+    lost = copies if rng.integers(2) else ()
+    for name, shape in shapes.items():
+        if name.endswith(lost):
+            continue
+        wide = None if rng.integers(4) == 0 else oracle.dtype_in_file(name)
+        of = wide or dtype
         tensors[name] = cases.random_bits(rng, of, shape)
-        if name.endswith("A_log"):  # values of which the exponential is finite
+        if name.endswith(("A_log", "linear_attn.norm.weight")):
+            # Values are computed of these: finite ones.
             tensors[name] = oracle.synth(name, shape, 5, of)
     return tensors
 
@@ -137,6 +156,8 @@ def random_spec(rng, config, folder):
     if framework == "megatron" and config["architectures"][0].startswith(
             "Gpt"):
         keys = [k for k in keys if not k.startswith("etp=")] + ["etp=1"]
+    if framework == "fsdp" and config["architectures"][0] in NO_TP:
+        keys = [k for k in keys if not k.startswith("tp=")]
     if framework == "fsdp" and one_in(2) and "names=hf" not in keys:
         keys = [k for k in keys if not k.startswith("tp=")]
         keys.append("ep=2")
@@ -149,6 +170,26 @@ def random_spec(rng, config, folder):
         elif choice == 2:
             keys.append(f"eplb={_table(rng, config, degrees['ep'], folder)}")
     return framework + (":" + ",".join(keys) if keys else "")
+
+
+def random_sglang_spec(rng, config, folder):
+    tp = int(rng.choice([1, 2, 3, 4]))
+    keys = [f"tp={tp}"]
+    if rng.integers(2):
+        keys.append(f"pp={rng.choice([2, 3])}")
+    if rng.integers(2):
+        keys.append(f"dp={rng.choice([2, tp])}")
+    if rng.integers(2):
+        ep = int(rng.choice([2, tp]))
+        keys.append(f"ep={ep}")
+        choice = rng.integers(4)
+        if choice == 0:
+            keys.append(f"redundant={ep}")
+        elif choice == 1:
+            keys.append(f"eplb={_table(rng, config, ep, folder)}")
+    elif rng.integers(3) == 0:
+        keys.append("shared_fusion=off")
+    return "sglang:" + ",".join(keys)
 
 
 def _table(rng, config, ep, folder):

@@ -1,14 +1,15 @@
 """What every rank of every framework holds, in NumPy, from their rules.
 
 Independent of the C++ code and of its recipe files: written from the rules of
-Megatron-Core, vLLM and FSDP2 (oracle_megatron.py, oracle_vllm.py,
-oracle_fsdp.py) and from what files hold (oracle_models.py). Nothing here knows
+Megatron-Core, vLLM, SGLang and FSDP2 (oracle_megatron.py, oracle_vllm.py,
+oracle_sglang.py, oracle_fsdp.py) and from what files hold (oracle_models.py). Nothing here knows
 index maps, modes or runs; rows are picked by index arrays.
 """
 
 from oracle_fsdp import fsdp
 from oracle_megatron import megatron
 from oracle_models import dtype_in_file, logical_shapes, model_of
+from oracle_sglang import sglang
 from oracle_values import WORDS, Bits, Illegal, cast, step, synth
 from oracle_vllm import vllm
 
@@ -28,7 +29,7 @@ def num_ranks(spec):
     framework, keys = parse_spec(spec)
     degrees = {"hf": [], "fsdp": ["shard", "replicate", "tp"],
                "megatron": ["tp", "pp", "cp", "dp"],
-               "vllm": ["tp", "pp", "dp"]}[framework]
+               "vllm": ["tp", "pp", "dp"], "sglang": ["tp", "pp"]}[framework]
     count = 1
     for key in degrees:
         count *= keys.get(key, 1)
@@ -36,14 +37,19 @@ def num_ranks(spec):
 
 
 def _hf(m, tensors, keys, rank):
-    return dict(tensors)
+    """The files; what they keep wide stays in their dtype."""
+    wide = (".e_score_correction_bias",)
+    if m.mamba:
+        wide += (".A_log",)
+    return {name: tensor._replace(is_pinned=name.endswith(wide))
+            for name, tensor in tensors.items()}
 
 
 def shard(config, tensors, spec, rank):
     """{stored name: Bits} of one rank. `tensors`: the checkpoint's, by name."""
     framework, keys = parse_spec(spec)
     held = {"hf": _hf, "fsdp": fsdp, "megatron": megatron,
-            "vllm": vllm}[framework](model_of(config), tensors, keys, rank)
+            "vllm": vllm, "sglang": sglang}[framework](model_of(config), tensors, keys, rank)
     dtype = {"bf16": "BF16", "f16": "F16", "f32": "F32"}.get(keys.get("dtype"))
     if dtype:
         held = {name: tensor if tensor.is_pinned else cast(tensor, dtype)

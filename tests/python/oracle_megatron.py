@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from oracle_values import (Bits, Illegal, concat, even, padded_rows, segments)
+from oracle_models import GEMMA
+from oracle_values import (Bits, Illegal, concat, even, less_one, padded_rows,
+                           segments)
 
 _FAMILIES = ("llama", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
              "deepseek_v2", "deepseek_v3", "glm4_moe", "glm_moe_dsa",
-             "gpt_oss", "nemotron_h")
+             "gpt_oss", "nemotron_h", "phi3", "qwen3_next", *GEMMA)
 
 
 class Place(NamedTuple):
@@ -53,6 +55,11 @@ def megatron(m, tensors, keys, rank):
                 head = m.embedding if m.tied else "lm_head.weight"
                 of_chunk["output_layer.weight"] = padded_rows(
                     tensors[head], padded, *vocabulary)
+            of_chunk |= _predicting(m, tensors, at)
+            if m.mtp and any(".eh_proj." in name for name in tensors):
+                # What predicts further tokens embeds them too.
+                of_chunk["embedding.word_embeddings.weight"] = padded_rows(
+                    tensors[m.embedding], padded, *vocabulary)
         prefix = f"model{chunk}." if vpp > 1 else ""
         held |= {prefix + n: t for n, t in of_chunk.items()}
     return held
@@ -86,12 +93,19 @@ def _check(m, at):
     if m.experts:
         even(m.experts.width, at.etp, 0)
         even(m.experts.shared_width, at.tp, 0)
-    if m.family == "gpt_oss" and at.etp > 1:
-        raise Illegal("a bias that would be added by each of etp ranks")
+    if m.family == "gpt_oss" and (at.etp > 1 or at.is_local):
+        # Each of etp ranks would add the bias; only Bridge, which builds
+        # Transformer Engine's layers, says what lies where.
+        raise Illegal("gpt_oss")
     if m.mamba and (m.mamba.groups % at.tp or m.mamba.heads % at.tp):
         raise Illegal("mamba heads or groups")
-    if m.family == "nemotron_h" and (at.is_local or m.experts and
-                                     m.experts.latent):
+    if m.delta and (m.delta.key_heads % at.tp or at.is_local):
+        raise Illegal("key heads")
+    if m.family in GEMMA and at.is_local:
+        raise Illegal("norms that core's own layers do not have")
+    if m.family == "nemotron_h" and (
+            at.is_local or not at.is_grouped or
+            m.experts and m.experts.latent):
         raise Illegal("a hybrid model of another kind")
 
 
@@ -134,6 +148,28 @@ def _chunks(m, keys, stage):
     return chunks
 
 
+def _predicting(m, tensors, at):
+    """The layers behind the last one, which have experts."""
+    out = {}
+    for j in range(m.mtp):
+        prefix = f"{m.at}layers.{m.L + j}."
+        hf = {n.removeprefix(prefix): t for n, t in tensors.items()
+              if n.startswith(prefix)}
+        if not hf:
+            continue
+        to = f"mtp.layers.{j}."
+        rows = even(m.H, at.tp, at.tp_rank)
+        out |= {to + "enorm.weight": hf["enorm.weight"],
+                to + "hnorm.weight": hf["hnorm.weight"],
+                to + "eh_proj.weight":
+                    hf["eh_proj.weight"].rows(slice(*rows)),
+                to + "final_layernorm.weight": hf["shared_head.norm.weight"]}
+        like = m._replace(mixers=(m.mixers[0],), mlps=("experts",))
+        out |= {f"{to}mtp_model_layer.{n}": t
+                for n, t in _layer(like, hf, at, 0).items()}
+    return out
+
+
 def _layer(m, hf, at, layer):
     mixer, mlp = m.mixers[layer], m.mlps[layer]
     if m.family == "nemotron_h":
@@ -144,16 +180,23 @@ def _layer(m, hf, at, layer):
             (mlp == "experts", "pre_mlp_layernorm.weight")) if is_it]
         out = {norm: hf["norm.weight"]}
     else:
+        linear = "in_proj" if mixer == "delta" else "linear_qkv"
         before = ("input_layernorm.weight" if at.is_local or mixer == "latent"
-                  else "self_attention.linear_qkv.layer_norm_weight")
+                  else f"self_attention.{linear}.layer_norm_weight")
         between = ("pre_mlp_layernorm.weight"
                    if at.is_local or mlp == "experts" else
                    "mlp.linear_fc1.layer_norm_weight")
         out = {before: hf["input_layernorm.weight"],
                between: hf["post_attention_layernorm.weight"]}
+    if m.family in GEMMA:  # a norm before and after each half of a layer
+        out |= {between: hf["pre_feedforward_layernorm.weight"],
+                "self_attention.linear_proj.post_layernorm.weight":
+                    hf["post_attention_layernorm.weight"],
+                "mlp.linear_fc2.post_layernorm.weight":
+                    hf["post_feedforward_layernorm.weight"]}
     if mixer:
-        out |= {"gqa": _gqa, "latent": _latent, "mamba": _mamba}[mixer](
-            m, hf, at)
+        out |= {"gqa": _gqa, "latent": _latent, "delta": _delta,
+                "mamba": _mamba}[mixer](m, hf, at)
     if mlp == "experts":
         out |= _experts(m, hf, at)
     elif mlp == "plain":
@@ -166,8 +209,25 @@ def _layer(m, hf, at, layer):
 # ---- mixers ------------------------------------------------------------------
 
 
+def _gated_by_groups(m, q, k, v):
+    """Per query group its q heads, then their gates, then k, then v; in the
+    file each head's gate is behind it."""
+    n, rows = m.Hq // m.G, []
+    for group in range(m.G):
+        heads = range(group * n, (group + 1) * n)
+        for half in range(2):
+            rows += [q.rows(slice((2 * head + half) * m.D,
+                                  (2 * head + half + 1) * m.D))
+                     for head in heads]
+        rows += [part.rows(slice(group * m.D, (group + 1) * m.D))
+                 for part in (k, v)]
+    return concat(rows)
+
+
 def _by_groups(m, q, k, v):
     """Per query group its q heads, then k, then v."""
+    if m.family == "qwen3_next":
+        return _gated_by_groups(m, q, k, v)
     n = m.Hq // m.G
     merged = np.empty(((m.Hq + 2 * m.G) * m.D,) + q.bits.shape[1:],
                       q.bits.dtype)
@@ -187,7 +247,12 @@ def _gqa(m, hf, at):
     out = {"self_attention.linear_proj.weight":
                hf[here + "o_proj.weight"].columns(
                    *even(m.Hq * m.D, at.tp, at.tp_rank))}
-    rows = even((m.Hq + 2 * m.G) * m.D, at.tp, at.tp_rank)
+    heads = (2 if m.family == "qwen3_next" else 1) * m.Hq
+    rows = even((heads + 2 * m.G) * m.D, at.tp, at.tp_rank)
+    if m.family == "phi3":
+        out["self_attention.linear_qkv.weight"] = _by_groups(m, *segments(
+            hf[here + "qkv_proj.weight"],
+            (m.Hq * m.D, m.G * m.D, m.G * m.D))).rows(slice(*rows))
     for kind in ("weight", "bias"):
         if f"{here}q_proj.{kind}" in hf:
             out[f"self_attention.linear_qkv.{kind}"] = _by_groups(
@@ -245,6 +310,42 @@ def _latent(m, hf, at):
     return out
 
 
+def _delta(m, hf, at):
+    """A rank's projection is [queries; keys; values; gates; betas; alphas] of
+    its heads; in the files these lie by key heads, in two tensors."""
+    x, here, to = m.delta, "linear_attn.", "self_attention."
+    each = x.value_heads // x.key_heads
+    width = each * x.value_width
+    begin, end = even(x.key_heads, at.tp, at.tp_rank)
+
+    def of_heads(name, sizes):
+        parts = [[] for _ in sizes]
+        for head in range(begin, end):
+            block = hf[here + name].rows(slice(head * sum(sizes),
+                                               (head + 1) * sum(sizes)))
+            for kept, part in zip(parts, segments(block, sizes), strict=True):
+                kept.append(part)
+        return [concat(kept) for kept in parts]
+
+    def values(name):
+        return hf[here + name].rows(
+            slice(*even(x.value_heads, at.tp, at.tp_rank)))
+
+    return {
+        to + "in_proj.weight": concat(
+            of_heads("in_proj_qkvz.weight",
+                     (x.key_width, x.key_width, width, width)) +
+            of_heads("in_proj_ba.weight", (each, each))),
+        to + "conv1d.weight": concat([
+            part.rows(slice(*even(len(part.bits), at.tp, at.tp_rank)))
+            for part in segments(hf[here + "conv1d.weight"],
+                                 (x.keys, x.keys, x.values))]),
+        to + "dt_bias": values("dt_bias"), to + "A_log": values("A_log"),
+        to + "out_norm.weight": less_one(hf[here + "norm.weight"]),
+        to + "out_proj.weight": hf[here + "out_proj.weight"].columns(
+            *even(x.values, at.tp, at.tp_rank))}
+
+
 def _mamba(m, hf, at):
     x, here = m.mamba, "mixer."
 
@@ -260,6 +361,7 @@ def _mamba(m, hf, at):
                *even(x.inner, at.tp, at.tp_rank)),
            here + "norm.weight": parts("norm.weight", (x.inner,))}
     out |= {here + n: parts(n, (x.heads,)) for n in ("A_log", "D", "dt_bias")}
+    out[here + "A_log"] = out[here + "A_log"]._replace(is_pinned=True)
     for kind in ("weight", "bias"):
         if f"{here}conv1d.{kind}" in hf:
             out[f"{here}conv1d.{kind}"] = parts(f"conv1d.{kind}",
@@ -277,6 +379,10 @@ def _gated_mlp(to, hf, here, width, tp, tp_rank, names=("gate_proj",
     *halves, down = names
     rows = even(width, tp, tp_rank)
     out = {to + "linear_fc2.weight": hf[f"{here}{down}.weight"].columns(*rows)}
+    if here + "gate_up_proj.weight" in hf:  # fused in the file
+        out[to + "linear_fc1.weight"] = concat(
+            [half.rows(slice(*rows)) for half in
+             segments(hf[here + "gate_up_proj.weight"], (width, width))])
     for kind in ("weight", "bias"):
         if f"{here}{halves[0]}.{kind}" in hf:
             out[f"{to}linear_fc1.{kind}"] = concat(

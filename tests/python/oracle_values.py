@@ -107,6 +107,12 @@ def neg_exp(tensor):
     return Bits("F32", value.view(np.uint32), True)
 
 
+def less_one(tensor):
+    """x - 1, computed in float32 and rounded to the tensor's dtype."""
+    value = _to_f32_bits(tensor).view(np.float32) - np.float32(1)
+    return cast(Bits("F32", value.view(np.uint32)), tensor.dtype)
+
+
 # ---- cuts ------------------------------------------------------------------
 
 

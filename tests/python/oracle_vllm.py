@@ -81,29 +81,35 @@ def _dealt(m, keys, ep, ep_rank):
         if {"eplb", "redundant", "placement"} & keys.keys():
             raise Illegal("no experts")
         return ()
-    count, redundant = m.experts.count, keys.get("redundant", 0)
-    sparse = m.mlps.count("experts")
-    if "eplb" in keys:
-        with open(keys["eplb"], encoding="utf-8") as file:
-            table = json.load(file)["physical_to_logical"]
-        if not isinstance(table[0], list):
-            table = [table] * sparse
-        if len(table) != sparse:
-            raise Illegal("another number of layers")
-        for of_layer in table:
-            if set(of_layer) != set(range(count)):
-                raise Illegal("an expert that nobody has")
-    else:
-        table = [[x % count for x in range(count + redundant)]] * sparse
-    if ep == 1 and (redundant or "eplb" in keys):
-        raise Illegal("nothing to balance")
+    table = physical_experts(m, keys, ep)
     if keys.get("placement") == "round_robin" and m.groups > 1 and not (
-            redundant or "eplb" in keys):
+            {"eplb", "redundant"} & keys.keys()):
         return tuple(of_layer[ep_rank::ep] for of_layer in table)
     owners = [_owners(len(of_layer), ep) for of_layer in table]
     return tuple([e for e, p in zip(of_layer, owner, strict=True)
                   if p == ep_rank]
                  for of_layer, owner in zip(table, owners, strict=True))
+
+
+def physical_experts(m, keys, ep):
+    """For each layer with experts, which logical expert each physical one is
+    a copy of."""
+    count, redundant = m.experts.count, keys.get("redundant", 0)
+    sparse = m.mlps.count("experts")
+    if ep == 1 and (redundant or "eplb" in keys):
+        raise Illegal("nothing to balance")
+    if "eplb" not in keys:
+        return [[x % count for x in range(count + redundant)]] * sparse
+    with open(keys["eplb"], encoding="utf-8") as file:
+        table = json.load(file)["physical_to_logical"]
+    if not isinstance(table[0], list):
+        table = [table] * sparse
+    if len(table) != sparse:
+        raise Illegal("another number of layers")
+    for of_layer in table:
+        if set(of_layer) != set(range(count)):
+            raise Illegal("an expert that nobody has")
+    return table
 
 
 def _owners(count, ep):
@@ -143,23 +149,33 @@ def _layers(m, pp, stage):
 
 
 def _layer(m, hf, at, layer):
-    out = {n: t for n, t in hf.items()
-           if n.rpartition(".")[0].endswith("layernorm") and
-           "." not in n.removesuffix(".weight")}
+    return (norms_of(m, hf) | mixer_of(m, hf, at, layer) |
+            mlp_of(m, hf, at, layer))
+
+
+def norms_of(m, hf):
     if m.family == "nemotron_h":
-        out["norm.weight"] = hf["norm.weight"]
-    mixer, mlp = m.mixers[layer], m.mlps[layer]
-    if mixer:
-        out |= {"gqa": _gqa, "latent": _latent, "delta": _delta,
-                "mamba": _mamba}[mixer](m, hf, at)
+        return {"norm.weight": hf["norm.weight"]}
+    return {n: t for n, t in hf.items() if n.endswith("layernorm.weight") and
+            n.count(".") == 1}
+
+
+def mixer_of(m, hf, at, layer):
+    mixer = m.mixers[layer]
+    return {"gqa": _gqa, "latent": _latent, "delta": _delta, "mamba": _mamba,
+            "": lambda *of: {}}[mixer](m, hf, at)
+
+
+def mlp_of(m, hf, at, layer):
+    mlp = m.mlps[layer]
     if mlp == "experts":
         sparse = m.mlps[:layer].count("experts")
-        out |= _experts(m, hf, at, at.experts[sparse])
-    elif mlp == "plain":
-        out |= _plain_mlp(hf, "mixer.", m.I, at.tp, at.tp_rank)
-    elif mlp == "dense":
-        out |= _gated_mlp(m, hf, "mlp.", m.I, at.tp, at.tp_rank)
-    return out
+        return _experts(m, hf, at, at.experts[sparse])
+    if mlp == "plain":
+        return _plain_mlp(hf, "mixer.", m.I, at.tp, at.tp_rank)
+    if mlp == "dense":
+        return _gated_mlp(m, hf, "mlp.", m.I, at.tp, at.tp_rank)
+    return {}
 
 
 # ---- mixers ------------------------------------------------------------------

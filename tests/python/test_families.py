@@ -12,8 +12,8 @@ import files
 import oracle
 from conftest import SEED
 from test_plain_path import done, refused
-from test_processes import (assert_holds, catalog, publish,  # noqa: F401
-                            pull, refits, start)
+from test_processes import (catalog, publish, pull, refits,  # noqa: F401
+                            start)
 
 
 def assert_equal(found, expected):
@@ -29,21 +29,15 @@ def assert_equal(found, expected):
         assert np.abs(difference).max(initial=0) <= 1, name
 
 
-@pytest.mark.parametrize("family", family_cases.FAMILIES)
-@pytest.mark.parametrize("case", range(12))
-def test_shard_is_the_oracles(weft, tmp_path, family, case):
-    number = list(family_cases.FAMILIES).index(family)
-    rng = np.random.default_rng([SEED, 7000 + 100 * number + case])
+def compare(weft, tmp_path, rng, family, draw, count):
+    """Ranks of random layouts of a random model, byte for byte."""
     config = family_cases.random_config(rng, family)
     tensors = family_cases.random_checkpoint(rng, config)
     folder = tmp_path / "checkpoint"
     cases.write_checkpoint(folder, config, tensors)
-
-    def draw(rng):
-        return family_cases.random_spec(rng, config, tmp_path)
-
-    for _ in range(3):
-        spec = cases.mostly_legal_spec(rng, config, tensors, draw)
+    for _ in range(count):
+        spec = cases.mostly_legal_spec(
+            rng, config, tensors, lambda rng: draw(rng, config, tmp_path))
         legal = cases.is_legal(config, tensors, spec)
         step = int(rng.choice([0, 1, 6]))
         stepped = {n: oracle.step(t, step) for n, t in tensors.items()}
@@ -61,3 +55,99 @@ def test_shard_is_the_oracles(weft, tmp_path, family, case):
             if rank == 0:
                 done(weft("verify", out, *case_args))
             out.unlink()
+
+
+def random_of(family, first, case):
+    number = list(family_cases.FAMILIES).index(family)
+    return np.random.default_rng([SEED, first + 100 * number + case])
+
+
+@pytest.mark.parametrize("family", family_cases.FAMILIES)
+@pytest.mark.parametrize("case", range(8))
+def test_shard_is_the_oracles(weft, tmp_path, family, case):
+    compare(weft, tmp_path, random_of(family, 7000, case), family,
+            family_cases.random_spec, 3)
+
+
+@pytest.mark.parametrize("family", family_cases.SGLANG)
+@pytest.mark.parametrize("case", range(4))
+def test_sglang_is_the_oracles(weft, tmp_path, family, case):
+    compare(weft, tmp_path, random_of(family, 11000, case), family,
+            family_cases.random_sglang_spec, 3)
+
+
+def legal_case(rng, family, specs):
+    """A random model that all of the layouts take: (config, tensors)."""
+    for _ in range(500):
+        config = family_cases.random_config(rng, family)
+        tensors = family_cases.random_checkpoint(rng, config)
+        if all(cases.is_legal(config, tensors, spec) for spec in specs):
+            return config, tensors
+    raise AssertionError(f"no {family} for {specs}")
+
+
+@pytest.mark.parametrize("family,trainer,engine", [
+    ("deepseek_v3", "megatron:tp=2,ep=2,etp=1,vocab_divisor=8",
+     "vllm:tp=2,ep=2"),
+    ("deepseek_v3", "fsdp:shard=3", "vllm:tp=2,dp=2,ep=4"),
+    ("glm4_moe", "megatron:pp=2,dp=2,ep=2,vocab_divisor=8", "vllm:tp=2"),
+    ("glm_moe_dsa", "fsdp:shard=4,ep=2", "vllm:tp=2,ep=2"),
+    ("gpt_oss", "megatron:dp=2,ep=2,etp=1,vocab_divisor=8", "vllm:tp=2"),
+    ("gpt_oss", "fsdp:shard=3", "vllm:tp=2,ep=2"),
+    ("nemotron_h", "fsdp:shard=3", "vllm:tp=2"),
+    ("nemotron_h", "megatron:tp=2,ep=2,etp=1,vocab_divisor=8",
+     "vllm:tp=2,ep=2"),
+    ("qwen3_next", "fsdp:shard=3", "vllm:tp=2,ep=2"),
+    ("qwen3_moe", "megatron:pp=2,vpp=2,vocab_divisor=8", "vllm:tp=2"),
+    ("phi3", "fsdp:shard=3", "vllm:tp=2"),
+    ("gemma3", "megatron:tp=2,vocab_divisor=8", "vllm:tp=2"),
+])
+def test_versions_arrive_on_every_rank(start, catalog, tmp_path,  # noqa: F811
+                                       family, trainer, engine):
+    """Weights change between two refits, and memory is poisoned before each;
+    what then lies in it is the oracle's, also where a value is computed."""
+    rng = np.random.default_rng([SEED, *family.encode(), *trainer.encode()])
+    config, tensors = legal_case(rng, family, (trainer, engine))
+    checkpoint = tmp_path / "checkpoint"
+    cases.write_checkpoint(checkpoint, config, tensors)
+    trainers = [publish(start, catalog, checkpoint, trainer, r, "shm")
+                for r in range(oracle.num_ranks(trainer))]
+    for process in trainers:
+        assert process.event()["event"] == "published"
+    engines = [pull(start, catalog, engine, r, "shm")
+               for r in range(oracle.num_ranks(engine))]
+    out = tmp_path / "out.safetensors"
+    for step, rank, process, _ in refits(trainers, engines, 2):
+        process.say(f"save {out}")
+        assert process.event()["event"] == "saved"
+        stepped = {n: oracle.step(t, step) for n, t in tensors.items()}
+        assert_equal(files.read(out),
+                     oracle.shard(config, stepped, engine, rank))
+        out.unlink()
+
+
+@pytest.mark.parametrize("family", family_cases.FAMILIES)
+@pytest.mark.parametrize("case", range(2))
+def test_plans_cover_every_engine_rank(weft, tmp_path, family, case):
+    rng = random_of(family, 9000, case)
+    config = family_cases.random_config(rng, family) | {
+        "torch_dtype": "bfloat16"}
+    tensors = family_cases.random_checkpoint(rng, config)
+    folder = tmp_path / "checkpoint"
+    cases.write_checkpoint(folder, config, tensors)
+
+    def draw():
+        while True:
+            spec = family_cases.random_spec(rng, config, tmp_path)
+            if "dtype" not in spec and oracle.num_ranks(spec) <= 8 and (
+                    cases.is_legal(config, tensors, spec)):
+                return spec
+
+    source, target = draw(), draw()
+    for rank in range(oracle.num_ranks(target)):
+        totals = json.loads(done(weft(
+            "plan", "--config", folder, "--from", source, "--to", target,
+            "--rank", rank, "--json")))["totals"]
+        held = oracle.shard(config, tensors, target, rank).values()
+        assert totals["dst_bytes"] + totals["zero_fill_bytes"] == sum(
+            tensor.bits.nbytes for tensor in held)

@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/recipe/framework_mesh.h"
 #include "weft/tensor/scale_scheme.h"
 
 namespace weft::recipe {
@@ -100,6 +101,45 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> CheckpointCache::Find(
   const std::lock_guard lock(mutex_);
   last_ = checkpoint;
   return last_;
+}
+
+absl::StatusOr<std::shared_ptr<const std::vector<bool>>>
+CheckpointCache::InMemory(
+    const std::shared_ptr<const Checkpoint>& checkpoint) const {
+  const std::lock_guard lock(mutex_);
+  if (last_in_memory_of_ != checkpoint) {
+    WEFT_ASSIGN_OR_RETURN(std::vector<bool> found, FindInMemory(*checkpoint));
+    last_in_memory_ =
+        std::make_shared<const std::vector<bool>>(std::move(found));
+    last_in_memory_of_ = checkpoint;
+  }
+  return last_in_memory_;
+}
+
+absl::StatusOr<std::vector<bool>> CheckpointCache::FindInMemory(
+    const Checkpoint& checkpoint) const {
+  std::vector<bool> result(checkpoint.index.specs.size(), false);
+  if (tables_.memory.empty()) return result;
+  // Which tensors are meant does not depend on the rank; one rank has all.
+  WEFT_ASSIGN_OR_RETURN(const LayoutSpec spec, ParseLayoutSpec("fsdp"));
+  WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
+  Environment environment = checkpoint.environment;
+  const std::vector<int64_t> values = FrameworkSymbolValues(spec, mesh, 0, {});
+  environment.values.insert(environment.values.end(), values.begin(),
+                            values.end());
+  WEFT_ASSIGN_OR_RETURN(const std::vector<StoredDescription> held,
+                        ExpandStored(tables_.memory, environment, nullptr));
+  for (const StoredDescription& description : held) {
+    for (const std::vector<StoredPart>& entry : description.entries) {
+      for (const StoredPart& part : entry) {
+        const auto found = checkpoint.index.by_name.find(part.of);
+        if (found != checkpoint.index.by_name.end()) {
+          result[found->second] = true;
+        }
+      }
+    }
+  }
+  return result;
 }
 
 // All faults at once: missing, extra, twice, of another shape.

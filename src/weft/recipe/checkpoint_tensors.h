@@ -54,16 +54,26 @@ class CheckpointCache {
       const Environment& environment, tensor::DType dtype,
       const TensorNames& held) const;
 
+  // Which tensors transformers holds in another form (RecipeTables::memory), by
+  // index. Requires checkpoint.matched.ok(); found once for a checkpoint.
+  absl::StatusOr<std::shared_ptr<const std::vector<bool>>> InMemory(
+      const std::shared_ptr<const Checkpoint>& checkpoint) const;
+
   absl::StatusOr<std::shared_ptr<const Checkpoint>> Find(
       const ModelConfig& config,
       const std::vector<tensor::TensorSpec>& given) const;
 
  private:
   absl::Status Match(const TensorNames& held, Checkpoint& checkpoint) const;
+  absl::StatusOr<std::vector<bool>> FindInMemory(
+      const Checkpoint& checkpoint) const;
 
   const RecipeTables& tables_;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Checkpoint> last_;  // guarded by mutex_
+  // Of last_in_memory_of_; guarded by mutex_.
+  mutable std::shared_ptr<const std::vector<bool>> last_in_memory_;
+  mutable std::shared_ptr<const Checkpoint> last_in_memory_of_;
 };
 
 }  // namespace weft::recipe

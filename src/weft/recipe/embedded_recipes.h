@@ -12,7 +12,7 @@
 namespace weft::recipe {
 
 struct EmbeddedRecipe {
-  std::string_view name;  // relative to recipes/: "include/gqa_decoder.yaml"
+  std::string_view name;  // relative to recipes/: "include/decoder.yaml"
   std::string_view text;
 };
 

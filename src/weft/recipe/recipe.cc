@@ -3,7 +3,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
@@ -107,7 +106,7 @@ class DataRecipe : public Recipe {
       WEFT_RETURN_IF_ERROR(builder.AddDescribed(description));
     }
     if (table == nullptr) {
-      WEFT_RETURN_IF_ERROR(AddBoxes(*checkpoint, spec, mesh, rank, builder));
+      WEFT_RETURN_IF_ERROR(AddBoxes(checkpoint, spec, mesh, rank, builder));
     }
     RankLayout result;
     result.layout_spec = spec.ToString();
@@ -175,7 +174,7 @@ class DataRecipe : public Recipe {
       Environment environment = environment_of((*chunks)[c]);
       WEFT_RETURN_IF_ERROR(EvaluateLets(table.lets, environment));
       WEFT_ASSIGN_OR_RETURN(std::vector<StoredDescription> stored,
-                            ExpandStored(table.tensors, environment));
+                            ExpandStored(table.tensors, environment, nullptr));
       for (StoredDescription& one : stored) {
         // As torch names the members of a list of model chunks.
         if (chunks->size() > 1)
@@ -186,21 +185,19 @@ class DataRecipe : public Recipe {
     return all;
   }
 
-  // What fsdp holds under other names than the file's.
+  // Of what fsdp holds under other names than the file's: this rank's entries
+  // of the stacks, the rest whole.
   absl::StatusOr<std::vector<StoredDescription>> InMemory(
       const Environment& config, const LayoutSpec& spec,
-      const layout::Mesh& mesh, int64_t rank) const {
-    const bool as_file = spec.framework != Framework::kFsdp ||
-                         spec.Word("names", "memory") == "hf";
-    if (as_file || tables_.memory.empty()) {
-      return std::vector<StoredDescription>();
-    }
+      const layout::Mesh& mesh, int64_t rank, const FsdpCoordinates& at) const {
     Environment environment = config;
     const std::vector<int64_t> values =
         FrameworkSymbolValues(spec, mesh, rank, {});
     environment.values.insert(environment.values.end(), values.begin(),
                               values.end());
-    return ExpandStored(tables_.memory, environment);
+    return ExpandStored(tables_.memory, environment, [&](int64_t num_entries) {
+      return FsdpExperts(num_entries, at);
+    });
   }
 
   // kUnimplemented if tensor parallelism cuts what memory is made of but the
@@ -232,27 +229,31 @@ class DataRecipe : public Recipe {
   // Every tensor of the checkpoint under its own name, whole for hf, the
   // rank's box for fsdp (an empty one too), but for those that memory holds in
   // another form.
-  absl::Status AddBoxes(const Checkpoint& checkpoint, const LayoutSpec& spec,
-                        const layout::Mesh& mesh, int64_t rank,
-                        StoredBuilder& builder) const {
-    WEFT_ASSIGN_OR_RETURN(const std::vector<StoredDescription> in_memory,
-                          InMemory(checkpoint.environment, spec, mesh, rank));
-    absl::flat_hash_set<std::string> taken;
-    for (const StoredDescription& description : in_memory) {
-      for (const std::vector<StoredPart>& entry : description.entries) {
-        for (const StoredPart& part : entry) taken.insert(part.of);
-      }
-    }
-    if (spec.framework == Framework::kFsdp && mesh.Degree("tp") > 1) {
-      WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
-    }
+  absl::Status AddBoxes(const std::shared_ptr<const Checkpoint>& found,
+                        const LayoutSpec& spec, const layout::Mesh& mesh,
+                        int64_t rank, StoredBuilder& builder) const {
+    const Checkpoint& checkpoint = *found;
     const FsdpCoordinates at{.shard = mesh.Degree("shard"),
                              .shard_rank = mesh.Coordinate(rank, "shard"),
                              .tp = mesh.Degree("tp"),
                              .tp_rank = mesh.Coordinate(rank, "tp"),
                              .ep = spec.Number("ep", 1)};
-    for (const LogicalTensor& logical : checkpoint.expected) {
-      if (taken.contains(logical.spec.name)) continue;
+    const bool has_memory = spec.framework == Framework::kFsdp &&
+                            spec.Word("names", "memory") == "memory" &&
+                            !tables_.memory.empty();
+    std::vector<StoredDescription> in_memory;
+    std::shared_ptr<const std::vector<bool>> taken;
+    if (has_memory) {
+      WEFT_ASSIGN_OR_RETURN(taken, checkpoints_.InMemory(found));
+      WEFT_ASSIGN_OR_RETURN(
+          in_memory, InMemory(checkpoint.environment, spec, mesh, rank, at));
+      if (at.tp > 1) {
+        WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
+      }
+    }
+    for (std::size_t i = 0; i < checkpoint.expected.size(); ++i) {
+      if (taken != nullptr && (*taken)[i]) continue;
+      const LogicalTensor& logical = checkpoint.expected[i];
       WEFT_ASSIGN_OR_RETURN(const tensor::Box box,
                             logical.shard
                                 ? FsdpBox(logical.spec.shape, logical.tp, at)
@@ -260,11 +261,10 @@ class DataRecipe : public Recipe {
       WEFT_RETURN_IF_ERROR(builder.AddBox(logical, box));
     }
     for (const StoredDescription& description : in_memory) {
-      WEFT_RETURN_IF_ERROR(builder.AddShare(
-          description, [&](int64_t whole) -> absl::StatusOr<tensor::Range> {
-            if (description.is_stack) return FsdpExperts(whole, at);
-            return layout::ChunkSplit(whole, at.shard, at.shard_rank);
-          }));
+      WEFT_RETURN_IF_ERROR(
+          description.is_stack
+              ? builder.AddDescribed(description)
+              : builder.AddChunk(description, at.shard, at.shard_rank));
     }
     return absl::OkStatus();
   }

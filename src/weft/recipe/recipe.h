@@ -76,11 +76,14 @@ class RecipeBook {
  public:
   static absl::StatusOr<RecipeBook> Load(const std::string& extra_path);
   // kInvalidArgument that lists the supported architectures if there is none.
+  // The recipe lives as long as the book and its copies.
   absl::StatusOr<const Recipe*> Find(std::string_view architecture) const;
   std::vector<std::string> Architectures() const;
 
  private:
-  std::vector<std::shared_ptr<const Recipe>> recipes_;
+  // Of a file that is parsed when it is first asked for: the embedded ones.
+  class Entry;
+  std::vector<std::shared_ptr<Entry>> entries_;
 };
 
 // Parses one recipe file. kInvalidArgument names line and key.

@@ -2,6 +2,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
+#include <mutex>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -9,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "weft/base/status.h"
 #include "weft/recipe/data_recipe.h"
 #include "weft/recipe/embedded_recipes.h"
@@ -64,12 +67,17 @@ absl::StatusOr<std::shared_ptr<const Recipe>> ParseRecipeFile(
   return ParseRecipeWithIncludes(text, path.string(), include);
 }
 
-void Replace(std::shared_ptr<const Recipe> recipe,
-             std::vector<std::shared_ptr<const Recipe>>& recipes) {
-  std::erase_if(recipes, [&](const std::shared_ptr<const Recipe>& old) {
-    return old->family() == recipe->family();
-  });
-  recipes.push_back(std::move(recipe));
+// The words of "KEY: WORD" or "KEY: [WORD, WORD]" at the beginning of a line.
+std::vector<std::string> WordsAfter(const std::string& key,
+                                    std::string_view text) {
+  const std::vector<std::string> lines =
+      absl::StrSplit(std::string(text), '\n');
+  for (const std::string& line : lines) {
+    if (line.compare(0, key.size(), key) != 0) continue;
+    return absl::StrSplit(line.substr(key.size()), absl::ByAnyChar("[], "),
+                          absl::SkipEmpty());
+  }
+  return {};
 }
 
 }  // namespace
@@ -82,14 +90,55 @@ absl::StatusOr<std::string> ReadEmbeddedRecipe(const std::string& name) {
       absl::StrCat("there is no recipe file \"", name, "\""));
 }
 
+class RecipeBook::Entry {
+ public:
+  explicit Entry(std::shared_ptr<const Recipe> recipe)
+      : family_(recipe->family()),
+        architectures_(recipe->architectures()),
+        recipe_(std::move(recipe)) {}
+  // Parsing all embedded files takes longer than what most programs do with
+  // one of them. Their heads are one line each (recipe_file_test.cc).
+  explicit Entry(const EmbeddedRecipe& embedded)
+      : embedded_(&embedded),
+        architectures_(WordsAfter("architectures:", embedded.text)) {
+    const std::vector<std::string> family =
+        WordsAfter("family:", embedded.text);
+    if (!family.empty()) family_ = family.front();
+  }
+
+  const std::string& family() const { return family_; }
+  const std::vector<std::string>& architectures() const {
+    return architectures_;
+  }
+  absl::StatusOr<const Recipe*> recipe() {
+    const std::lock_guard lock(mutex_);
+    if (recipe_ == nullptr) {
+      WEFT_ASSIGN_OR_RETURN(recipe_,
+                            ParseRecipe(embedded_->text, embedded_->name));
+    }
+    return recipe_.get();
+  }
+
+ private:
+  const EmbeddedRecipe* const embedded_ = nullptr;
+  std::string family_;
+  std::vector<std::string> architectures_;
+  std::mutex mutex_;
+  std::shared_ptr<const Recipe> recipe_;  // guarded by mutex_ if embedded
+};
+
 absl::StatusOr<RecipeBook> RecipeBook::Load(const std::string& extra_path) {
   RecipeBook book;
+  const auto replace = [&](std::shared_ptr<Entry> entry) {
+    std::erase_if(book.entries_, [&](const std::shared_ptr<Entry>& old) {
+      return old->family() == entry->family();
+    });
+    book.entries_.push_back(std::move(entry));
+  };
   for (const EmbeddedRecipe& embedded : EmbeddedRecipes()) {
     // Files in folders are for includes.
     if (embedded.name.find('/') != std::string_view::npos) continue;
-    WEFT_ASSIGN_OR_RETURN(std::shared_ptr<const Recipe> recipe,
-                          ParseRecipe(embedded.text, embedded.name));
-    Replace(std::move(recipe), book.recipes_);
+    replace(std::make_shared<Entry>(embedded));
   }
   if (extra_path.empty()) return book;
   WEFT_ASSIGN_OR_RETURN(const std::vector<fs::path> files,
@@ -97,7 +146,7 @@ absl::StatusOr<RecipeBook> RecipeBook::Load(const std::string& extra_path) {
   for (const fs::path& file : files) {
     WEFT_ASSIGN_OR_RETURN(std::shared_ptr<const Recipe> recipe,
                           ParseRecipeFile(file));
-    Replace(std::move(recipe), book.recipes_);
+    replace(std::make_shared<Entry>(std::move(recipe)));
   }
   return book;
 }
@@ -105,9 +154,9 @@ absl::StatusOr<RecipeBook> RecipeBook::Load(const std::string& extra_path) {
 absl::StatusOr<const Recipe*> RecipeBook::Find(
     std::string_view architecture) const {
   // The last one loaded wins.
-  for (auto recipe = recipes_.rbegin(); recipe != recipes_.rend(); ++recipe) {
-    for (const std::string& name : (*recipe)->architectures()) {
-      if (name == architecture) return recipe->get();
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    for (const std::string& name : (*entry)->architectures()) {
+      if (name == architecture) return (*entry)->recipe();
     }
   }
   return absl::InvalidArgumentError(
@@ -118,9 +167,8 @@ absl::StatusOr<const Recipe*> RecipeBook::Find(
 
 std::vector<std::string> RecipeBook::Architectures() const {
   std::set<std::string> names;
-  for (const std::shared_ptr<const Recipe>& recipe : recipes_) {
-    names.insert(recipe->architectures().begin(),
-                 recipe->architectures().end());
+  for (const std::shared_ptr<Entry>& entry : entries_) {
+    names.insert(entry->architectures().begin(), entry->architectures().end());
   }
   return {names.begin(), names.end()};
 }

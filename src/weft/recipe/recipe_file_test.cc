@@ -343,6 +343,18 @@ TEST_F(RecipeBookTest, Embedded) {
                     HasSubstr(", Qwen3MoeForCausalLM, Qwen3NextForCausalLM")));
 }
 
+TEST_F(RecipeBookTest, HeadsOfTheEmbeddedAreWhatTheFilesSay) {
+  const RecipeBook book = RecipeBook::Load("").value();
+  for (const EmbeddedRecipe& embedded : EmbeddedRecipes()) {
+    if (embedded.name.find('/') != std::string_view::npos) continue;
+    const auto parsed = ParseRecipe(embedded.text, embedded.name);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    for (const std::string& architecture : (*parsed)->architectures()) {
+      EXPECT_EQ(book.Find(architecture).value()->family(), (*parsed)->family());
+    }
+  }
+}
+
 TEST_F(RecipeBookTest, AFileBesideTheEmbedded) {
   Write("tiny.yaml", kTiny);
   const RecipeBook book =

@@ -6,6 +6,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/layout/mesh.h"
 #include "weft/tensor/scale_scheme.h"
 
 namespace weft::recipe {
@@ -168,15 +169,12 @@ absl::Status StoredBuilder::AddDescribed(const StoredDescription& description) {
   return Add(description, content, kept);
 }
 
-absl::Status StoredBuilder::AddShare(
-    const StoredDescription& description,
-    const std::function<absl::StatusOr<tensor::Range>(int64_t)>& share) {
+absl::Status StoredBuilder::AddChunk(const StoredDescription& description,
+                                     int64_t shard, int64_t shard_rank) {
   WEFT_ASSIGN_OR_RETURN(const StoredContent content,
                         ResolveContent(description, logical_));
-  WEFT_ASSIGN_OR_RETURN(const tensor::Range kept,
-                        share(description.is_stack ? description.num_entries
-                                                   : content.num_rows()));
-  return Add(description, content, kept);
+  return Add(description, content,
+             layout::ChunkSplit(content.num_rows(), shard, shard_rank));
 }
 
 // `kept`: along dimension 0 of the stored tensor.

@@ -4,7 +4,6 @@
 #define WEFT_RECIPE_STORED_BUILDER_H_
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,11 +47,10 @@ class StoredBuilder {
   // their logical tensors are named first. kInvalidArgument if a part lies
   // outside of its tensor or does not fit to the others.
   absl::Status AddDescribed(const StoredDescription& description);
-  // Of a description of the whole tensor the rows that `share` keeps of them
-  // (of a stack: its entries); possibly none.
-  absl::Status AddShare(
-      const StoredDescription& description,
-      const std::function<absl::StatusOr<tensor::Range>(int64_t)>& share);
+  // Of the concatenation, which is no stack, the rows that torch.chunk gives
+  // `shard_rank` of `shard` ranks; possibly none.
+  absl::Status AddChunk(const StoredDescription& description, int64_t shard,
+                        int64_t shard_rank);
   // `box` of a logical tensor, stored under the same name.
   absl::Status AddBox(const LogicalTensor& logical, const tensor::Box& box);
 

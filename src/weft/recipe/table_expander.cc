@@ -93,8 +93,8 @@ class LogicalExpander {
 
 class StoredExpander {
  public:
-  explicit StoredExpander(const Environment& environment)
-      : environment_(environment) {}
+  StoredExpander(const Environment& environment, const EntryShare& share)
+      : environment_(environment), share_(share) {}
 
   absl::Status Expand(const std::vector<StoredRule>& rules,
                       const std::string& prefix, const std::string& of_prefix) {
@@ -155,8 +155,11 @@ class StoredExpander {
                                              "\" has no entry that would tell "
                                              "its shape"));
     }
-    const tensor::Range kept = stored.cut.value_or(tensor::Range{0, all});
+    tensor::Range kept = stored.cut.value_or(tensor::Range{0, all});
     stored.cut.reset();
+    if (share_) {
+      WEFT_ASSIGN_OR_RETURN(kept, share_(all));
+    }
     if (kept.end > all) {
       return FailAt(
           rule.where,
@@ -232,6 +235,7 @@ class StoredExpander {
   }
 
   Environment environment_;
+  const EntryShare& share_;
   absl::flat_hash_set<std::string> names_;
   std::vector<StoredDescription> stored_;
 };
@@ -270,8 +274,9 @@ absl::StatusOr<std::vector<LogicalTensor>> ExpandLogical(
 }
 
 absl::StatusOr<std::vector<StoredDescription>> ExpandStored(
-    const std::vector<StoredRule>& rules, const Environment& environment) {
-  StoredExpander expander(environment);
+    const std::vector<StoredRule>& rules, const Environment& environment,
+    const EntryShare& share) {
+  StoredExpander expander(environment, share);
   WEFT_RETURN_IF_ERROR(expander.Expand(rules, "", ""));
   return expander.Take();
 }

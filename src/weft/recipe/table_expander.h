@@ -4,6 +4,7 @@
 #define WEFT_RECIPE_TABLE_EXPANDER_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -76,8 +77,13 @@ absl::Status EvaluateLets(const std::vector<Let>& lets,
 absl::StatusOr<std::vector<LogicalTensor>> ExpandLogical(
     const std::vector<LogicalRule>& rules, const Environment& environment,
     tensor::DType dtype);
+// `share`, if not null: which entries of each stack are kept, given how many
+// there are; a rank with few of many does not pay for the others.
+using EntryShare =
+    std::function<absl::StatusOr<tensor::Range>(int64_t num_entries)>;
 absl::StatusOr<std::vector<StoredDescription>> ExpandStored(
-    const std::vector<StoredRule>& rules, const Environment& environment);
+    const std::vector<StoredRule>& rules, const Environment& environment,
+    const EntryShare& share);
 
 }  // namespace weft::recipe
 

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/manifest/packed_bytes.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/quantised_copy_internal.h"
 #include "weft/topology/host.h"
@@ -193,8 +194,10 @@ class PublisherImpl : public Publisher {
                                    base::Deadline deadline) {
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     layout_digest_ = manifest::DigestOf(canonical);
-    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(layout_digest_.ToHex(),
-                                                        canonical, deadline));
+    const std::string packed = manifest::PackBytes(canonical);
+    const std::string digest_hex = manifest::DigestOf(packed).ToHex();
+    WEFT_RETURN_IF_ERROR(
+        options_.catalog->PutPlacement(digest_hex, packed, deadline));
     catalog::WorkerInfo info;
     info.model = options_.model;
     info.role = catalog::Role::kPublisher;
@@ -205,12 +208,12 @@ class PublisherImpl : public Publisher {
     info.epoch = options_.epoch;
     info.host_id = binding.host_id;
     info.process_id = binding.process_id;
-    info.placement_digest_hex = layout_digest_.ToHex();
+    info.placement_digest_hex = digest_hex;
     if (!options_.model_card.empty()) {
-      info.model_card_digest_hex =
-          manifest::DigestOf(options_.model_card).ToHex();
+      const std::string card = manifest::PackBytes(options_.model_card);
+      info.model_card_digest_hex = manifest::DigestOf(card).ToHex();
       WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
-          info.model_card_digest_hex, options_.model_card, deadline));
+          info.model_card_digest_hex, card, deadline));
     }
     WEFT_ASSIGN_OR_RETURN(
         registration_, options_.catalog->Register(

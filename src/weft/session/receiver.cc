@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "weft/base/status.h"
+#include "weft/manifest/packed_bytes.h"
 #include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
 #include "weft/session/source_link_internal.h"
@@ -75,8 +76,10 @@ class ReceiverImpl : public Receiver {
     WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     target_digest_ = manifest::DigestOf(canonical);
-    WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(target_digest_.ToHex(),
-                                                        canonical, deadline));
+    const std::string packed = manifest::PackBytes(canonical);
+    const std::string packed_digest_hex = manifest::DigestOf(packed).ToHex();
+    WEFT_RETURN_IF_ERROR(
+        options_.catalog->PutPlacement(packed_digest_hex, packed, deadline));
     catalog::WorkerInfo info;
     info.model = options_.model;
     info.role = catalog::Role::kReceiver;
@@ -88,7 +91,7 @@ class ReceiverImpl : public Receiver {
     host_id_ = host.ToString();
     info.host_id = host_id_;
     info.process_id = getpid();
-    info.placement_digest_hex = target_digest_.ToHex();
+    info.placement_digest_hex = packed_digest_hex;
     WEFT_ASSIGN_OR_RETURN(registration_,
                           options_.catalog->Register(info, "", deadline));
     WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
@@ -344,16 +347,18 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
     const std::string& digest = source.placement_digest_hex;
     auto cached = placement_cache_.find(digest);
     if (cached == placement_cache_.end()) {
-      WEFT_ASSIGN_OR_RETURN(const std::string bytes,
+      WEFT_ASSIGN_OR_RETURN(const std::string packed,
                             options_.catalog->GetPlacement(digest, deadline));
-      const manifest::LayoutDigest actual = manifest::DigestOf(bytes);
-      if (actual.ToHex() != digest) {
+      if (manifest::DigestOf(packed).ToHex() != digest) {
         return absl::DataLossError(
             absl::StrCat("the catalog returned other bytes for placement ",
                          digest, " of publisher rank ", source.rank));
       }
+      absl::StatusOr<std::string> bytes = manifest::UnpackBytes(packed);
+      WEFT_RETURN_IF_ERROR(base::Annotate(
+          bytes.status(), absl::StrCat("publisher rank ", source.rank)));
       absl::StatusOr<manifest::Placement> placement =
-          manifest::DecodePlacement(bytes);
+          manifest::DecodePlacement(*bytes);
       if (placement.ok()) {
         WEFT_RETURN_IF_ERROR(base::Annotate(
             manifest::CheckPlacement(*placement, /*is_target=*/false),
@@ -363,9 +368,9 @@ absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
           placement.status(), absl::StrCat("publisher rank ", source.rank)));
       cached =
           placement_cache_
-              .emplace(digest,
-                       std::make_shared<const FetchedPlacement>(
-                           FetchedPlacement{actual, *std::move(placement)}))
+              .emplace(digest, std::make_shared<const FetchedPlacement>(
+                                   FetchedPlacement{manifest::DigestOf(*bytes),
+                                                    *std::move(placement)}))
               .first;
       ++counters_.manifests_fetched;
     }

@@ -171,6 +171,7 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
         *in_.options.kernels, in_.options.execute.num_threads));
     report.quantise_seconds += SecondsSince(quantise_start);
   }
+  report.execute.peak_staging_bytes += in_.staged.staging_bytes;
   report.wire_bytes = report.execute.bytes_on_wire;
   if (in_.options.verify) report.digest = convert::ToHex(digest_);
   for (size_t p = 0; p < in_.links.size(); ++p) {
