@@ -122,6 +122,11 @@ class Decoder:
         return shapes
 
 
+def is_known(values: dict) -> bool:
+    """Whether decoder_of takes this config (the dict of one)."""
+    return values.get("model_type") in _FAMILIES
+
+
 def decoder_of(hf_config: object) -> Decoder:
     """The sizes in a Hugging Face config (an object or its dict). ValueError
     if the family is unknown or a size is missing."""

@@ -11,7 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from weft.layout import Placement
 from weft.megatron import rules
-from weft.megatron.family import Decoder, decoder_of
+from weft.megatron.by_recipe import ZERO_CENTRED, add_by_recipe
+from weft.megatron.family import Decoder, decoder_of, is_known
 from weft.torch.modules import local_tensor, published_tensors
 from weft.torch.source import (DTYPE_NAMES, Faults, Source, UnsupportedTensors,
                                storage_fault, stored_tensor)
@@ -26,7 +27,8 @@ def source(model_chunks: nn.Module | Sequence[nn.Module],
     `model_chunks`: the GPTModels of this rank, one a virtual pipeline stage,
     bare or in Megatron's wrappers. `hf_config`: the config of the checkpoint
     (an object of transformers or its dict) of Llama, Mistral, Qwen2, Qwen3,
-    Qwen3-MoE or Mixtral. With several chunks stored names begin with
+    Qwen3-MoE, Mixtral, or of another family that has a recipe for Megatron
+    (DeepSeek, GLM, GPT-OSS, ...). With several chunks stored names begin with
     "model{chunk}.".
 
     Raises UnsupportedTensors with all faults at once: a parameter that no rule
@@ -42,21 +44,56 @@ def source(model_chunks: nn.Module | Sequence[nn.Module],
         else model_chunks)]
     faults = Faults()
     placement = Placement(*_position(len(chunks)))
-    try:
-        model = decoder_of(hf_config)
-    except ValueError as error:
-        raise UnsupportedTensors(str(error)) from None
-    at, deal = _cuts()
+    values = (hf_config if isinstance(hf_config, dict)
+              else hf_config.to_dict())
     held: dict[str, torch.Tensor] = {}
-    for chunk, prefix in _with_prefixes(chunks):
-        _check_settings(chunk, prefix, model, faults)
-        _add_chunk(placement, held, faults, chunk, prefix, model, at, deal)
+    if is_known(values):
+        try:
+            model = decoder_of(values)
+        except ValueError as error:
+            raise UnsupportedTensors(str(error)) from None
+        at, deal = _cuts()
+        for chunk, prefix in _with_prefixes(chunks):
+            _check_settings(chunk, prefix, model, faults)
+            _add_chunk(placement, held, faults, chunk, prefix, model, at, deal)
+    else:
+        held = _add_by_recipe(placement, faults, chunks, values)
     faults.raise_if_any()
     return Source(
         placement, held,
         lambda: {prefix + name: local_tensor(tensor)
                  for chunk, prefix in _with_prefixes(chunks)
                  for name, tensor in published_tensors(chunk).items()})
+
+
+def _add_by_recipe(placement: Placement, faults: Faults,
+                   chunks: list[nn.Module],
+                   values: dict) -> dict[str, torch.Tensor]:
+    architecture = (values.get("architectures") or [None])[0]
+    if architecture is None:
+        raise UnsupportedTensors(
+            f'hf_config of model_type "{values.get("model_type")}" has no '
+            f"architectures, by which recipes are found")
+    live = {}
+    for chunk, prefix in _with_prefixes(chunks):
+        is_centred = bool(getattr(chunk.config,
+                                  "layernorm_zero_centered_gamma", False))
+        if is_centred != (architecture in ZERO_CENTRED):
+            faults.add(f"{prefix}config has layernorm_zero_centered_gamma="
+                       f"{is_centred}, which is not how {architecture} keeps "
+                       f"its norms")
+        if getattr(chunk.config, "moe_mlp_glu_interleave_size", None):
+            faults.add(f"{prefix}config has moe_mlp_glu_interleave_size, which "
+                       f"mixes gate and up")
+        live |= {prefix + name: tensor for name, tensor in
+                 published_tensors(chunk).items()}
+    tables = [tensor.shape[0] for name, tensor in live.items() if name.endswith(
+        ("embedding.word_embeddings.weight", "output_layer.weight"))]
+    return add_by_recipe(
+        placement, {name: local_tensor(tensor) if type(tensor) in
+                    (torch.Tensor, nn.Parameter) else tensor
+                    for name, tensor in live.items()},
+        values, chunks[0].config, tables[0] if tables else None, faults)
 
 
 def _unwrap(chunk: nn.Module) -> nn.Module:

@@ -34,13 +34,42 @@ def import_engine(architectures):
 def loaded(cases):
     """In one rank of a world: [{parameter: oracle.Bits}, ...] of all cases,
     which all have as many ranks as the world."""
+    return _in_each(cases, lambda case, config, model: {
+        name: _bits(parameter.detach())
+        for name, parameter in model.named_parameters()})
+
+
+def captured(cases):
+    """In one rank of a world, of each case: the place that the plug-in sees
+    (layout, rank, ranks) and how what it captures of the loader compares with
+    the recipe."""
+    from vllm.config import set_current_vllm_config
+
+    from weft.vllm.capture import capture
+    from weft.vllm.checkpoint import logical_tensors
+    from weft.vllm.recipe_check import against_recipe
+    from weft.vllm.target import mesh_position
+
+    def describe(case, config, model):
+        spec, rank, num_ranks = mesh_position(config)
+        with set_current_vllm_config(config):
+            found = capture(model, logical_tensors(case.folder),
+                            layout_spec=spec, rank=rank, num_ranks=num_ranks)
+        return spec, rank, num_ranks, against_recipe(
+            found.placement, case.folder, set())
+
+    return _in_each(cases, describe)
+
+
+def _in_each(cases, look):
     from vllm.distributed import parallel_state
     _load_as_on_a_gpu()
-    held = []
+    seen = []
     for case in cases:
-        held.append(_load(case, parallel_state))
+        config, model = _load(case, parallel_state)
+        seen.append(look(case, config, model))
         parallel_state.destroy_model_parallel()
-    return held
+    return seen
 
 
 def _load_as_on_a_gpu():
@@ -54,12 +83,18 @@ def _load_as_on_a_gpu():
     from vllm.model_executor.layers.fused_moe.router import gate_linear
     from vllm.model_executor.model_loader import base_loader
     from vllm.model_executor.models import registry
+    from vllm.platforms import cpu
     triton = unquantized.UnquantizedMoeBackend.TRITON
     method.select_unquantized_moe_backend = lambda *args, **kwargs: (
         triton, unquantized.backend_to_kernel_cls(triton)[0])
     config.current_platform = _Gpu(config.current_platform)
     gate_linear.current_platform = _Gpu(gate_linear.current_platform)
     base_loader.process_weights_after_loading = lambda *args, **kwargs: None
+    attention = cpu.CpuPlatform.get_attn_backend_cls.__func__
+    cpu.CpuPlatform.get_attn_backend_cls = classmethod(
+        lambda platform, backend, attn_selector_config, **more: attention(
+            platform, backend, attn_selector_config._replace(
+                use_sparse=False), **more))
     # Shared memory is for inference, other processes for the wary.
     (cpu_communicator.CpuCommunicator.
      _all_group_ranks_share_shm_group_name) = lambda communicator: False
@@ -109,8 +144,7 @@ def _load(case, parallel_state):
             model = get_model(vllm_config=config)
         finally:
             default_loader.DefaultModelLoader.load_weights = load
-    return {name: _bits(parameter.detach())
-            for name, parameter in model.named_parameters()}
+    return config, model
 
 
 def _config(folder, keys, rank, world):

@@ -6,7 +6,7 @@ import pytest
 
 import files
 import oracle
-from loaded_ranks import Case, import_engine, loaded, write
+from loaded_ranks import Case, captured, import_engine, loaded, write
 from rank_processes import run_ranks
 
 COMMON = {
@@ -38,6 +38,10 @@ CONFIGS = {
     "deepseek_v2": LATENT | {
         "architectures": ["DeepseekV2ForCausalLM"], "q_lora_rank": None,
         "topk_method": "greedy", "scoring_func": "softmax"},
+    "glm_moe_dsa": LATENT | {
+        "architectures": ["GlmMoeDsaForCausalLM"], "index_n_heads": 2,
+        "index_head_dim": 128, "index_topk": 8, "index_topk_freq": 2,
+        "index_skip_topk_offset": 1},
     "glm4_moe": COMMON | {
         "architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 6,
         "n_shared_experts": 1, "first_k_dense_replace": 1,
@@ -94,6 +98,7 @@ LAYOUTS = {
     "deepseek_v2": ["vllm:tp=2,ep=2"],
     "glm4_moe": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
                  "vllm:tp=2,pp=2"],
+    "glm_moe_dsa": ["vllm:tp=2,ep=2"],
     "gpt_oss": ["vllm:tp=2", "vllm:tp=2,ep=2", "vllm:tp=2,dp=2",
                 "vllm:tp=2,pp=2,ep=2"],
     "qwen3_next": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
@@ -159,3 +164,26 @@ def test_shard_is_what_the_engine_loads(made, weft, tmp_path, kind, spec):
                       "--layout", spec, "--rank", rank, "--out", out)
         assert result.returncode == 0, result.stderr
         assert_equal(files.read(out), held)
+
+
+def test_replicas_that_share_experts_are_one_mesh(made, tmp_path):
+    """The plug-in's view of each rank: its layout, its number, and what it
+    captured of the loader, which the recipe describes alike."""
+    _, checkpoints = made
+    pairs = [("qwen3_moe", "vllm:tp=2,ep=4,dp=2"),
+             ("qwen3_moe", "vllm:tp=2,dp=2"), ("qwen3_moe", "vllm:tp=4,ep=4"),
+             ("qwen3_moe", "vllm:tp=2,pp=2"), ("glm4_moe", "vllm:ep=4,dp=4"),
+             ("gpt_oss", "vllm:tp=2,dp=2")]
+    results = run_ranks(captured, 4, tmp_path, [
+        Case(str(checkpoints[kind][0]), spec) for kind, spec in pairs],
+        deadline_seconds=300)
+    for rank, of_rank in enumerate(results):
+        assert of_rank == [(spec, rank, 4, "agrees") for _, spec in pairs]
+
+
+def test_replicas_of_dense_models_are_meshes_of_their_own(made, tmp_path):
+    _, checkpoints = made
+    results = run_ranks(captured, 4, tmp_path, [
+        Case(str(checkpoints["phi3"][0]), "vllm:tp=2,dp=2")])
+    for rank, (of_rank,) in enumerate(results):
+        assert of_rank == ("vllm:tp=2", rank % 2, 2, "agrees")

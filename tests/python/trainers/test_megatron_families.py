@@ -8,6 +8,8 @@ pytest.importorskip("megatron.core")
 
 import megatron_families as families  # noqa: E402
 import oracle  # noqa: E402
+import weft.megatron  # noqa: E402
+from placement_reader import Rank, assemble, assert_same  # noqa: E402
 from rank_processes import run_ranks  # noqa: E402
 
 _COMMON = {
@@ -63,3 +65,78 @@ def test_names_and_shapes(kind, degrees, tmp_path):
         expected = oracle.shard(config, tensors, spec, rank)
         assert found == {name: tensor.bits.shape
                          for name, tensor in expected.items()}
+
+
+def checkpoint(config):
+    return {name: oracle.synth(name, shape, 2, "F32") for name, shape in
+            oracle.logical_shapes(config).items()}
+
+
+def filled_chunks(config, spec, rank):
+    """Real chunks with the values that the oracle gives them; padding has
+    others."""
+    chunks = families.build(config, spec)
+    held = families.held(chunks)
+    values = oracle.shard(config, checkpoint(config), spec, rank)
+    assert held.keys() == values.keys()
+    with torch.no_grad():
+        for name, tensor in held.items():
+            value = torch.from_numpy(values[name].bits.copy()).view(
+                torch.float32)
+            if "word_embeddings" in name or "output_layer" in name:
+                value[(value == 0).all(1)] = -123.0  # the rows of padding
+            tensor.copy_(value)
+    return chunks
+
+
+def source_of_rank(config, spec):
+    rank = torch.distributed.get_rank()
+    source = weft.megatron.source(filled_chunks(config, spec, rank), config)
+    source.check()
+    return Rank(source.placement, [t.clone() for t in source.tensors()])
+
+
+@pytest.mark.parametrize("kind,degrees", [
+    ("glm4_moe", "tp=2,pp=2,first=3,ep=2,etp=1,vocab_divisor=32"),
+    ("deepseek_v3", "tp=2,dp=2,ep=4,etp=1,vocab_divisor=64"),
+    ("deepseek_v3", "pp=2,vpp=2,tp=2,ep=2,etp=1"),
+])
+def test_families_of_recipes_are_published(kind, degrees, tmp_path):
+    config = CONFIGS[kind] | {"model_type": kind}
+    spec = f"megatron:{degrees},impl=local,experts=sequential"
+    ranks = run_ranks(source_of_rank, oracle.num_ranks(spec), tmp_path, config,
+                      spec)
+    expected = {name: torch.from_numpy(tensor.bits.copy()).view(torch.float32)
+                for name, tensor in checkpoint(config).items()}
+    assert_same(assemble(ranks, may_have_holes=True), expected)
+
+
+def faults_of_rank(config):
+    """{what was done: the message it got}."""
+    chunks = filled_chunks(config, "megatron:impl=local,experts=sequential", 0)
+    messages = {}
+
+    def refuse(what, hf_config):
+        with pytest.raises(weft.megatron.UnsupportedTensors) as caught:
+            weft.megatron.source(chunks, hf_config)
+        messages[what] = str(caught.value)
+
+    refuse("architecture", config | {"architectures": None})
+    refuse("unknown", config | {"architectures": ["NobodyForCausalLM"]})
+    refuse("width", config | {"moe_intermediate_size": 20})
+    refuse("layers", config | {"num_hidden_layers": 3})
+    norm = chunks[0].decoder.layers[1].input_layernorm
+    norm.register_parameter("bias", torch.nn.Parameter(torch.zeros(16)))
+    refuse("more", config)
+    return messages
+
+
+def test_what_no_recipe_says_is_refused(tmp_path):
+    config = CONFIGS["deepseek_v3"] | {"model_type": "deepseek_v3"}
+    (messages,) = run_ranks(faults_of_rank, 1, tmp_path, config)
+    assert "no architectures" in messages["architecture"]
+    assert "NobodyForCausalLM" in messages["unknown"]
+    assert "linear_fc1.weight" in messages["width"]
+    assert '"decoder.layers.3.' in messages["layers"]
+    assert ('"decoder.layers.1.input_layernorm.bias" of shape (16,) has no '
+            "rule") in messages["more"]

@@ -88,3 +88,28 @@ def test_megatron_agrees(family, tp, pp, tied, tmp_path):
     for rank in range(2):
         target = weft.recipe_placement(config, "vllm:tp=2", rank)
         weft.plan([r.placement for r in ranks], target)
+
+
+@pytest.mark.parametrize("family,layers,num_ranks,degrees,spec", [
+    ("qwen3_moe", 2, 4, (2, 1, 1, 1, None, 2, 1),
+     "tp=2,dp=2,ep=2,etp=1,vocab_divisor=8"),
+    ("qwen3_moe", 2, 4, (2, 1, 1, 1, None, 2, 2),
+     "tp=2,dp=2,ep=2,vocab_divisor=8"),
+    ("mixtral", 3, 2, (1, 2, 1, 1, 1), "pp=2,first=1,vocab_divisor=16"),
+    ("qwen3_moe", 4, 2, (1, 2, 2), "pp=2,vpp=2,vocab_divisor=16"),
+])
+def test_megatron_with_experts_agrees(family, layers, num_ranks, degrees, spec,
+                                      tmp_path):
+    """Experts on a grid of their own, uneven stages, virtual stages."""
+    pytest.importorskip("megatron.core")
+    import megatron_models
+    from test_megatron import megatron_rank
+    config = megatron_models.hf_config(family, layers=layers)
+    ranks = run_ranks(megatron_rank, num_ranks, tmp_path, config, *degrees)
+    config["architectures"] = [{"qwen3_moe": "Qwen3Moe",
+                                "mixtral": "Mixtral"}[family] + "ForCausalLM"]
+    assert_agrees(ranks, config, f"megatron:{spec},impl=local,"
+                                 f"experts=sequential")
+    for rank in range(2):
+        target = weft.recipe_placement(config, "vllm:tp=2,ep=2", rank)
+        weft.plan([r.placement for r in ranks], target)
