@@ -27,19 +27,17 @@ std::set<std::string_view> NamesHeld(const manifest::Placement& placement) {
   return names;
 }
 
-bool SameBox(const std::unique_ptr<Box>& known, const Box& box) {
-  return *known == box;
-}
-
 // The distinct boxes that are read of one tensor, by whoever.
 class NeededTensor {
  public:
-  void Add(const Box& box, int64_t item_bytes) {
+  void Add(const Box& box) {
     std::vector<std::unique_ptr<Box>>& alike = boxes_[Key(box)];
     const bool is_known =
         std::any_of(alike.begin(), alike.end(),
-                    [&](const auto& known) { return SameBox(known, box); });
+                    [&](const auto& known) { return *known == box; });
     if (!is_known) alike.push_back(std::make_unique<Box>(box));
+  }
+  void AddItemBytes(int64_t item_bytes) {
     item_bytes_ =
         item_bytes_ == 0 ? item_bytes : std::min(item_bytes_, item_bytes);
   }
@@ -109,17 +107,17 @@ void FleetMeter::Add(const Plan& plan, const manifest::Placement& target) {
       const layout::StoredTensor& stored = target.stored[move.dst_stored];
       std::vector<bool>& is_counted = counted[move.dst_stored];
       is_counted.resize(stored.fragments.size(), false);
+      NeededTensor& needed = state.needed[entry];
+      needed.AddItemBytes(item_bytes);
       if (!is_counted[move.dst_fragment]) {
         is_counted[move.dst_fragment] = true;
-        state.needed[entry].Add(stored.fragments[move.dst_fragment].map.box(),
-                                item_bytes);
+        needed.Add(stored.fragments[move.dst_fragment].map.box());
       }
-      if (crosses) {
-        state
-            .needed_of_node[{state.topology->engines[plan.target_rank].node,
-                             entry}]
-            .Add(move.box, item_bytes);
-      }
+      if (!crosses) continue;
+      NeededTensor& of_node = state.needed_of_node[{
+          state.topology->engines[plan.target_rank].node, entry}];
+      of_node.AddItemBytes(item_bytes);
+      of_node.Add(move.box);
     }
   }
 }
