@@ -69,8 +69,12 @@ std::string FormatSimulation(const FleetResult& fleet) {
                   HumanSeconds(simulation.receive_bound_seconds),
                   HumanSeconds(simulation.send_bound_seconds),
                   HumanSeconds(simulation.bound_seconds)),
-      fmt::format("a trainer that gathered its shards first would add {}\n",
-                  HumanSeconds(fleet.gather_seconds)),
+      fmt::format("a trainer that gathered its shards first would add {}; "
+                  "were each element to cross once a node ({}), receiving "
+                  "would take {}\n",
+                  HumanSeconds(fleet.gather_seconds),
+                  HumanBytes(fleet.once_per_node_bytes),
+                  HumanSeconds(fleet.once_per_node_seconds)),
       fmt::format(
           "simulated: {}, {:.2f} of the bound ({} operations of at most "
           "{}); the busiest is {}, for {}\n",
@@ -98,6 +102,8 @@ nlohmann::json SimulationJson(const FleetResult& fleet) {
       {"receive_bound_seconds", simulation.receive_bound_seconds},
       {"send_bound_seconds", simulation.send_bound_seconds},
       {"gather_seconds", fleet.gather_seconds},
+      {"once_per_node_bytes", fleet.once_per_node_bytes},
+      {"once_per_node_seconds", fleet.once_per_node_seconds},
       {"bound_seconds", simulation.bound_seconds},
       {"seconds", simulation.seconds},
       {"operations", simulation.num_operations},
@@ -263,6 +269,15 @@ absl::Status SimulateFleet(const FleetArgs& args, const PlanJob& job,
       plan::SimulateRefit(result.plans, result.topology, options));
   result.gather_seconds =
       plan::GatherSeconds(result.load.unique_bytes, result.topology);
+  result.once_per_node_bytes =
+      plan::BytesOncePerNode(result.plans, *job.index, result.topology);
+  const plan::RefitSimulation& simulation = *result.simulation;
+  if (simulation.cross_node_bytes > 0) {
+    result.once_per_node_seconds =
+        simulation.receive_bound_seconds *
+        static_cast<double>(result.once_per_node_bytes) /
+        static_cast<double>(simulation.cross_node_bytes);
+  }
   if (args.trace_path.empty()) return absl::OkStatus();
   return WriteText(args.trace_path,
                    plan::TraceJson(*result.simulation, result.topology));

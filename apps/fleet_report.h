@@ -40,6 +40,10 @@ struct FleetResult {
   std::optional<plan::RefitSimulation> simulation;
   plan::FleetTopology topology;
   double gather_seconds = 0;  // what a trainer that gathers first pays beside
+  // If every node of engines took each element once: bytes over NICs, and the
+  // bound of receiving them.
+  int64_t once_per_node_bytes = 0;
+  double once_per_node_seconds = 0;
 };
 
 // "0-3,7".

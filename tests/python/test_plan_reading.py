@@ -60,6 +60,16 @@ def test_a_topology_is_the_simple_form_written_out(answer, topology):
     assert found == simple
 
 
+def test_replicas_of_a_node_could_share(answer):
+    """Four replicas on two nodes, each of which would take the model once."""
+    fleet = answer("fsdp:shard=2", "vllm:dp=4", "--gpus-per-node", 2)
+    found = fleet["simulation"]
+    assert found["cross_node_bytes"] == 4 * fleet["unique_bytes"]
+    assert found["once_per_node_bytes"] == 2 * fleet["unique_bytes"]
+    assert found["once_per_node_seconds"] == pytest.approx(
+        found["receive_bound_seconds"] / 2)
+
+
 def test_nics_rails_and_the_gather(answer, topology):
     """Four trainer ranks on one node share two NICs of 10 GB/s; two engine
     ranks have a node each with two NICs of 10 GB/s, so 20 each."""

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "weft/plan/fleet_topology.h"
 #include "weft/plan/plan.h"
 
 namespace weft::plan {
@@ -41,6 +42,13 @@ struct FleetLoad {
 };
 FleetLoad MeasureFleetLoad(const std::vector<Plan>& plans,
                            const SourceIndex& sources);
+
+// Bytes that would cross nodes if every node of engines took each element once
+// and its GPUs copied it by NVLink. `topology` must have passed Check and place
+// all ranks.
+int64_t BytesOncePerNode(const std::vector<Plan>& plans,
+                         const SourceIndex& sources,
+                         const FleetTopology& topology);
 
 }  // namespace weft::plan
 
