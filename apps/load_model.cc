@@ -5,6 +5,7 @@
 #include <iterator>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
@@ -50,8 +51,12 @@ void CheckDroppedHead(const checkpoint::Checkpoint& checkpoint,
 
 // Fills model.logical.
 absl::Status CheckAgainstConfig(LoadedModel& model) {
+  std::vector<std::string> held;
+  for (const tensor::TensorSpec& spec : model.checkpoint.tensors()) {
+    held.push_back(spec.name);
+  }
   WEFT_ASSIGN_OR_RETURN(model.logical,
-                        model.recipe->LogicalTensors(model.config));
+                        model.recipe->LogicalTensorsOf(model.config, held));
   base::FaultList faults;
   std::set<std::string> wanted;
   for (tensor::TensorSpec& spec : model.logical) {

@@ -139,8 +139,14 @@ absl::StatusOr<std::vector<int64_t>> PlacedExperts(
       physical.push_back(i % num_experts);
     }
   }
-  const tensor::Range run = DealtRun(static_cast<int64_t>(physical.size()),
-                                     placement.ep, placement.ep_rank);
+  const int64_t num_physical = static_cast<int64_t>(physical.size());
+  if (placement.even && num_physical % placement.ep != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("ep=", placement.ep, " does not divide the ", num_physical,
+                     " physical experts"));
+  }
+  const tensor::Range run =
+      DealtRun(num_physical, placement.ep, placement.ep_rank);
   held.assign(physical.begin() + run.begin, physical.begin() + run.end);
   return held;
 }

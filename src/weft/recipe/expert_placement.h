@@ -18,6 +18,7 @@ struct ExpertPlacement {
   int64_t ep_rank = 0;
   bool round_robin = false;  // asked for
   int64_t num_redundant = 0;
+  bool even = false;                         // all ranks must have as many
   std::shared_ptr<const ExpertTable> table;  // null: none
 };
 
@@ -30,8 +31,9 @@ struct ExpertPlacement {
 //   table                         its list for `layer`, or that for all layers
 // Round robin (expert ep_rank + j * ep is number j) holds only as vLLM keeps
 // it: for a router of `groups` > 1, without redundant experts or a table.
-// kInvalidArgument if the table has no list for the layer, leaves out an
-// expert or names one that the model does not have.
+// kInvalidArgument if ranks differ in number but may not, the table has no list
+// for the layer, leaves out an expert or names one that the model does not
+// have.
 absl::StatusOr<std::vector<int64_t>> PlacedExperts(
     const ExpertPlacement& placement, int64_t num_experts, int64_t layer,
     int64_t groups);

@@ -257,6 +257,7 @@ ExpertPlacement PlacementOf(const LayoutSpec& spec, const layout::Mesh& mesh,
           .ep_rank = grid.ep.rank,
           .round_robin = spec.Word("placement", "linear") == "round_robin",
           .num_redundant = spec.Number("redundant", 0),
+          .even = spec.framework == Framework::kSglang,
           .table = spec.experts};
 }
 

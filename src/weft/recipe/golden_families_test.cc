@@ -182,6 +182,19 @@ TEST(GoldenFamiliesTest, W17ExpertsOfFsdp) {
   EXPECT_THAT(experts(6, "down_proj"), ElementsAre("0 1", "3 4", "2", "5"));
 }
 
+TEST(GoldenFamiliesTest, ExpertsOfFsdpThatAreNot) {
+  const Family llama{"LlamaForCausalLM", R"("hidden_size": 2,
+    "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 2,
+    "vocab_size": 4)"};
+  EXPECT_THAT(
+      std::string(TryLayout(llama, "fsdp:shard=2,ep=2", 0).status().message()),
+      HasSubstr("ep=2: the model has no experts"));
+  EXPECT_THAT(
+      std::string(
+          TryLayout(Deepseek(1, 3), "fsdp:shard=2,ep=2", 0).status().message()),
+      HasSubstr("ep=2 does not divide the 3 experts"));
+}
+
 TEST(GoldenFamiliesTest, ExpertsOfFsdpCutByTensorParallelism) {
   // "packed_colwise": the halves of gate_up_proj are cut apart.
   const RankLayout second = LayoutOf(Deepseek(1, 2), "fsdp:shard=2,tp=2", 1);
@@ -444,6 +457,11 @@ TEST(GoldenFamiliesTest, LayersForMultiTokenPrediction) {
   for (const std::string& name : Names(LayoutOf(family, "vllm", 0))) {
     EXPECT_EQ(name.find("layers.2."), std::string::npos) << name;
   }
+  // Nor does transformers load them.
+  const std::string enorm = "model.layers.2.enorm.weight";
+  EXPECT_EQ(FindStored(LayoutOf(family, "fsdp", 0), enorm), nullptr);
+  const RankLayout as_file = LayoutOf(family, "fsdp:names=hf", 0);
+  EXPECT_NE(FindStored(as_file, enorm), nullptr);
   family.held.clear();
   EXPECT_TRUE(TryLayout(family, "megatron", 0).ok());
   // But not with a part of them.

@@ -1,5 +1,6 @@
 #include "weft/recipe/recipe.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -267,9 +268,9 @@ class DataRecipe : public Recipe {
                              .tp = mesh.Degree("tp"),
                              .tp_rank = mesh.Coordinate(rank, "tp"),
                              .ep = spec.Number("ep", 1)};
-    const bool has_memory = spec.framework == Framework::kFsdp &&
-                            spec.Word("names", "memory") == "memory" &&
-                            !tables_.memory.empty();
+    const bool as_loaded = spec.framework == Framework::kFsdp &&
+                           spec.Word("names", "memory") == "memory";
+    const bool has_memory = as_loaded && !tables_.memory.empty();
     std::vector<StoredDescription> in_memory;
     std::shared_ptr<const std::vector<bool>> taken;
     if (has_memory) {
@@ -279,6 +280,13 @@ class DataRecipe : public Recipe {
       if (at.tp > 1) {
         WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
       }
+    }
+    const bool has_experts =
+        std::any_of(in_memory.begin(), in_memory.end(),
+                    [](const StoredDescription& one) { return one.is_stack; });
+    if (at.ep > 1 && !has_experts) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          spec.ToString(), ": ep=", at.ep, ": the model has no experts"));
     }
     // Whole for hf, the rank's part for fsdp.
     const auto add = [&](const LogicalTensor& logical, const std::string& name,
@@ -293,6 +301,7 @@ class DataRecipe : public Recipe {
     for (std::size_t i = 0; i < checkpoint.expected.size(); ++i) {
       if (taken != nullptr && (*taken)[i]) continue;
       const LogicalTensor& logical = checkpoint.expected[i];
+      if (as_loaded && !logical.memory) continue;
       WEFT_RETURN_IF_ERROR(add(logical, logical.spec.name, logical.where));
     }
     for (const StoredDescription& description : in_memory) {

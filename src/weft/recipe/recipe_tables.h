@@ -67,6 +67,7 @@ struct LogicalRule {
   Template prefix;        // of a group: goes before the names of the children
   std::vector<LogicalRule> children;
   bool is_group = false;
+  bool memory = true;  // of a group: false if transformers does not load it
   Template name;
   std::vector<Expression> shape;
   TpCut tp = TpCut::kNone;

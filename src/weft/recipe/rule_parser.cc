@@ -233,8 +233,9 @@ absl::StatusOr<LogicalRule> RuleParser::ParseLogicalRule(const YamlValue& value,
     return rule;
   }
   rule.is_group = true;
-  WEFT_RETURN_IF_ERROR(
-      map.CheckKeys({"when", "for", "let", "prefix", "tensors", "use"}));
+  WEFT_RETURN_IF_ERROR(map.CheckKeys(
+      {"when", "for", "let", "prefix", "tensors", "use", "memory"}));
+  WEFT_ASSIGN_OR_RETURN(rule.memory, OptionalYes(map, "memory", true));
   WEFT_ASSIGN_OR_RETURN(rule.lets, OptionalLets(map));
   WEFT_ASSIGN_OR_RETURN(rule.prefix, OptionalTemplate(map, "prefix"));
   WEFT_ASSIGN_OR_RETURN(rule.children, ParseLogical(*children, with_shapes));

@@ -38,15 +38,16 @@ class LogicalExpander {
       : environment_(environment), dtype_(dtype) {}
 
   absl::Status Expand(const std::vector<LogicalRule>& rules,
-                      const std::string& prefix) {
+                      const std::string& prefix, bool in_memory) {
     for (const LogicalRule& rule : rules) {
       WEFT_RETURN_IF_ERROR(
           ForEach(rule.guard, environment_, [&]() -> absl::Status {
-            if (!rule.is_group) return Add(rule, prefix);
+            if (!rule.is_group) return Add(rule, prefix, in_memory);
             WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
             WEFT_ASSIGN_OR_RETURN(const std::string own,
                                   rule.prefix.Evaluate(environment_));
-            return Expand(rule.children, prefix + own);
+            return Expand(rule.children, prefix + own,
+                          in_memory && rule.memory);
           }));
     }
     return absl::OkStatus();
@@ -55,7 +56,8 @@ class LogicalExpander {
   std::vector<LogicalTensor> Take() { return std::move(tensors_); }
 
  private:
-  absl::Status Add(const LogicalRule& rule, const std::string& prefix) {
+  absl::Status Add(const LogicalRule& rule, const std::string& prefix,
+                   bool in_memory) {
     WEFT_ASSIGN_OR_RETURN(const std::string name,
                           rule.name.Evaluate(environment_));
     LogicalTensor logical;
@@ -65,6 +67,7 @@ class LogicalExpander {
     logical.tp = rule.tp;
     logical.quant = rule.quant;
     logical.shard = rule.shard;
+    logical.memory = in_memory;
     logical.where = rule.where;
     for (const Expression& extent : rule.shape) {
       WEFT_ASSIGN_OR_RETURN(logical.spec.shape.emplace_back(),
@@ -269,7 +272,7 @@ absl::StatusOr<std::vector<LogicalTensor>> ExpandLogical(
     const std::vector<LogicalRule>& rules, const Environment& environment,
     tensor::DType dtype) {
   LogicalExpander expander(environment, dtype);
-  WEFT_RETURN_IF_ERROR(expander.Expand(rules, ""));
+  WEFT_RETURN_IF_ERROR(expander.Expand(rules, "", true));
   return expander.Take();
 }
 

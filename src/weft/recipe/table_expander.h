@@ -28,6 +28,7 @@ struct LogicalTensor {
   bool dtype_pinned = false;
   bool quant = false;
   bool shard = true;
+  bool memory = true;
   std::string_view where;  // as in StoredPart
 };
 
