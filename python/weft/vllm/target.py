@@ -108,7 +108,7 @@ def target(model: torch.nn.Module, vllm_config, *,
     if tensors is None:
         checkpoint = checkpoint or _model_folder(vllm_config)
         tensors = logical_tensors(checkpoint)
-    spec, rank, num_ranks = mesh_position(vllm_config)
+    spec, rank, num_ranks = mesh_position(vllm_config, model)
     with set_current_vllm_config(vllm_config):
         layers = packed_layers(model)
         by_loader = {f"{layer.name}.{key}": f"it is packed, and {layer.reason}"
@@ -154,7 +154,8 @@ def _pack(captured: Captured, layers: list[PackedLayer]) -> None:
         captured.tensors[number] = memory.view(stored[number].shape)
 
 
-def mesh_position(vllm_config) -> tuple[str, int, int]:
+def mesh_position(vllm_config,
+                  model: torch.nn.Module) -> tuple[str, int, int]:
     """(canonical layout spec, rank, ranks) of this worker. The data-parallel
     replicas of a mixture of experts are one mesh, because they share its
     experts; those of another model hold everything once more each."""
@@ -177,6 +178,10 @@ def mesh_position(vllm_config) -> tuple[str, int, int]:
         degrees.append(("ep", tp * dp))
     degrees.append(("dp", dp))
     keys = ",".join(f"{key}={n}" for key, n in degrees if n > 1)
+    # What was asked for is kept only where vLLM can; layers know.
+    if any(getattr(module, "expert_placement_strategy", None) == "round_robin"
+           for module in model.modules()):
+        keys += ",placement=round_robin"
     stage = get_pp_group().rank_in_group
     if dp > 1:
         stage += get_dp_group().rank_in_group * pp

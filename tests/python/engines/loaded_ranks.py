@@ -51,7 +51,7 @@ def captured(cases):
     from weft.vllm.target import mesh_position
 
     def describe(case, config, model):
-        spec, rank, num_ranks = mesh_position(config)
+        spec, rank, num_ranks = mesh_position(config, model)
         with set_current_vllm_config(config):
             found = capture(model, logical_tensors(case.folder),
                             layout_spec=spec, rank=rank, num_ranks=num_ranks)
@@ -156,9 +156,6 @@ def _config(folder, keys, rank, world):
     more = {}
     if "placement" in keys:
         more["expert_placement_strategy"] = keys["placement"]
-    if "redundant" in keys:
-        more |= {"enable_eplb": True, "eplb_config": {
-            "num_redundant_experts": keys["redundant"]}}
     config = EngineArgs(
         model=str(folder), tensor_parallel_size=tp, pipeline_parallel_size=pp,
         enable_expert_parallel=keys.get("ep", 1) > 1, skip_tokenizer_init=True,
@@ -166,6 +163,10 @@ def _config(folder, keys, rank, world):
         disable_log_stats=True, use_tqdm_on_load=False,
         distributed_executor_backend="external_launcher",
         **more).create_engine_config()
+    if "redundant" in keys:  # not on a CPU, says the check of the settings
+        config.parallel_config.enable_eplb = True
+        config.parallel_config.eplb_config.num_redundant_experts = (
+            keys["redundant"])
     # Data parallelism proper needs a coordinator; the layers ask for these.
     config.parallel_config.data_parallel_size = dp
     config.parallel_config.data_parallel_rank = rank // (tp * pp)

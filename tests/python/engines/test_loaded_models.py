@@ -90,21 +90,21 @@ CONFIGS = {
         "sliding_window": 16, "sliding_window_pattern": 2},
 }
 LAYOUTS = {
-    "qwen3_moe": ["vllm:tp=2", "vllm:tp=2,ep=2", "vllm:tp=4,ep=4",
-                  "vllm:tp=2,dp=2,ep=4", "vllm:dp=2", "vllm:tp=2,pp=2"],
+    "qwen3_moe": ["vllm:tp=2", "vllm:tp=4,ep=4,placement=round_robin",
+                  "vllm:tp=2,dp=2,ep=4,redundant=2", "vllm:dp=2",
+                  "vllm:tp=2,pp=2"],
     "mixtral": ["vllm:tp=2", "vllm:tp=2,pp=2,ep=2"],
-    "deepseek_v3": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
-                    "vllm:tp=2,pp=2,ep=2", "vllm:tp=2,dp=2"],
+    "deepseek_v3": ["vllm:tp=2", "vllm:tp=4,ep=4,placement=round_robin",
+                    "vllm:tp=2,dp=2,ep=4", "vllm:tp=2,pp=2,ep=2",
+                    "vllm:tp=2,ep=2,redundant=2"],
     "deepseek_v2": ["vllm:tp=2,ep=2"],
-    "glm4_moe": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
-                 "vllm:tp=2,pp=2"],
+    "glm4_moe": ["vllm:tp=2", "vllm:tp=2,dp=2,ep=4", "vllm:tp=2,pp=2"],
     "glm_moe_dsa": ["vllm:tp=2,ep=2"],
     "gpt_oss": ["vllm:tp=2", "vllm:tp=2,ep=2", "vllm:tp=2,dp=2",
                 "vllm:tp=2,pp=2,ep=2"],
-    "qwen3_next": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
+    "qwen3_next": ["vllm:tp=2", "vllm:tp=4", "vllm:tp=2,dp=2,ep=4",
                    "vllm:tp=2,pp=2"],
-    "nemotron_h": ["vllm:tp=2", "vllm:tp=4,ep=4", "vllm:tp=2,dp=2,ep=4",
-                   "vllm:tp=2,pp=2"],
+    "nemotron_h": ["vllm:tp=2", "vllm:tp=4", "vllm:tp=2,dp=2,ep=4"],
     "phi3": ["vllm:tp=2", "vllm:tp=4", "vllm:tp=2,pp=2"],
     "gemma2": ["vllm:tp=2", "vllm:tp=2,pp=2"],
     "gemma3": ["vllm:tp=2", "vllm:tp=2,pp=2"],
@@ -172,6 +172,7 @@ def test_replicas_that_share_experts_are_one_mesh(made, tmp_path):
     _, checkpoints = made
     pairs = [("qwen3_moe", "vllm:tp=2,ep=4,dp=2"),
              ("qwen3_moe", "vllm:tp=2,dp=2"), ("qwen3_moe", "vllm:tp=4,ep=4"),
+             ("deepseek_v3", "vllm:tp=4,ep=4,placement=round_robin"),
              ("qwen3_moe", "vllm:tp=2,pp=2"), ("glm4_moe", "vllm:ep=4,dp=4"),
              ("gpt_oss", "vllm:tp=2,dp=2")]
     results = run_ranks(captured, 4, tmp_path, [
