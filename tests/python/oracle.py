@@ -10,7 +10,7 @@ from oracle_fsdp import fsdp
 from oracle_megatron import megatron
 from oracle_models import dtype_in_file, logical_shapes, model_of
 from oracle_sglang import sglang
-from oracle_values import WORDS, Bits, Illegal, cast, step, synth
+from oracle_values import SPEC_DTYPES, WORDS, Bits, Illegal, cast, step, synth
 from oracle_vllm import vllm
 
 __all__ = ["WORDS", "Bits", "Illegal", "cast", "dtype_in_file",
@@ -50,7 +50,7 @@ def shard(config, tensors, spec, rank):
     framework, keys = parse_spec(spec)
     held = {"hf": _hf, "fsdp": fsdp, "megatron": megatron,
             "vllm": vllm, "sglang": sglang}[framework](model_of(config), tensors, keys, rank)
-    dtype = {"bf16": "BF16", "f16": "F16", "f32": "F32"}.get(keys.get("dtype"))
+    dtype = SPEC_DTYPES.get(keys.get("dtype"))
     if dtype:
         held = {name: tensor if tensor.is_pinned else cast(tensor, dtype)
                 for name, tensor in held.items()}
