@@ -183,16 +183,21 @@ absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
       MakePlanJob(args.config, args.recipes,
                   args.diff_from.empty() ? args.from : args.diff_from,
                   args.diff.empty() ? args.to : args.diff));
-  WEFT_ASSIGN_OR_RETURN(const FleetResult ours, PlanFleet(job));
-  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs, PlanFleet(other));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult ours,
+                        PlanFleet(job, nullptr, /*keep_moves=*/true));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs,
+                        PlanFleet(other, nullptr, /*keep_moves=*/true));
   return DiffFleets(job, ours, other, theirs, args.json);
 }
 
 absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
                                         const PlanJob& job) {
-  WEFT_ASSIGN_OR_RETURN(FleetResult fleet, PlanFleet(job));
+  WEFT_ASSIGN_OR_RETURN(
+      FleetResult fleet,
+      PlanFleet(job, args.fleet.simulate ? &args.fleet : nullptr,
+                /*keep_moves=*/args.json));
   if (args.fleet.simulate) {
-    WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, job, fleet));
+    WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
   }
   if (!args.fleet.html_path.empty()) {
     WEFT_RETURN_IF_ERROR(
@@ -210,7 +215,8 @@ absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
     return DiffPlans(args, job);
   }
   if (args.tensor.empty()) return ReportFleet(args, job);
-  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet, PlanFleet(job));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet,
+                        PlanFleet(job, nullptr, /*keep_moves=*/true));
   return DescribeTensor(job, fleet.plans, args.tensor, args.svg_path,
                         args.json);
 }

@@ -230,8 +230,36 @@ absl::Status WriteText(const std::string& path, const std::string& text) {
   return status;
 }
 
-absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job) {
+absl::StatusOr<plan::FleetTopology> TopologyOf(const FleetArgs& args,
+                                               const PlanJob& job) {
+  const auto num_trainers = static_cast<int64_t>(job.sources.size());
+  const auto num_engines = static_cast<int64_t>(job.targets.size());
+  if (!args.topology_path.empty()) {
+    return LoadTopology(args.topology_path, num_trainers, num_engines);
+  }
+  plan::UniformFleet uniform = args.uniform;
+  uniform.nic_bytes_per_second = args.nic_gigabytes_per_second * 1e9;
+  uniform.nvlink_bytes_per_second = args.nvlink_gigabytes_per_second * 1e9;
+  uniform.latency_seconds = args.latency_microseconds * 1e-6;
+  return plan::PlaceInOrder(uniform, num_trainers, num_engines);
+}
+
+// What a plan is without its moves: totals, conversions, bytes by peer.
+void DropMoves(plan::Plan& plan) {
+  for (plan::PeerPlan& peer : plan.peers) {
+    std::vector<plan::Move>().swap(peer.moves);
+    std::vector<plan::Witness>().swap(peer.witnesses);
+  }
+}
+
+absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
+                                      bool keep_moves) {
   FleetResult fleet;
+  if (args != nullptr) {
+    WEFT_ASSIGN_OR_RETURN(fleet.topology, TopologyOf(*args, job));
+  }
+  plan::FleetMeter meter(*job.index,
+                         args != nullptr ? &fleet.topology : nullptr);
   for (size_t r = 0; r < job.targets.size(); ++r) {
     const auto start = std::chrono::steady_clock::now();
     WEFT_ASSIGN_OR_RETURN(plan::Plan built,
@@ -240,28 +268,16 @@ absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job) {
         fleet.planning_seconds_max,
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count());
+    meter.Add(built, job.targets[r]);
+    if (!keep_moves) DropMoves(built);
     fleet.plans.push_back(std::move(built));
   }
-  fleet.load = plan::MeasureFleetLoad(fleet.plans, *job.index);
+  fleet.load = meter.Finish();
   fleet.unused = UnusedTensors(job);
   return fleet;
 }
 
-absl::Status SimulateFleet(const FleetArgs& args, const PlanJob& job,
-                           FleetResult& result) {
-  const auto num_trainers = static_cast<int64_t>(job.sources.size());
-  const auto num_engines = static_cast<int64_t>(job.targets.size());
-  if (args.topology_path.empty()) {
-    plan::UniformFleet uniform = args.uniform;
-    uniform.nic_bytes_per_second = args.nic_gigabytes_per_second * 1e9;
-    uniform.nvlink_bytes_per_second = args.nvlink_gigabytes_per_second * 1e9;
-    uniform.latency_seconds = args.latency_microseconds * 1e-6;
-    result.topology = plan::PlaceInOrder(uniform, num_trainers, num_engines);
-  } else {
-    WEFT_ASSIGN_OR_RETURN(
-        result.topology,
-        LoadTopology(args.topology_path, num_trainers, num_engines));
-  }
+absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result) {
   plan::SimulationOptions options = args.simulation;
   options.keep_trace = !args.trace_path.empty();
   WEFT_ASSIGN_OR_RETURN(
@@ -269,8 +285,7 @@ absl::Status SimulateFleet(const FleetArgs& args, const PlanJob& job,
       plan::SimulateRefit(result.plans, result.topology, options));
   result.gather_seconds =
       plan::GatherSeconds(result.load.unique_bytes, result.topology);
-  result.once_per_node_bytes =
-      plan::BytesOncePerNode(result.plans, *job.index, result.topology);
+  result.once_per_node_bytes = result.load.once_per_node_bytes;
   const plan::RefitSimulation& simulation = *result.simulation;
   if (simulation.cross_node_bytes > 0) {
     result.once_per_node_seconds =

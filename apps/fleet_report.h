@@ -31,7 +31,9 @@ struct FleetArgs {
 };
 
 struct FleetResult {
-  std::vector<plan::Plan> plans;  // of all engine ranks
+  // Of all engine ranks; only totals and bytes by peer if moves were not to be
+  // kept.
+  std::vector<plan::Plan> plans;
   double planning_seconds_max = 0;
   plan::FleetLoad load;
   // Tensors of the checkpoint of which no engine rank holds anything.
@@ -52,12 +54,13 @@ std::string RanksText(const std::set<int64_t>& ranks);
 // Writes a text file; kUnavailable names the path and the reason.
 absl::Status WriteText(const std::string& path, const std::string& text);
 
-// Plans all engine ranks.
-absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job);
+// Plans all engine ranks. `args`: whose topology counts, if it is to be
+// simulated; nullptr if it is not.
+absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
+                                      bool keep_moves);
 
 // Sets what FleetResult has once simulated, and writes the trace.
-absl::Status SimulateFleet(const FleetArgs& args, const PlanJob& job,
-                           FleetResult& result);
+absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result);
 
 std::string FormatFleet(const PlanJob& job, const FleetResult& result);
 // One JSON object.

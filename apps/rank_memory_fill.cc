@@ -27,7 +27,8 @@ absl::Status CutInto(const LoadedModel& model,
     WEFT_ASSIGN_OR_RETURN(const absl::Span<std::byte> bytes,
                           StoredSpan(placement, memory, i));
     WEFT_RETURN_IF_ERROR(CutStoredInto(placement.stored[i], placement.tensors,
-                                       placement.scaled, model.checkpoint, step, bytes));
+                                       placement.scaled, model.checkpoint, step,
+                                       bytes));
   }
   return absl::OkStatus();
 }

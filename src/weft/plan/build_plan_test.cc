@@ -183,7 +183,11 @@ TEST(BuildPlan, SpreadsReceiversOverReplicas) {
     for (size_t t = 0; t < world.targets.size(); ++t) {
       plans.push_back(*PlanFor(world, t));
     }
-    const FleetLoad load = MeasureFleetLoad(plans, **index);
+    FleetMeter meter(**index, nullptr);
+    for (size_t t = 0; t < plans.size(); ++t) {
+      meter.Add(plans[t], world.targets[t].placement);
+    }
+    const FleetLoad load = meter.Finish();
     EXPECT_LE(load.max_over_mean, 1.3) << num_tensors << " tensors";
   }
 }

@@ -76,18 +76,19 @@ TEST(DiffPlacementsTest, WhatDiffersIsNamed) {
 
 TEST(DiffPlacementsTest, SourcesAreComparedByBytes) {
   const auto target = Stack("s", {{0, 8}});
-  const auto plan_of = [](std::vector<std::pair<int64_t, tensor::Range>> from) {
-    Plan plan;
-    for (const auto& [rank, rows] : from) {
-      PeerPlan peer;
-      peer.src_rank = rank;
-      Move move;
-      move.box = Rows(rows.begin, rows.end);
-      peer.moves.push_back(move);
-      plan.peers.push_back(peer);
-    }
-    return plan;
-  };
+  const auto plan_of =
+      [](const std::vector<std::pair<int64_t, tensor::Range>>& from) {
+        Plan plan;
+        for (const auto& [rank, rows] : from) {
+          PeerPlan peer;
+          peer.src_rank = rank;
+          Move move;
+          move.box = Rows(rows.begin, rows.end);
+          peer.moves.push_back(move);
+          plan.peers.push_back(peer);
+        }
+        return plan;
+      };
   const Plan halves = plan_of({{0, {0, 4}}, {1, {4, 8}}});
   EXPECT_THAT(DiffSources(halves, target, halves, target), IsEmpty());
   EXPECT_THAT(

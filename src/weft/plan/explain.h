@@ -2,6 +2,7 @@
 #ifndef WEFT_PLAN_EXPLAIN_H_
 #define WEFT_PLAN_EXPLAIN_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,18 +38,29 @@ struct FleetLoad {
   int64_t sent_bytes = 0;
   int64_t unique_bytes = 0;  // distinct source elements needed, once each
   double max_over_mean = 0;  // over sources that hold anything
+  // What would cross nodes if every node of engines took each element once and
+  // its GPUs copied it by NVLink.
+  int64_t once_per_node_bytes = 0;
   // Logical tensors that sources hold and no plan reads anything of, by name.
   std::vector<std::string> unread;
 };
-FleetLoad MeasureFleetLoad(const std::vector<Plan>& plans,
-                           const SourceIndex& sources);
 
-// Bytes that would cross nodes if every node of engines took each element once
-// and its GPUs copied it by NVLink. `topology` must have passed Check and place
-// all ranks.
-int64_t BytesOncePerNode(const std::vector<Plan>& plans,
-                         const SourceIndex& sources,
-                         const FleetTopology& topology);
+// Adds up the plans of a fleet one after another, so that none of them need be
+// kept: those of a large model have hundreds of thousands of moves each.
+class FleetMeter {
+ public:
+  // `sources` and `topology` outlive it. `topology` must have passed Check and
+  // place all ranks; nullptr: FleetLoad::once_per_node_bytes is 0.
+  FleetMeter(const SourceIndex& sources, const FleetTopology* topology);
+  ~FleetMeter();
+  // `target`: what the plan is for.
+  void Add(const Plan& plan, const manifest::Placement& target);
+  FleetLoad Finish() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace weft::plan
 

@@ -186,7 +186,7 @@ TEST(ExplainPlanJson, AddsUpOnRandomPlans) {
 }
 
 // Labels that were read by anybody, each counted once.
-TEST(MeasureFleetLoad, CountsDistinctElements) {
+TEST(FleetMeter, CountsDistinctElements) {
   ASSERT_TRUE(rc::check("unique", [] {
     Rng rng(*rc::gen::noShrink(rc::gen::inRange<uint64_t>(0, 1u << 30)));
     const World world = testing::MakeRandomWorld(rng);
@@ -217,7 +217,11 @@ TEST(MeasureFleetLoad, CountsDistinctElements) {
     for (const auto& [name, elements] : needed) {
       unique += static_cast<int64_t>(elements.size()) * item_bytes[name];
     }
-    const FleetLoad load = MeasureFleetLoad(plans, **index);
+    FleetMeter meter(**index, nullptr);
+    for (size_t i = 0; i < plans.size(); ++i) {
+      meter.Add(plans[i], world.targets[i].placement);
+    }
+    const FleetLoad load = meter.Finish();
     RC_ASSERT(load.unique_bytes == unique);
     RC_ASSERT(load.sources.size() == world.sources.size());
     int64_t sent = 0, most = 0, holders = 0;
@@ -240,9 +244,9 @@ TEST(MeasureFleetLoad, CountsDistinctElements) {
   }));
 }
 
-TEST(MeasureFleetLoad, IsZeroWithoutPlans) {
+TEST(FleetMeter, IsZeroWithoutPlans) {
   const Small small = MakeSmall();
-  const FleetLoad load = MeasureFleetLoad({}, *small.index);
+  const FleetLoad load = FleetMeter(*small.index, nullptr).Finish();
   EXPECT_EQ(load.sources.size(), 2u);
   EXPECT_EQ(load.sent_bytes, 0);
   EXPECT_EQ(load.unique_bytes, 0);

@@ -1,6 +1,5 @@
 #include "weft/recipe/recipe.h"
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -196,6 +195,14 @@ class DataRecipe : public Recipe {
         FrameworkSymbolValues(spec, mesh, rank, {});
     environment.values.insert(environment.values.end(), values.begin(),
                               values.end());
+    base::FaultList faults;
+    WEFT_RETURN_IF_ERROR(
+        CheckRequirements(tables_.memory_requirements, environment, faults));
+    if (const absl::Status status =
+            faults.ToStatus(absl::StatusCode::kInvalidArgument);
+        !status.ok()) {
+      return base::Annotate(status, spec.ToString());
+    }
     return ExpandStored(tables_.memory, environment, [&](int64_t num_entries) {
       return FsdpExperts(num_entries, at);
     });
@@ -270,7 +277,8 @@ class DataRecipe : public Recipe {
                              .ep = spec.Number("ep", 1)};
     const bool as_loaded = spec.framework == Framework::kFsdp &&
                            spec.Word("names", "memory") == "memory";
-    const bool has_memory = as_loaded && !tables_.memory.empty();
+    const bool has_memory = as_loaded && (!tables_.memory.empty() ||
+                                          !tables_.memory_requirements.empty());
     std::vector<StoredDescription> in_memory;
     std::shared_ptr<const std::vector<bool>> taken;
     if (has_memory) {
@@ -280,13 +288,6 @@ class DataRecipe : public Recipe {
       if (at.tp > 1) {
         WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
       }
-    }
-    const bool has_experts =
-        std::any_of(in_memory.begin(), in_memory.end(),
-                    [](const StoredDescription& one) { return one.is_stack; });
-    if (at.ep > 1 && !has_experts) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          spec.ToString(), ": ep=", at.ep, ": the model has no experts"));
     }
     // Whole for hf, the rank's part for fsdp.
     const auto add = [&](const LogicalTensor& logical, const std::string& name,

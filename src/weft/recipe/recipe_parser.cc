@@ -228,13 +228,21 @@ class FileParser {
   absl::Status ParseCheckpoint(RuleParser& rules, RecipeTables& tables) const {
     WEFT_ASSIGN_OR_RETURN(const YamlValue section, Section("checkpoint"));
     WEFT_ASSIGN_OR_RETURN(const YamlMap map, YamlMap::Read(section));
-    WEFT_RETURN_IF_ERROR(map.CheckKeys({"tensors", "ignore", "memory"}));
+    WEFT_RETURN_IF_ERROR(
+        map.CheckKeys({"tensors", "ignore", "memory_require", "memory"}));
     WEFT_ASSIGN_OR_RETURN(const YamlValue tensors, map.Get("tensors"));
     WEFT_ASSIGN_OR_RETURN(tables.checkpoint,
                           rules.ParseLogical(tensors, /*with_shapes=*/true));
     if (const std::optional<YamlValue> ignore = map.Find("ignore")) {
       WEFT_ASSIGN_OR_RETURN(tables.ignore,
                             rules.ParseLogical(*ignore, /*with_shapes=*/false));
+    }
+    if (const std::optional<YamlValue> require = map.Find("memory_require")) {
+      Scope scope = scope_;
+      WEFT_RETURN_IF_ERROR(DeclareSymbols(*require, Framework::kFsdp, scope));
+      RuleParser in_memory(scope, definitions_);
+      WEFT_ASSIGN_OR_RETURN(tables.memory_requirements,
+                            in_memory.ParseRequirements(*require));
     }
     if (const std::optional<YamlValue> memory = map.Find("memory")) {
       Scope scope = scope_;

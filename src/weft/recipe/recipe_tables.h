@@ -136,7 +136,8 @@ struct RecipeTables {
   std::vector<Requirement> requirements;
   Expression layers;
   std::vector<LogicalRule> checkpoint;
-  std::vector<LogicalRule> ignore;  // names only
+  std::vector<LogicalRule> ignore;               // names only
+  std::vector<Requirement> memory_requirements;  // of fsdp with names=memory
   // What transformers holds in memory in place of the tensors that it is made
   // of, whole; empty if memory is as the file.
   std::vector<StoredRule> memory;
