@@ -2,8 +2,8 @@
 
 Independent of the C++ code and of its recipe files: written from the rules of
 Megatron-Core, vLLM, SGLang and FSDP2 (oracle_megatron.py, oracle_vllm.py,
-oracle_sglang.py, oracle_fsdp.py) and from what files hold (oracle_models.py). Nothing here knows
-index maps, modes or runs; rows are picked by index arrays.
+oracle_sglang.py, oracle_fsdp.py) and from what files hold (oracle_models.py).
+Nothing here knows index maps, modes or runs; rows are picked by index arrays.
 """
 
 from oracle_fsdp import fsdp
@@ -48,8 +48,9 @@ def _hf(m, tensors, keys, rank):
 def shard(config, tensors, spec, rank):
     """{stored name: Bits} of one rank. `tensors`: the checkpoint's, by name."""
     framework, keys = parse_spec(spec)
-    held = {"hf": _hf, "fsdp": fsdp, "megatron": megatron,
-            "vllm": vllm, "sglang": sglang}[framework](model_of(config), tensors, keys, rank)
+    rule = {"hf": _hf, "fsdp": fsdp, "megatron": megatron, "vllm": vllm,
+            "sglang": sglang}[framework]
+    held = rule(model_of(config), tensors, keys, rank)
     dtype = SPEC_DTYPES.get(keys.get("dtype"))
     if dtype:
         held = {name: tensor if tensor.is_pinned else cast(tensor, dtype)

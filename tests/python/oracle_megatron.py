@@ -371,7 +371,7 @@ def _mamba(m, hf, at):
     return out
 
 
-# ---- MLPs and experts ---------------------------------------------------------
+# ---- MLPs and experts --------------------------------------------------------
 
 
 def _gated_mlp(to, hf, here, width, tp, tp_rank, names=("gate_proj",
