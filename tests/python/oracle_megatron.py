@@ -105,9 +105,7 @@ def _check(m, at):
         raise Illegal("key heads")
     if m.family in GEMMA and at.is_local:
         raise Illegal("norms that core's own layers do not have")
-    if m.family == "nemotron_h" and (
-            at.is_local or not at.is_grouped or
-            m.experts and m.experts.latent):
+    if m.family == "nemotron_h" and (at.is_local or not at.is_grouped):
         raise Illegal("a hybrid model of another kind")
 
 
@@ -409,6 +407,9 @@ def _experts(m, hf, at):
     if x.has_correction:
         out["mlp.router.expert_bias"] = hf[
             here + "gate.e_score_correction_bias"].pinned("F32")
+    if x.latent:  # TELinear with parallel_mode="duplicated"
+        for name in ("fc1_latent_proj.weight", "fc2_latent_proj.weight"):
+            out["mlp." + name] = hf[here + name]
     names = (x.gate, x.up, x.down) if x.gate else (x.up, x.down)
     for j, e in enumerate(at.experts):
         expert = (_packed_expert(hf, e) if x.is_packed else
