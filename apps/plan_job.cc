@@ -26,10 +26,9 @@ absl::Status LayOutAllRanks(const recipe::Recipe& recipe,
                             const recipe::LayoutSpec& spec,
                             const std::vector<tensor::TensorSpec>& logical,
                             Side side) {
-  WEFT_ASSIGN_OR_RETURN(const int64_t num_ranks, recipe.NumRanks(config, spec));
-  for (int64_t rank = 0; rank < num_ranks; ++rank) {
-    WEFT_ASSIGN_OR_RETURN(recipe::RankLayout layout,
-                          recipe.Layout(config, spec, rank, logical));
+  WEFT_ASSIGN_OR_RETURN(std::vector<recipe::RankLayout> layouts,
+                        recipe.Layouts(config, spec, logical));
+  for (recipe::RankLayout& layout : layouts) {
     side.origins.push_back(std::move(layout.origins));
     side.placements.push_back(session::ToPlacement(std::move(layout)));
   }

@@ -79,11 +79,36 @@ class DataRecipe : public Recipe {
   absl::StatusOr<RankLayout> Layout(
       const ModelConfig& config, const LayoutSpec& spec, int64_t rank,
       const std::vector<tensor::TensorSpec>& logical) const override {
-    WEFT_ASSIGN_OR_RETURN(const FrameworkTable* const table, TableOf(spec));
+    // What needs no checkpoint first.
+    WEFT_RETURN_IF_ERROR(TableOf(spec).status());
     WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
     WEFT_RETURN_IF_ERROR(CheckRank(spec, mesh, rank));
     WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                           checkpoints_.Find(config, logical));
+    return LayoutOf(checkpoint, spec, mesh, rank);
+  }
+
+  absl::StatusOr<std::vector<RankLayout>> Layouts(
+      const ModelConfig& config, const LayoutSpec& spec,
+      const std::vector<tensor::TensorSpec>& logical) const override {
+    WEFT_RETURN_IF_ERROR(TableOf(spec).status());
+    WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
+    WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
+                          checkpoints_.Find(config, logical));
+    std::vector<RankLayout> layouts;
+    for (int64_t rank = 0; rank < mesh.num_ranks(); ++rank) {
+      WEFT_ASSIGN_OR_RETURN(RankLayout layout,
+                            LayoutOf(checkpoint, spec, mesh, rank));
+      layouts.push_back(std::move(layout));
+    }
+    return layouts;
+  }
+
+ private:
+  absl::StatusOr<RankLayout> LayoutOf(
+      const std::shared_ptr<const Checkpoint>& checkpoint,
+      const LayoutSpec& spec, const layout::Mesh& mesh, int64_t rank) const {
+    WEFT_ASSIGN_OR_RETURN(const FrameworkTable* const table, TableOf(spec));
     // The spec's faults before the checkpoint's: they need no file.
     std::vector<StoredDescription> descriptions;
     if (table != nullptr) {
@@ -99,7 +124,7 @@ class DataRecipe : public Recipe {
                            spec.framework == Framework::kSglang;
     StoredBuilder builder(checkpoint->index,
                           {.dtype = ChosenDType(spec),
-                           .dtype_of_zeros = config.dtype,
+                           .dtype_of_zeros = checkpoint->config.dtype,
                            .quant = quant && is_engine,
                            .offer_quant = quant && !is_engine});
     for (const StoredDescription& description : descriptions) {
@@ -116,7 +141,6 @@ class DataRecipe : public Recipe {
     return result;
   }
 
- private:
   // nullptr for the frameworks that hold the checkpoint's own tensors.
   absl::StatusOr<const FrameworkTable*> TableOf(const LayoutSpec& spec) const {
     const std::optional<FrameworkTable>* table = nullptr;

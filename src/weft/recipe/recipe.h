@@ -68,6 +68,11 @@ class Recipe {
   virtual absl::StatusOr<RankLayout> Layout(
       const ModelConfig& config, const LayoutSpec& spec, int64_t rank,
       const std::vector<tensor::TensorSpec>& logical) const = 0;
+  // The same for all ranks, by rank. Far cheaper than one call a rank where
+  // there are many tensors: they are matched once.
+  virtual absl::StatusOr<std::vector<RankLayout>> Layouts(
+      const ModelConfig& config, const LayoutSpec& spec,
+      const std::vector<tensor::TensorSpec>& logical) const = 0;
 };
 
 // The embedded recipes and those of `extra_path` (a file or a directory; empty
