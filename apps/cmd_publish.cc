@@ -86,8 +86,9 @@ absl::Status Publish(const PublishArgs& args) {
                         catalog::ParseVersionId(args.version));
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
                         recipe::ParseLayoutSpec(args.layout));
-  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
-                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      LoadedModel model,
+      LoadModel(args.checkpoint, args.recipes, Mxfp4Decoder::kKernels));
   WEFT_ASSIGN_OR_RETURN(
       recipe::RankLayout layout,
       model.recipe->Layout(model.config, spec, args.rank, model.logical));
@@ -105,6 +106,8 @@ absl::Status Publish(const PublishArgs& args) {
       session::AllocateFor(options.placement, memory::MemoryKind::kShared));
   WEFT_RETURN_IF_ERROR(
       CutInto(model, options.placement, /*step=*/0, owned.memory));
+  // What was decoded of it is larger than the rank.
+  model.checkpoint = checkpoint::Checkpoint();
   options.memory = owned.memory;
   options.catalog = store;
   options.transports = transports;

@@ -26,8 +26,9 @@ absl::Status Shard(const ShardArgs& args) {
   if (!args.overwrite) {
     WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
   }
-  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
-                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      const LoadedModel model,
+      LoadModel(args.checkpoint, args.recipes, Mxfp4Decoder::kPlain));
   WEFT_ASSIGN_OR_RETURN(
       const recipe::RankLayout held,
       model.recipe->Layout(model.config, spec, args.rank, model.logical));

@@ -114,8 +114,9 @@ absl::StatusOr<Comparison> Compare(const VerifyArgs& args) {
                         recipe::ParseLayoutSpec(args.layout));
   WEFT_ASSIGN_OR_RETURN(const checkpoint::Checkpoint file,
                         checkpoint::Checkpoint::Open(args.file));
-  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
-                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      const LoadedModel model,
+      LoadModel(args.checkpoint, args.recipes, Mxfp4Decoder::kPlain));
   Comparison comparison;
   WEFT_ASSIGN_OR_RETURN(
       comparison.held,
