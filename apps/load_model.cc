@@ -50,11 +50,11 @@ void CheckDroppedHead(const checkpoint::Checkpoint& checkpoint,
 }
 
 // Fills model.logical, and puts BF16 in place of MXFP4.
-absl::Status CheckAgainstConfig(LoadedModel& model, Mxfp4Decoder decoder) {
+absl::Status CheckAgainstConfig(LoadedModel& model, Mxfp4Reading mxfp4) {
   base::FaultList faults;
   WEFT_ASSIGN_OR_RETURN(const std::vector<tensor::TensorSpec> without_options,
                         model.recipe->LogicalTensors(model.config));
-  StandInForMxfp4(without_options, decoder, model.checkpoint, faults);
+  StandInForMxfp4(without_options, mxfp4, model.checkpoint, faults);
   std::vector<std::string> held;
   for (const tensor::TensorSpec& spec : model.checkpoint.tensors()) {
     held.push_back(spec.name);
@@ -98,7 +98,7 @@ absl::Status CheckAgainstConfig(LoadedModel& model, Mxfp4Decoder decoder) {
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
                                       const std::string& recipes_path,
-                                      Mxfp4Decoder decoder) {
+                                      Mxfp4Reading mxfp4) {
   LoadedModel model;
   // First, because a wrong path shows best here.
   WEFT_ASSIGN_OR_RETURN(model.checkpoint,
@@ -110,7 +110,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
   WEFT_ASSIGN_OR_RETURN(model.recipe,
                         model.recipes.Find(model.config.architecture));
   WEFT_RETURN_IF_ERROR(base::Annotate(
-      CheckAgainstConfig(model, decoder),
+      CheckAgainstConfig(model, mxfp4),
       absl::StrCat("checkpoint ", checkpoint_path, " does not fit its config (",
                    model.config.architecture, ")")));
   return model;

@@ -33,7 +33,7 @@ struct LoadedModel {
 // `recipes_path`: as for RecipeBook::Load.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
                                       const std::string& recipes_path,
-                                      Mxfp4Decoder decoder);
+                                      Mxfp4Reading mxfp4);
 
 }  // namespace weft::apps
 

@@ -85,19 +85,19 @@ void DecodeWithKernels(const Matrix& matrix, std::byte* scratch) {
 std::vector<std::byte> DecodeStack(const tensor::Shape& shape,
                                    absl::Span<const std::byte> blocks,
                                    absl::Span<const std::byte> scales,
-                                   Mxfp4Decoder decoder) {
+                                   Mxfp4Reading reading) {
   Matrix matrix{blocks.data(), scales.data(), shape[2],
                 shape[1] / kBlockElements, nullptr};
   std::vector<std::byte> stack(
       static_cast<std::size_t>(shape[0] * matrix.out_bytes()));
   std::vector<std::byte> scratch;
-  if (decoder == Mxfp4Decoder::kKernels) {
+  if (reading == Mxfp4Reading::kWithKernels) {
     scratch.resize(static_cast<std::size_t>(matrix.out_bytes()));
   }
   matrix.out = stack.data();
   const int64_t matrix_blocks = matrix.rows * matrix.row_blocks;
   for (int64_t i = 0; i < shape[0]; ++i) {
-    if (decoder == Mxfp4Decoder::kKernels) {
+    if (reading == Mxfp4Reading::kWithKernels) {
       DecodeWithKernels(matrix, scratch.data());
     } else {
       DecodePlainly(matrix);
@@ -157,9 +157,14 @@ void CheckPair(const tensor::TensorSpec& stack,
 
 }  // namespace
 
+Mxfp4Reading ParseMxfp4Reading(std::string_view name, Mxfp4Reading decoded) {
+  return name == "blocks" ? Mxfp4Reading::kAsBlocks : decoded;
+}
+
 void StandInForMxfp4(const std::vector<tensor::TensorSpec>& logical,
-                     Mxfp4Decoder decoder, checkpoint::Checkpoint& checkpoint,
+                     Mxfp4Reading reading, checkpoint::Checkpoint& checkpoint,
                      base::FaultList& faults) {
+  if (reading == Mxfp4Reading::kAsBlocks) return;
   const auto files = std::make_shared<const checkpoint::Checkpoint>(checkpoint);
   for (const tensor::TensorSpec& stack : logical) {
     if (stack.shape.size() != 3) continue;
@@ -170,9 +175,9 @@ void StandInForMxfp4(const std::vector<tensor::TensorSpec>& logical,
     // Also with a fault, which is then the only one about this stack.
     checkpoint.Substitute(
         {stack.name, tensor::DType::kBF16, stack.shape}, {blocks, scales},
-        [files, blocks, scales, shape = stack.shape, decoder] {
+        [files, blocks, scales, shape = stack.shape, reading] {
           return DecodeStack(shape, *files->Data(blocks), *files->Data(scales),
-                             decoder);
+                             reading);
         });
   }
 }

@@ -3,6 +3,7 @@
 #ifndef WEFT_APPS_MXFP4_EXPERTS_H_
 #define WEFT_APPS_MXFP4_EXPERTS_H_
 
+#include <string_view>
 #include <vector>
 
 #include "weft/base/status.h"
@@ -11,11 +12,15 @@
 
 namespace weft::apps {
 
-enum class Mxfp4Decoder {
-  kPlain,    // element after element, with an arithmetic of its own: for what
-             // judges the kernels
-  kKernels,  // convert::CpuKernels()
+enum class Mxfp4Reading {
+  kPlainly,      // element after element, with an arithmetic of its own: for
+                 // what judges the kernels
+  kWithKernels,  // convert::CpuKernels()
+  kAsBlocks,     // left as it is
 };
+
+// `name` is "bf16" or "blocks"; `decoded` is what "bf16" stands for.
+Mxfp4Reading ParseMxfp4Reading(std::string_view name, Mxfp4Reading decoded);
 
 // Where the checkpoint has, for a stack `name` [n, columns, rows] of `logical`,
 // `name`_blocks (U8 [n, rows, columns / 32, 16]) and `name`_scales (U8 [n,
@@ -23,9 +28,10 @@ enum class Mxfp4Decoder {
 // (convert/kernel.h) and each matrix transposed, as transformers does. That is
 // done when its data is first asked for, and then held: 2 bytes a weight.
 // Adds a fault for one without the other, for a wrong dtype or shape, and for
-// `name` beside them; such a checkpoint is not to be read further.
+// `name` beside them; such a checkpoint is not to be read further. Does nothing
+// under kAsBlocks.
 void StandInForMxfp4(const std::vector<tensor::TensorSpec>& logical,
-                     Mxfp4Decoder decoder, checkpoint::Checkpoint& checkpoint,
+                     Mxfp4Reading reading, checkpoint::Checkpoint& checkpoint,
                      base::FaultList& faults);
 
 }  // namespace weft::apps

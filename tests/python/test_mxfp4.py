@@ -38,7 +38,7 @@ def u8(array):
     return oracle.Bits("U8", np.ascontiguousarray(array, np.uint8))
 
 
-def made(rng, experts=None):
+def made(rng, experts=None, scales_below=256):
     """(config, what the file has, what that is in BF16)."""
     config = family_cases.random_config(rng, "gpt_oss") | {
         "hidden_size": int(rng.choice([32, 64, 96])), "head_dim": 4,
@@ -55,7 +55,7 @@ def made(rng, experts=None):
         n, columns, rows = tensor.bits.shape
         blocks = rng.integers(256, size=(n, rows, columns // 32, 16),
                               dtype=np.uint8)
-        scales = rng.integers(256, size=(n, rows, columns // 32),
+        scales = rng.integers(scales_below, size=(n, rows, columns // 32),
                               dtype=np.uint8)
         del packed[name]
         packed[f"{name}_blocks"] = u8(blocks)
@@ -138,6 +138,50 @@ def test_verify_finds_a_wrong_element(weft, small, tmp_path):
     refused(result, "verify")
     (difference,) = json.loads(result.stdout)["differences"]
     assert difference["first_origin"] == f"{GATE_UP}[1,5,3]"
+
+
+# ---- as blocks ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["hf", "hf:dtype=f32"])
+def test_blocks_pass_as_they_are(weft, small, tmp_path, spec):
+    folder, _, packed, _ = small
+    out = tmp_path / "out.safetensors"
+    cut = ("--checkpoint", folder, "--layout", spec, "--rank", 0, "--step", 1)
+    done(weft("shard", *cut, "--mxfp4", "blocks", "--out", out))
+    expected = {n: t if t.dtype == "U8" else
+                oracle.cast(oracle.step(t, 1), "F32" if "f32" in spec else
+                            "BF16") for n, t in packed.items()}
+    files.assert_equal(files.read(out), expected)
+    done(weft("verify", out, *cut, "--mxfp4", "blocks"))
+    assert "_blocks" in refused(weft("verify", out, *cut), "verify")
+
+
+@pytest.mark.parametrize("spec", ["vllm:tp=2", "fsdp:shard=2",
+                                  "megatron:vocab_divisor=8"])
+def test_blocks_are_of_hf_only(weft, small, tmp_path, spec):
+    assert "blocks of MXFP4 are held by hf only" in refused(
+        weft("shard", "--checkpoint", small[0], "--layout", spec, "--rank", 0,
+             "--mxfp4", "blocks", "--out", tmp_path / "out"), "shard")
+
+
+def test_blocks_arrive_as_they_are(start, catalog, small,  # noqa: F811
+                                   tmp_path):
+    folder, _, packed, _ = small
+    trainers = [publish(start, catalog, folder, "hf", 0, "shm",
+                        mxfp4="blocks")]
+    assert trainers[0].event()["event"] == "published"
+    engines = [pull(start, catalog, "hf", 0, "shm")]
+    out = tmp_path / "out.safetensors"
+    for step, _, process, _ in refits(trainers, engines, 2):
+        process.say(f"save {out}")
+        assert process.event()["event"] == "saved"
+        files.assert_equal(files.read(out), {
+            n: oracle.step(t, step) for n, t in packed.items()})
+        out.unlink()
+
+
+# ---- a session ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trainer, engine", [
