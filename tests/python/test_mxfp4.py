@@ -143,7 +143,7 @@ def test_verify_finds_a_wrong_element(weft, small, tmp_path):
 # ---- as blocks ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["hf", "hf:dtype=f32"])
+@pytest.mark.parametrize("spec", ["hf", "fsdp:names=hf", "hf:dtype=f32"])
 def test_blocks_pass_as_they_are(weft, small, tmp_path, spec):
     folder, _, packed, _ = small
     out = tmp_path / "out.safetensors"
@@ -163,6 +163,21 @@ def test_blocks_are_of_hf_only(weft, small, tmp_path, spec):
     assert "blocks of MXFP4 are held by hf only" in refused(
         weft("shard", "--checkpoint", small[0], "--layout", spec, "--rank", 0,
              "--mxfp4", "blocks", "--out", tmp_path / "out"), "shard")
+
+
+def test_blocks_lack_nothing(weft, small, tmp_path):
+    _, config, packed, plain = small
+    del packed[f"{DOWN}_scales"]
+    packed[GATE_UP] = plain[GATE_UP]
+    cases.write_checkpoint(tmp_path / "bad", config, packed)
+    sentence = refused(
+        weft("shard", "--checkpoint", tmp_path / "bad", "--layout", "hf",
+             "--rank", 0, "--mxfp4", "blocks", "--out", tmp_path / "out"),
+        "shard")
+    assert f'tensor "{DOWN}_scales" of shape ' in sentence
+    assert "is missing" in sentence
+    assert f'tensor "{GATE_UP}" of shape ' in sentence
+    assert "does not belong to the model" in sentence
 
 
 def test_blocks_arrive_as_they_are(start, catalog, small,  # noqa: F811
