@@ -238,7 +238,7 @@ TEST_F(PlainCutTest, PutsEveryElementInItsPlace) {
       expected[static_cast<std::size_t>(offset)] =
           static_cast<uint32_t>(i + 1) ^ static_cast<uint32_t>(Mask(i, step));
     }
-    const auto cut = CutStored(stored, tensors, checkpoint, step);
+    const auto cut = CutStored(stored, tensors, {}, checkpoint, step);
     RC_ASSERT(cut.ok());
     RC_ASSERT(cut->size() == expected.size() * 4);
     RC_ASSERT(std::memcmp(cut->data(), expected.data(), cut->size()) == 0);
@@ -258,7 +258,7 @@ TEST_F(PlainCutTest, RefusesWhatARecipeMayGetWrong) {
       {0, *layout::IndexMap::RowMajor(*tensor::Box::OfShape(shape), shape,
                                       origin)});
   const auto code = [&](const std::vector<tensor::TensorSpec>& tensors) {
-    return CutStored(stored, tensors, checkpoint, 0).status().code();
+    return CutStored(stored, tensors, {}, checkpoint, 0).status().code();
   };
   const tensor::TensorSpec good{"t", DType::kF32, {4, 4}};
   EXPECT_EQ(code({good}), absl::StatusCode::kOk);

@@ -113,8 +113,8 @@ def _nemotron(rng, config, count, width, pick):
             del config[key]
 
 
-def random_checkpoint(rng, config):
-    """{name: Bits}; what files keep wide is wide."""
+def random_checkpoint(rng, config, is_usual=False):
+    """{name: Bits}; what files keep wide is mostly wide, always if usual."""
     dtype = {"bfloat16": "BF16", "float16": "F16",
              "float32": "F32"}[config["torch_dtype"]]
     tensors = {}
@@ -127,7 +127,8 @@ def random_checkpoint(rng, config):
     for name, shape in shapes.items():
         if name.endswith(lost):
             continue
-        wide = None if rng.integers(4) == 0 else oracle.dtype_in_file(name)
+        is_narrow = rng.integers(4) == 0 and not is_usual
+        wide = None if is_narrow else oracle.dtype_in_file(name)
         of = wide or dtype
         tensors[name] = cases.random_bits(rng, of, shape)
         if name.endswith(("A_log", "linear_attn.norm.weight")):

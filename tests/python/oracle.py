@@ -2,15 +2,15 @@
 
 Independent of the C++ code and of its recipe files: written from the rules of
 Megatron-Core, vLLM, SGLang and FSDP2 (oracle_megatron.py, oracle_vllm.py,
-oracle_sglang.py, oracle_fsdp.py) and from what files hold (oracle_models.py). Nothing here knows
-index maps, modes or runs; rows are picked by index arrays.
+oracle_sglang.py, oracle_fsdp.py) and from what files hold (oracle_models.py).
+Nothing here knows index maps, modes or runs; rows are picked by index arrays.
 """
 
 from oracle_fsdp import fsdp
 from oracle_megatron import megatron
 from oracle_models import dtype_in_file, logical_shapes, model_of
 from oracle_sglang import sglang
-from oracle_values import WORDS, Bits, Illegal, cast, step, synth
+from oracle_values import SPEC_DTYPES, WORDS, Bits, Illegal, cast, step, synth
 from oracle_vllm import vllm
 
 __all__ = ["WORDS", "Bits", "Illegal", "cast", "dtype_in_file",
@@ -48,9 +48,10 @@ def _hf(m, tensors, keys, rank):
 def shard(config, tensors, spec, rank):
     """{stored name: Bits} of one rank. `tensors`: the checkpoint's, by name."""
     framework, keys = parse_spec(spec)
-    held = {"hf": _hf, "fsdp": fsdp, "megatron": megatron,
-            "vllm": vllm, "sglang": sglang}[framework](model_of(config), tensors, keys, rank)
-    dtype = {"bf16": "BF16", "f16": "F16", "f32": "F32"}.get(keys.get("dtype"))
+    rule = {"hf": _hf, "fsdp": fsdp, "megatron": megatron, "vllm": vllm,
+            "sglang": sglang}[framework]
+    held = rule(model_of(config), tensors, keys, rank)
+    dtype = SPEC_DTYPES.get(keys.get("dtype"))
     if dtype:
         held = {name: tensor if tensor.is_pinned else cast(tensor, dtype)
                 for name, tensor in held.items()}

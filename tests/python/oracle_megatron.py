@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from oracle_models import GEMMA
-from oracle_values import (Bits, Illegal, concat, even, less_one, padded_rows,
-                           segments)
+from oracle_values import (SPEC_DTYPES, Bits, Illegal, concat, even, less_one,
+                           padded_rows, segments)
 
 _FAMILIES = ("llama", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
              "deepseek_v2", "deepseek_v3", "glm4_moe", "glm_moe_dsa",
@@ -23,6 +23,7 @@ class Place(NamedTuple):
     etp_rank: int
     is_local: bool  # core's own layers, not Transformer Engine's
     is_grouped: bool
+    dtype: str | None  # of all that the rank holds
 
 
 def megatron(m, tensors, keys, rank):
@@ -79,7 +80,8 @@ def _place(m, keys, rank, in_stage):
                     ) if m.experts else range(0)
     return Place(tp, rank % tp, experts, etp, at % etp,
                  keys.get("impl", "te") == "local",
-                 keys.get("experts", "grouped") == "grouped")
+                 keys.get("experts", "grouped") == "grouped",
+                 SPEC_DTYPES.get(keys.get("dtype")))
 
 
 def _check(m, at):
@@ -103,9 +105,7 @@ def _check(m, at):
         raise Illegal("key heads")
     if m.family in GEMMA and at.is_local:
         raise Illegal("norms that core's own layers do not have")
-    if m.family == "nemotron_h" and (
-            at.is_local or not at.is_grouped or
-            m.experts and m.experts.latent):
+    if m.family == "nemotron_h" and (at.is_local or not at.is_grouped):
         raise Illegal("a hybrid model of another kind")
 
 
@@ -341,7 +341,7 @@ def _delta(m, hf, at):
             for part in segments(hf[here + "conv1d.weight"],
                                  (x.keys, x.keys, x.values))]),
         to + "dt_bias": values("dt_bias"), to + "A_log": values("A_log"),
-        to + "out_norm.weight": less_one(hf[here + "norm.weight"]),
+        to + "out_norm.weight": less_one(hf[here + "norm.weight"], at.dtype),
         to + "out_proj.weight": hf[here + "out_proj.weight"].columns(
             *even(x.values, at.tp, at.tp_rank))}
 
@@ -369,7 +369,7 @@ def _mamba(m, hf, at):
     return out
 
 
-# ---- MLPs and experts ---------------------------------------------------------
+# ---- MLPs and experts --------------------------------------------------------
 
 
 def _gated_mlp(to, hf, here, width, tp, tp_rank, names=("gate_proj",
@@ -407,6 +407,9 @@ def _experts(m, hf, at):
     if x.has_correction:
         out["mlp.router.expert_bias"] = hf[
             here + "gate.e_score_correction_bias"].pinned("F32")
+    if x.latent:  # TELinear with parallel_mode="duplicated"
+        for name in ("fc1_latent_proj.weight", "fc2_latent_proj.weight"):
+            out["mlp." + name] = hf[here + name]
     names = (x.gate, x.up, x.down) if x.gate else (x.up, x.down)
     for j, e in enumerate(at.experts):
         expert = (_packed_expert(hf, e) if x.is_packed else

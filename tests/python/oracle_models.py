@@ -316,7 +316,8 @@ def logical_shapes(config, is_predicting=True):
 def dtype_in_file(name):
     """The dtype of a tensor that files keep wide whatever the rest is in, or
     None."""
-    return "F32" if name.endswith(".e_score_correction_bias") else None
+    return "F32" if name.endswith((".e_score_correction_bias",
+                                   ".mixer.A_log")) else None
 
 
 def layer_shapes(m, i):

@@ -33,6 +33,9 @@ class Bits(NamedTuple):
         return np.ascontiguousarray(self.bits).tobytes()
 
 
+SPEC_DTYPES = {"bf16": "BF16", "f16": "F16", "f32": "F32"}  # of dtype=
+
+
 class Illegal(Exception):
     """The framework itself refuses this layout of this model."""
 
@@ -107,10 +110,10 @@ def neg_exp(tensor):
     return Bits("F32", value.view(np.uint32), True)
 
 
-def less_one(tensor):
-    """x - 1, computed in float32 and rounded to the tensor's dtype."""
+def less_one(tensor, dtype):
+    """x - 1, computed in float32 and rounded once."""
     value = _to_f32_bits(tensor).view(np.float32) - np.float32(1)
-    return cast(Bits("F32", value.view(np.uint32)), tensor.dtype)
+    return cast(Bits("F32", value.view(np.uint32)), dtype or tensor.dtype)
 
 
 # ---- cuts ------------------------------------------------------------------

@@ -311,7 +311,7 @@ def _mamba(m, hf, at):
     return out
 
 
-# ---- MLPs and experts ---------------------------------------------------------
+# ---- MLPs and experts --------------------------------------------------------
 
 
 def _gated_mlp(m, hf, here, width, tp, tp_rank):

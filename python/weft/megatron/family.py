@@ -41,7 +41,7 @@ _FAMILIES = {
 @dataclass(frozen=True)
 class Decoder:
     """A decoder with grouped-query attention, dense or with experts, in the
-    letters of the recipes (recipes/include/gqa_decoder.yaml)."""
+    letters of the recipes (recipes/include/*.yaml)."""
 
     H: int  # hidden size
     L: int  # layers
