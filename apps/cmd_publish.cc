@@ -29,6 +29,7 @@ struct PublishArgs {
   std::string checkpoint;
   std::string layout;
   std::string recipes;
+  std::string mxfp4 = "bf16";
   std::string version = "run:0:0";
   std::string transport = "auto";
   std::string control = "none";
@@ -86,8 +87,10 @@ absl::Status Publish(const PublishArgs& args) {
                         catalog::ParseVersionId(args.version));
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
                         recipe::ParseLayoutSpec(args.layout));
-  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
-                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      LoadedModel model,
+      LoadModel(args.checkpoint, args.recipes,
+                ParseMxfp4Reading(args.mxfp4, Mxfp4Reading::kWithKernels)));
   WEFT_ASSIGN_OR_RETURN(
       recipe::RankLayout layout,
       model.recipe->Layout(model.config, spec, args.rank, model.logical));
@@ -105,6 +108,8 @@ absl::Status Publish(const PublishArgs& args) {
       session::AllocateFor(options.placement, memory::MemoryKind::kShared));
   WEFT_RETURN_IF_ERROR(
       CutInto(model, options.placement, /*step=*/0, owned.memory));
+  // What was decoded of it is larger than the rank.
+  model.checkpoint = checkpoint::Checkpoint();
   options.memory = owned.memory;
   options.catalog = store;
   options.transports = transports;
@@ -151,6 +156,11 @@ void AddPublish(CLI::App& app, int* exit_code) {
   command->add_option("--version", args->version, "RUN:EPOCH:STEP")
       ->capture_default_str();
   command->add_option("--transport", args->transport, "auto, shm or ucx")
+      ->capture_default_str();
+  command
+      ->add_option("--mxfp4", args->mxfp4,
+                   "read experts in MXFP4 as bf16, or as blocks (of hf)")
+      ->check(CLI::IsMember({"bf16", "blocks"}))
       ->capture_default_str();
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");

@@ -26,8 +26,10 @@ absl::Status Shard(const ShardArgs& args) {
   if (!args.overwrite) {
     WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
   }
-  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
-                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      const LoadedModel model,
+      LoadModel(args.checkpoint, args.recipes,
+                ParseMxfp4Reading(args.mxfp4, Mxfp4Reading::kPlainly)));
   WEFT_ASSIGN_OR_RETURN(
       const recipe::RankLayout held,
       model.recipe->Layout(model.config, spec, args.rank, model.logical));
@@ -100,6 +102,11 @@ void AddShard(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
+  command
+      ->add_option("--mxfp4", args->mxfp4,
+                   "read experts in MXFP4 as bf16, or as blocks (of hf)")
+      ->check(CLI::IsMember({"bf16", "blocks"}))
+      ->capture_default_str();
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
   command->add_flag("--json", args->json, "print one JSON object");

@@ -114,8 +114,10 @@ absl::StatusOr<Comparison> Compare(const VerifyArgs& args) {
                         recipe::ParseLayoutSpec(args.layout));
   WEFT_ASSIGN_OR_RETURN(const checkpoint::Checkpoint file,
                         checkpoint::Checkpoint::Open(args.file));
-  WEFT_ASSIGN_OR_RETURN(const LoadedModel model,
-                        LoadModel(args.checkpoint, args.recipes));
+  WEFT_ASSIGN_OR_RETURN(
+      const LoadedModel model,
+      LoadModel(args.checkpoint, args.recipes,
+                ParseMxfp4Reading(args.mxfp4, Mxfp4Reading::kPlainly)));
   Comparison comparison;
   WEFT_ASSIGN_OR_RETURN(
       comparison.held,
@@ -209,6 +211,11 @@ void AddVerify(CLI::App& app, int* exit_code) {
       ->add_option("--step", args->step,
                    "expect the weights after this many stand-in steps")
       ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--mxfp4", args->mxfp4,
+                   "read experts in MXFP4 as bf16, or as blocks (of hf)")
+      ->check(CLI::IsMember({"bf16", "blocks"}))
       ->capture_default_str();
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");

@@ -23,7 +23,8 @@ struct ShardArgs {
   int64_t step = 0;  // stand-in optimiser steps, see stand_in_step.h
   std::string out;
   bool overwrite = false;
-  std::string recipes;  // extra recipe file or directory; empty for none
+  std::string recipes;         // extra recipe file or directory; empty for none
+  std::string mxfp4 = "bf16";  // or "blocks": how to read such experts
   bool json = false;
 };
 int RunShard(const ShardArgs& args);
@@ -37,6 +38,7 @@ struct VerifyArgs {
   int64_t rank = 0;
   int64_t step = 0;
   std::string recipes;
+  std::string mxfp4 = "bf16";
   bool json = false;
 };
 int RunVerify(const VerifyArgs& args);

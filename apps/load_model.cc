@@ -49,15 +49,18 @@ void CheckDroppedHead(const checkpoint::Checkpoint& checkpoint,
                    "\"; set tie_word_embeddings to false, or remove it"));
 }
 
-// Fills model.logical.
-absl::Status CheckAgainstConfig(LoadedModel& model) {
+// Fills model.logical, and puts BF16 in place of MXFP4.
+absl::Status CheckAgainstConfig(LoadedModel& model, Mxfp4Reading mxfp4) {
+  base::FaultList faults;
+  WEFT_ASSIGN_OR_RETURN(const std::vector<tensor::TensorSpec> without_options,
+                        model.recipe->LogicalTensors(model.config));
+  StandInForMxfp4(without_options, mxfp4, model.checkpoint, faults);
   std::vector<std::string> held;
   for (const tensor::TensorSpec& spec : model.checkpoint.tensors()) {
     held.push_back(spec.name);
   }
   WEFT_ASSIGN_OR_RETURN(model.logical,
                         model.recipe->LogicalTensorsOf(model.config, held));
-  base::FaultList faults;
   std::set<std::string> wanted;
   for (tensor::TensorSpec& spec : model.logical) {
     wanted.insert(spec.name);
@@ -94,7 +97,8 @@ absl::Status CheckAgainstConfig(LoadedModel& model) {
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
-                                      const std::string& recipes_path) {
+                                      const std::string& recipes_path,
+                                      Mxfp4Reading mxfp4) {
   LoadedModel model;
   // First, because a wrong path shows best here.
   WEFT_ASSIGN_OR_RETURN(model.checkpoint,
@@ -106,7 +110,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
   WEFT_ASSIGN_OR_RETURN(model.recipe,
                         model.recipes.Find(model.config.architecture));
   WEFT_RETURN_IF_ERROR(base::Annotate(
-      CheckAgainstConfig(model),
+      CheckAgainstConfig(model, mxfp4),
       absl::StrCat("checkpoint ", checkpoint_path, " does not fit its config (",
                    model.config.architecture, ")")));
   return model;

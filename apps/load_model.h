@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "mxfp4_experts.h"
 #include "weft/checkpoint/safetensors.h"
 #include "weft/recipe/model_config.h"
 #include "weft/recipe/recipe.h"
@@ -27,10 +28,12 @@ struct LoadedModel {
 // config.json beside it) and checks it against its config: every logical
 // tensor is there in its shape, and nothing else but what the recipe allows to
 // drop. A head in the file of a model with tied embeddings is dropped if it
-// equals the embedding, byte for byte. All disagreements in one
-// kInvalidArgument status. `recipes_path`: as for RecipeBook::Load.
+// equals the embedding, byte for byte. Experts in MXFP4 are read as BF16
+// (mxfp4_experts.h). All disagreements in one kInvalidArgument status.
+// `recipes_path`: as for RecipeBook::Load.
 absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
-                                      const std::string& recipes_path);
+                                      const std::string& recipes_path,
+                                      Mxfp4Reading mxfp4);
 
 }  // namespace weft::apps
 

@@ -8,7 +8,9 @@ from safetensors import safe_open
 
 from oracle import WORDS, Bits
 
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32",
+          "U8": "uint8"}
+ITEMS = WORDS | {"U8": np.uint8}
 
 
 def read(path):
@@ -16,7 +18,7 @@ def read(path):
     result = {}
     for name, held in safetensors.deserialize(
             pathlib.Path(path).read_bytes()):
-        bits = np.frombuffer(held["data"], WORDS[held["dtype"]])
+        bits = np.frombuffer(held["data"], ITEMS[held["dtype"]])
         result[name] = Bits(held["dtype"], bits.reshape(held["shape"]))
     return result
 

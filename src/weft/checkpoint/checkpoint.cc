@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <mutex>
 #include <set>
 #include <string>
 #include <system_error>
@@ -131,6 +132,13 @@ void CheckIndex(const Index& index, const OpenFiles& files,
 
 }  // namespace
 
+// The bytes of a tensor that no file has.
+struct Checkpoint::Made {
+  std::function<std::vector<std::byte>()> make;
+  std::once_flag once;
+  std::vector<std::byte> bytes;
+};
+
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
   WEFT_ASSIGN_OR_RETURN(const fs::path file_path, Resolve(path));
   OpenFiles files;
@@ -150,13 +158,28 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
   for (const auto& [file_name, file] : files) {
     for (const TensorEntry& entry : file->header().tensors) {
       checkpoint.total_bytes_ += entry.end_bytes - entry.begin_bytes;
-      checkpoint.located_[entry.spec.name] = {file, entry};
+      checkpoint.located_[entry.spec.name] = {file, entry, nullptr};
     }
   }
-  for (const auto& [name, located] : checkpoint.located_) {
-    checkpoint.tensors_.push_back(located.entry.spec);
-  }
+  checkpoint.ListTensors();
   return checkpoint;
+}
+
+void Checkpoint::ListTensors() {
+  tensors_.clear();
+  for (const auto& [name, located] : located_) {
+    tensors_.push_back(located.entry.spec);
+  }
+}
+
+void Checkpoint::Substitute(const tensor::TensorSpec& spec,
+                            const std::vector<std::string>& replaced,
+                            std::function<std::vector<std::byte>()> make) {
+  for (const std::string& name : replaced) located_.erase(name);
+  auto made = std::make_shared<Made>();
+  made->make = std::move(make);
+  located_[spec.name] = {nullptr, {spec, 0, 0}, std::move(made)};
+  ListTensors();
 }
 
 absl::StatusOr<absl::Span<const std::byte>> Checkpoint::Data(
@@ -166,7 +189,14 @@ absl::StatusOr<absl::Span<const std::byte>> Checkpoint::Data(
     return absl::NotFoundError(
         absl::StrCat("checkpoint has no tensor \"", name, "\""));
   }
-  return found->second.file->Data(found->second.entry);
+  const Located& located = found->second;
+  if (located.made == nullptr) return located.file->Data(located.entry);
+  Made& made = *located.made;
+  std::call_once(made.once, [&made] {
+    made.bytes = made.make();
+    made.make = nullptr;  // and with it what it was made of
+  });
+  return absl::MakeConstSpan(made.bytes);
 }
 
 absl::StatusOr<tensor::TensorSpec> Checkpoint::Spec(

@@ -66,6 +66,39 @@ TEST_F(CheckpointTest, OpensOneFile) {
   }
 }
 
+TEST_F(CheckpointTest, SomethingMadeStandsInForTensors) {
+  PutFile("model.safetensors", {"a", "b", "c"});
+  Checkpoint checkpoint = *Checkpoint::Open(folder_.string());
+  const Checkpoint before = checkpoint;
+  int calls = 0;
+  checkpoint.Substitute({"ab", tensor::DType::kU8, {2}}, {"a", "b", "absent"},
+                        [&calls] {
+                          ++calls;
+                          return std::vector<std::byte>(2, std::byte{'x'});
+                        });
+  std::vector<std::string> names;
+  for (const tensor::TensorSpec& spec : checkpoint.tensors()) {
+    names.push_back(spec.name);
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"ab", "c"}));
+  EXPECT_EQ(checkpoint.Spec("ab")->shape, (tensor::Shape{2}));
+  EXPECT_EQ(checkpoint.Data("a").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(checkpoint.total_bytes(), 3);
+  EXPECT_EQ(calls, 0);
+
+  const Checkpoint copy = checkpoint;
+  const auto data = *checkpoint.Data("ab");
+  ASSERT_EQ(data.size(), 2u);
+  EXPECT_EQ(copy.Data("ab")->data(), data.data());
+  EXPECT_EQ(calls, 1);
+  checkpoint = Checkpoint();
+  EXPECT_EQ(data[1], std::byte{'x'});  // the copy keeps it
+  EXPECT_EQ((*copy.Data("c"))[0], std::byte{'c'});
+
+  EXPECT_EQ((*before.Data("a"))[0], std::byte{'a'});
+  EXPECT_EQ(before.Spec("ab").status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(CheckpointTest, OpensAnIndex) {
   PutFile("x.safetensors", {"a", "c"});
   PutFile("y.safetensors", {"b"});

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -93,13 +94,27 @@ class Checkpoint {
   absl::StatusOr<absl::Span<const std::byte>> Data(
       const std::string& name) const;
   absl::StatusOr<tensor::TensorSpec> Spec(const std::string& name) const;
+  // Of the files, whatever stands in for them.
   int64_t total_bytes() const { return total_bytes_; }
 
+  // From now on `spec` stands in for the tensors named `replaced` (those of
+  // them that there are, and one of its own name), which are no longer there.
+  // `make` returns all its bytes, dtype x shape; it is called by the first
+  // Data() of any copy, once, and what it returned lives as long as a copy
+  // does. Other copies made before keep what they have.
+  void Substitute(const tensor::TensorSpec& spec,
+                  const std::vector<std::string>& replaced,
+                  std::function<std::vector<std::byte>()> make);
+
  private:
+  struct Made;
   struct Located {
-    std::shared_ptr<const SafetensorsFile> file;
+    std::shared_ptr<const SafetensorsFile> file;  // null if `made` is not
     TensorEntry entry;
+    std::shared_ptr<Made> made;
   };
+  void ListTensors();
+
   std::map<std::string, Located> located_;
   std::vector<tensor::TensorSpec> tensors_;
   int64_t total_bytes_ = 0;

@@ -39,15 +39,15 @@ absl::StatusOr<std::optional<tensor::DType>> OptionalDType(const YamlMap& map) {
   const std::optional<YamlValue> value = map.Find("dtype");
   if (!value) return std::nullopt;
   WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
-  for (const tensor::DType dtype :
-       {tensor::DType::kBF16, tensor::DType::kF16, tensor::DType::kF32}) {
+  for (const tensor::DType dtype : {tensor::DType::kBF16, tensor::DType::kF16,
+                                    tensor::DType::kF32, tensor::DType::kU8}) {
     if (absl::AsciiStrToLower(std::string(tensor::DTypeName(dtype))) == text) {
       return std::optional<tensor::DType>(dtype);
     }
   }
   if (text == "f8_e4m3") return std::optional(tensor::DType::kF8E4M3);
   return value->Fail(absl::StrCat(
-      "\"", text, "\" is unknown; known are bf16, f16, f32, f8_e4m3"));
+      "\"", text, "\" is unknown; known are bf16, f16, f32, u8, f8_e4m3"));
 }
 
 absl::StatusOr<tensor::Transform> OptionalTransform(const YamlMap& map) {
