@@ -23,14 +23,6 @@ using tensor::Range;
 // and for many steps in a round.
 constexpr int64_t kStageBytes = int64_t{4} << 20;
 
-// The blocks that lie in `box` as a whole.
-Range InnerBlocks(const Range& range, int64_t block, int64_t extent) {
-  const int64_t begin = (range.begin + block - 1) / block;
-  const int64_t end =
-      range.end == extent ? (extent + block - 1) / block : range.end / block;
-  return {begin, std::max(begin, end)};
-}
-
 class Stager {
  public:
   Stager(const SourceTable& sources, const manifest::Placement& target,
@@ -146,7 +138,6 @@ std::vector<Box> Stager::HeldBlocks(const ScaledTensor& scaled) const {
       !(entry.scheme.has_value() && *entry.scheme == scaled.scheme)) {
     return {};
   }
-  const tensor::Shape block = tensor::BlockShape(scaled.scheme, matrix.shape);
   std::vector<Box> held;
   for (const BoxGroup& group : sources_.GroupsOf(entry)) {
     const auto candidates = sources_.CandidatesOf(group);
@@ -155,10 +146,8 @@ std::vector<Box> Stager::HeldBlocks(const ScaledTensor& scaled) const {
           return each.dtype == tensor::DType::kF8E4M3;
         });
     if (!quantised) continue;
-    const Range inner[] = {
-        InnerBlocks(group.box.range(0), block[0], matrix.shape[0]),
-        InnerBlocks(group.box.range(1), block[1], matrix.shape[1])};
-    const Box blocks = *Box::Make(inner);
+    const Box blocks =
+        tensor::WholeBlocksIn(scaled.scheme, matrix.shape, group.box);
     for (const BoxGroup& known : sources_.GroupsOf(*scales)) {
       if (known.box.rank() != 2 || !Overlaps(known.box, blocks)) continue;
       held.push_back(tensor::Intersect(known.box, blocks));

@@ -20,20 +20,6 @@ using tensor::Range;
 // More runs than this from one row of blocks: refused.
 constexpr int64_t kMaxRunsPerBand = int64_t{1} << 20;
 
-Range InnerRange(const Range& range, int64_t block, int64_t extent) {
-  const int64_t begin = (range.begin + block - 1) / block * block;
-  const int64_t end = range.end == extent ? extent : range.end / block * block;
-  return {begin, std::max(begin, end)};
-}
-
-// What lies in `box` of blocks that lie in it whole.
-Box WholeBlocks(const Box& box, const tensor::Shape& shape,
-                const tensor::Shape& block) {
-  const Range inner[] = {InnerRange(box.range(0), block[0], shape[0]),
-                         InnerRange(box.range(1), block[1], shape[1])};
-  return *Box::Make(inner);
-}
-
 absl::StatusOr<layout::StoredTensor> RowMajorStored(std::string name,
                                                     DType dtype, int32_t tensor,
                                                     const Box& box) {
@@ -89,7 +75,10 @@ absl::StatusOr<QuantisedCopies> QuantisedCopies::AddTo(
       copy.held = held;
       copy.wanted = matrix.dtype;
       copy.block = tensor::BlockShape(scaled->scheme, matrix.shape);
-      copy.box = WholeBlocks(fragment.map.box(), matrix.shape, copy.block);
+      copy.box =
+          tensor::ElementsOf(scaled->scheme, matrix.shape,
+                             tensor::WholeBlocksIn(scaled->scheme, matrix.shape,
+                                                   fragment.map.box()));
       copy.rule = scaled->scheme.rule;
       if (copy.box.empty() ||
           HoldsQuantised(placement, scaled->tensor, copy.box)) {

@@ -16,6 +16,13 @@ Range BlocksAlong(const Range& elements, int64_t block) {
   return {elements.begin / block, (elements.end - 1) / block + 1};
 }
 
+Range WholeBlocksAlong(const Range& elements, int64_t block, int64_t extent) {
+  const int64_t begin = (elements.begin + block - 1) / block;
+  const int64_t end = elements.end == extent ? (extent + block - 1) / block
+                                             : elements.end / block;
+  return {begin, std::max(begin, end)};
+}
+
 Range ElementsAlong(const Range& blocks, int64_t block, int64_t extent) {
   return {std::min(blocks.begin * block, extent),
           std::min(blocks.end * block, extent)};
@@ -60,6 +67,14 @@ Box BlocksOf(const ScaleScheme& scheme, const Shape& shape, const Box& box) {
   const Shape block = BlockShape(scheme, shape);
   const Range ranges[] = {BlocksAlong(box.range(0), block[0]),
                           BlocksAlong(box.range(1), block[1])};
+  return *Box::Make(ranges);
+}
+
+Box WholeBlocksIn(const ScaleScheme& scheme, const Shape& shape,
+                  const Box& box) {
+  const Shape block = BlockShape(scheme, shape);
+  const Range ranges[] = {WholeBlocksAlong(box.range(0), block[0], shape[0]),
+                          WholeBlocksAlong(box.range(1), block[1], shape[1])};
   return *Box::Make(ranges);
 }
 

@@ -47,6 +47,10 @@ absl::StatusOr<Shape> ScaleShape(const ScaleScheme& scheme, const Shape& shape);
 
 // The blocks that `box` (of a matrix of `shape`) touches, as a box of scales.
 Box BlocksOf(const ScaleScheme& scheme, const Shape& shape, const Box& box);
+// The blocks all of whose elements `box` has, as a box of scales; those at the
+// matrix's ends count as whole. Empty if there are none.
+Box WholeBlocksIn(const ScaleScheme& scheme, const Shape& shape,
+                  const Box& box);
 // The elements of the blocks `blocks`, clipped to the matrix.
 Box ElementsOf(const ScaleScheme& scheme, const Shape& shape,
                const Box& blocks);
