@@ -1,15 +1,13 @@
 #include "placement_file.h"
 
-#include <cerrno>
 #include <cstdint>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "text_file.h"
 #include "weft/base/status.h"
 
 namespace weft::apps {
@@ -55,15 +53,14 @@ absl::StatusOr<layout::Fragment> FragmentOf(const json& object) {
       layout::IndexMap::Make(std::move(box), std::move(modes),
                              object.at("offset").get<int64_t>()));
   layout::Fragment fragment{object.at("tensor").get<int32_t>(), std::move(map)};
-  if (object.contains("transform")) {
-    const auto code = object.at("transform").get<uint8_t>();
-    const auto transform = tensor::TransformFromCode(code);
-    if (!transform.has_value()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown transform ", int{code}));
-    }
-    fragment.transform = *transform;
+  const auto word = object.value("transform", std::string("none"));
+  const std::optional<tensor::Transform> transform =
+      tensor::ParseTransform(word);
+  if (!transform.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown transform \"", word, "\""));
   }
+  fragment.transform = *transform;
   return fragment;
 }
 
@@ -81,6 +78,22 @@ absl::StatusOr<layout::StoredTensor> StoredOf(const json& object) {
     stored.zero_fill.push_back(std::move(box));
   }
   return stored;
+}
+
+absl::StatusOr<layout::ScaledTensor> ScaledOf(const json& object) {
+  layout::ScaledTensor scaled;
+  scaled.tensor = object.at("tensor").get<int32_t>();
+  scaled.scales = object.at("scales").get<int32_t>();
+  scaled.scheme.block_rows = object.at("block_rows").get<int64_t>();
+  scaled.scheme.block_cols = object.at("block_cols").get<int64_t>();
+  const auto word = object.at("rule").get<std::string>();
+  const std::optional<tensor::ScaleRule> rule = tensor::ParseScaleRule(word);
+  if (!rule.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown rule of scales \"", word, "\""));
+  }
+  scaled.scheme.rule = *rule;
+  return scaled;
 }
 
 absl::StatusOr<manifest::Placement> PlacementOf(const json& object) {
@@ -102,6 +115,10 @@ absl::StatusOr<manifest::Placement> PlacementOf(const json& object) {
                        absl::StrCat("stored tensor ", each.value("name", ""))));
     placement.stored.push_back(*std::move(stored));
   }
+  for (const json& each : object.value("scaled", json::array())) {
+    WEFT_ASSIGN_OR_RETURN(const layout::ScaledTensor scaled, ScaledOf(each));
+    placement.scaled.push_back(scaled);
+  }
   return placement;
 }
 
@@ -122,13 +139,7 @@ absl::StatusOr<manifest::Placement> ParsePlacementJson(
 }
 
 absl::StatusOr<manifest::Placement> LoadPlacement(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)),
-                         std::istreambuf_iterator<char>());
-  if (!file) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
-  }
+  WEFT_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
   absl::StatusOr<manifest::Placement> placement = ParsePlacementJson(text);
   WEFT_RETURN_IF_ERROR(base::Annotate(placement.status(), path));
   return placement;

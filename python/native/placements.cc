@@ -3,8 +3,9 @@
 #include <nanobind/stl/string.h>
 
 #include <cstdint>
-#include <iterator>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -48,17 +49,11 @@ absl::StatusOr<tensor::Box> BoxOf(nb::handle ranges) {
   return tensor::Box::Make(result);
 }
 
-// The names that weft.layout uses, by their codes.
-constexpr const char* kTransforms[] = {"none", "neg_exp", "plus_one",
-                                       "minus_one"};
-constexpr const char* kScaleRules[] = {"float", "power_of_two"};
-
-absl::StatusOr<tensor::Transform> TransformOf(const std::string& name) {
-  for (uint8_t code = 0; code < std::size(kTransforms); ++code) {
-    if (name == kTransforms[code]) return *tensor::TransformFromCode(code);
-  }
+absl::StatusOr<tensor::Transform> TransformOf(const std::string& word) {
+  const std::optional<tensor::Transform> known = tensor::ParseTransform(word);
+  if (known.has_value()) return *known;
   return absl::InvalidArgumentError(
-      absl::StrCat("unknown transform \"", name,
+      absl::StrCat("unknown transform \"", word,
                    "\"; known are none, neg_exp, plus_one and minus_one"));
 }
 
@@ -68,15 +63,15 @@ absl::StatusOr<layout::ScaledTensor> ScaledOf(nb::handle object) {
   scaled.scales = nb::cast<int32_t>(object.attr("scales"));
   scaled.scheme.block_rows = Int(object.attr("block_rows"));
   scaled.scheme.block_cols = Int(object.attr("block_cols"));
-  const std::string rule = Text(object, "rule");
-  for (uint8_t code = 0; code < std::size(kScaleRules); ++code) {
-    if (rule != kScaleRules[code]) continue;
-    scaled.scheme.rule = static_cast<tensor::ScaleRule>(code);
-    return scaled;
+  const std::string word = Text(object, "rule");
+  const std::optional<tensor::ScaleRule> rule = tensor::ParseScaleRule(word);
+  if (!rule.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown rule of scales \"", word,
+                     "\"; known are float and power_of_two"));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown rule of scales \"", rule,
-                   "\"; known are float and power_of_two"));
+  scaled.scheme.rule = *rule;
+  return scaled;
 }
 
 absl::StatusOr<layout::Fragment> FragmentOf(nb::handle object) {
@@ -129,6 +124,10 @@ nb::tuple PyBox(const tensor::Box& box) {
   return nb::tuple(list);
 }
 
+nb::str PyWord(std::string_view word) {
+  return nb::str(word.data(), word.size());
+}
+
 nb::object PyFragment(const nb::module_& layout, const layout::Fragment& each) {
   nb::list modes;
   for (const layout::DimModes& digits : each.map.modes()) {
@@ -140,12 +139,11 @@ nb::object PyFragment(const nb::module_& layout, const layout::Fragment& each) {
   }
   return layout.attr("Fragment")(each.tensor, PyBox(each.map.box()),
                                  nb::tuple(modes), each.map.offset_elements(),
-                                 kTransforms[static_cast<int>(each.transform)]);
+                                 PyWord(tensor::TransformWord(each.transform)));
 }
 
 nb::str PyDType(tensor::DType dtype) {
-  const std::string name(tensor::DTypeName(dtype));
-  return nb::str(name.c_str());
+  return PyWord(tensor::DTypeName(dtype));
 }
 
 }  // namespace
@@ -198,7 +196,7 @@ nb::object ToPython(const manifest::Placement& placement) {
     scaled.append(layout.attr("ScaledTensor")(
         each.tensor, each.scales, each.scheme.block_rows,
         each.scheme.block_cols,
-        kScaleRules[static_cast<int>(each.scheme.rule)]));
+        PyWord(tensor::ScaleRuleWord(each.scheme.rule))));
   }
   result.attr("scaled") = scaled;
   return result;

@@ -54,9 +54,9 @@ absl::StatusOr<tensor::Transform> OptionalTransform(const YamlMap& map) {
   const std::optional<YamlValue> value = map.Find("transform");
   if (!value) return tensor::Transform::kNone;
   WEFT_ASSIGN_OR_RETURN(const std::string text, value->Text());
-  if (text == "neg_exp") return tensor::Transform::kNegExp;
-  if (text == "plus_one") return tensor::Transform::kPlusOne;
-  if (text == "minus_one") return tensor::Transform::kMinusOne;
+  const std::optional<tensor::Transform> transform =
+      tensor::ParseTransform(text);
+  if (transform && *transform != tensor::Transform::kNone) return *transform;
   return value->Fail(absl::StrCat(
       "\"", text, "\" is unknown; known are neg_exp, plus_one, minus_one"));
 }

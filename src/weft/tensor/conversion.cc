@@ -1,9 +1,15 @@
 #include "weft/tensor/conversion.h"
 
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 
 namespace weft::tensor {
 namespace {
+
+// By code.
+constexpr std::string_view kTransformWords[] = {"none", "neg_exp", "plus_one",
+                                                "minus_one"};
 
 bool IsCastable(DType dtype) {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
@@ -23,6 +29,17 @@ std::string_view TransformName(Transform transform) {
       return "x - 1";
   }
   return "?";
+}
+
+std::string_view TransformWord(Transform transform) {
+  return kTransformWords[static_cast<size_t>(transform)];
+}
+
+std::optional<Transform> ParseTransform(std::string_view word) {
+  for (uint8_t code = 0; code < std::size(kTransformWords); ++code) {
+    if (word == kTransformWords[code]) return static_cast<Transform>(code);
+  }
+  return std::nullopt;
 }
 
 std::optional<Transform> TransformFromCode(uint8_t code) {

@@ -25,6 +25,10 @@ enum class Transform : uint8_t {
 
 // "-exp(x)"; "x" for kNone.
 std::string_view TransformName(Transform transform);
+// The word for it in recipes, in Python and in JSON: "none", "neg_exp".
+std::string_view TransformWord(Transform transform);
+// Inverse of TransformWord; nullopt for another word.
+std::optional<Transform> ParseTransform(std::string_view word);
 // A value read from outside, or nullopt if there is no such transform.
 std::optional<Transform> TransformFromCode(uint8_t code);
 

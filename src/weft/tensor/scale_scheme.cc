@@ -30,6 +30,17 @@ Range ElementsAlong(const Range& blocks, int64_t block, int64_t extent) {
 
 }  // namespace
 
+std::string_view ScaleRuleWord(ScaleRule rule) {
+  return rule == ScaleRule::kFloat ? "float" : "power_of_two";
+}
+
+std::optional<ScaleRule> ParseScaleRule(std::string_view word) {
+  for (const ScaleRule rule : {ScaleRule::kFloat, ScaleRule::kPowerOfTwo}) {
+    if (word == ScaleRuleWord(rule)) return rule;
+  }
+  return std::nullopt;
+}
+
 absl::Status CheckScheme(const ScaleScheme& scheme) {
   if (scheme.block_rows < 0 || scheme.block_cols < 0) {
     return absl::InvalidArgumentError(

@@ -7,7 +7,9 @@
 #define WEFT_TENSOR_SCALE_SCHEME_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,6 +26,11 @@ enum class ScaleRule : uint8_t {
   // That, rounded up to a power of two (UE8M0 holds it exactly).
   kPowerOfTwo = 1,
 };
+
+// The word for it in Python and in JSON: "float", "power_of_two".
+std::string_view ScaleRuleWord(ScaleRule rule);
+// Inverse of ScaleRuleWord; nullopt for another word.
+std::optional<ScaleRule> ParseScaleRule(std::string_view word);
 
 struct ScaleScheme {
   // Elements that share a scale; 0 = the whole dimension. 128 x 128 is block
