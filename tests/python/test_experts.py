@@ -9,9 +9,10 @@ import cases
 import files
 import oracle
 from conftest import SEED
+from shard_checks import compare
 from test_plain_path import done, refused
-from test_processes import (assert_holds, catalog, publish,  # noqa: F401
-                            pull, refits, start)
+from test_processes import (assert_holds, catalog, launch,  # noqa: F401
+                            refits, start)
 
 CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 6,
@@ -34,28 +35,7 @@ def test_shard_is_the_oracles(weft, tmp_path, case):
     rng = np.random.default_rng([SEED, 5000 + case])
     config = cases.random_moe_config(rng)
     tensors = cases.random_checkpoint(rng, config)
-    folder = tmp_path / "checkpoint"
-    cases.write_checkpoint(folder, config, tensors)
-    for _ in range(3):
-        spec = cases.mostly_legal_spec(rng, config, tensors,
-                                       cases.random_moe_spec)
-        legal = cases.is_legal(config, tensors, spec)
-        step = int(rng.choice([0, 1, 6]))
-        stepped = {n: oracle.step(t, step) for n, t in tensors.items()}
-        for rank in range(oracle.num_ranks(spec)):
-            case_args = ("--checkpoint", folder, "--layout", spec, "--rank",
-                         rank, "--step", step)
-            out = tmp_path / "out.safetensors"
-            result = weft("shard", *case_args, "--out", out)
-            if not legal:
-                refused(result, "shard")
-                break
-            done(result)
-            files.assert_equal(files.read(out),
-                               oracle.shard(config, stepped, spec, rank))
-            if rank == 0:
-                done(weft("verify", out, *case_args))
-            out.unlink()
+    compare(weft, tmp_path, rng, config, tensors, cases.random_moe_spec, 3)
 
 
 @pytest.mark.parametrize("case", range(8))
@@ -90,12 +70,7 @@ def test_plans_cover_every_engine_rank(weft, tmp_path, case):
 def test_versions_arrive_on_every_rank(weft, start, catalog, tmp_path, trainer,
                                        engine):
     checkpoint, _ = write(tmp_path, CONFIG | {"vocab_size": 64})
-    trainers = [publish(start, catalog, checkpoint, trainer, r, "shm")
-                for r in range(oracle.num_ranks(trainer))]
-    for process in trainers:
-        assert process.event()["event"] == "published"
-    engines = [pull(start, catalog, engine, r, "shm")
-               for r in range(oracle.num_ranks(engine))]
+    trainers, engines = launch(start, catalog, checkpoint, trainer, engine)
     for step, rank, process, _ in refits(trainers, engines, 2):
         assert_holds(weft, process, checkpoint, engine, rank, step,
                      tmp_path / "out.safetensors")

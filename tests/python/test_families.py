@@ -8,53 +8,20 @@ import pytest
 
 import cases
 import family_cases
-import files
 import oracle
 from conftest import SEED
-from test_plain_path import done, refused
-from test_processes import (catalog, publish, pull, refits,  # noqa: F401
+from shard_checks import assert_equal, compare
+from test_plain_path import done
+from test_processes import (catalog, launch, saved_refits,  # noqa: F401
                             start)
 
 
-def assert_equal(found, expected):
-    """Bytes, but for what was computed: within one unit in the last place."""
-    computed = {n for n in expected if n.endswith(".mixer.A")}
-    files.assert_equal({n: t for n, t in found.items() if n not in computed},
-                       {n: t for n, t in expected.items()
-                        if n not in computed})
-    for name in computed:
-        assert found[name].dtype == "F32", name
-        difference = (found[name].bits.astype(np.int64) -
-                      expected[name].bits.astype(np.int64))
-        assert np.abs(difference).max(initial=0) <= 1, name
-
-
-def compare(weft, tmp_path, rng, family, draw, count):
+def compare_random(weft, tmp_path, rng, family, draw, count):
     """Ranks of random layouts of a random model, byte for byte."""
     config = family_cases.random_config(rng, family)
     tensors = family_cases.random_checkpoint(rng, config)
-    folder = tmp_path / "checkpoint"
-    cases.write_checkpoint(folder, config, tensors)
-    for _ in range(count):
-        spec = cases.mostly_legal_spec(
-            rng, config, tensors, lambda rng: draw(rng, config, tmp_path))
-        legal = cases.is_legal(config, tensors, spec)
-        step = int(rng.choice([0, 1, 6]))
-        stepped = {n: oracle.step(t, step) for n, t in tensors.items()}
-        for rank in range(oracle.num_ranks(spec)):
-            case_args = ("--checkpoint", folder, "--layout", spec, "--rank",
-                         rank, "--step", step)
-            out = tmp_path / "out.safetensors"
-            result = weft("shard", *case_args, "--out", out)
-            if not legal:
-                refused(result, "shard")
-                break
-            done(result)
-            assert_equal(files.read(out),
-                         oracle.shard(config, stepped, spec, rank))
-            if rank == 0:
-                done(weft("verify", out, *case_args))
-            out.unlink()
+    compare(weft, tmp_path, rng, config, tensors,
+            lambda rng: draw(rng, config, tmp_path), count)
 
 
 def random_of(family, first, case):
@@ -65,14 +32,14 @@ def random_of(family, first, case):
 @pytest.mark.parametrize("family", family_cases.FAMILIES)
 @pytest.mark.parametrize("case", range(8))
 def test_shard_is_the_oracles(weft, tmp_path, family, case):
-    compare(weft, tmp_path, random_of(family, 7000, case), family,
+    compare_random(weft, tmp_path, random_of(family, 7000, case), family,
             family_cases.random_spec, 3)
 
 
 @pytest.mark.parametrize("family", family_cases.SGLANG)
 @pytest.mark.parametrize("case", range(4))
 def test_sglang_is_the_oracles(weft, tmp_path, family, case):
-    compare(weft, tmp_path, random_of(family, 11000, case), family,
+    compare_random(weft, tmp_path, random_of(family, 11000, case), family,
             family_cases.random_sglang_spec, 3)
 
 
@@ -111,20 +78,11 @@ def test_versions_arrive_on_every_rank(start, catalog, tmp_path,  # noqa: F811
     config, tensors = legal_case(rng, family, (trainer, engine))
     checkpoint = tmp_path / "checkpoint"
     cases.write_checkpoint(checkpoint, config, tensors)
-    trainers = [publish(start, catalog, checkpoint, trainer, r, "shm")
-                for r in range(oracle.num_ranks(trainer))]
-    for process in trainers:
-        assert process.event()["event"] == "published"
-    engines = [pull(start, catalog, engine, r, "shm")
-               for r in range(oracle.num_ranks(engine))]
-    out = tmp_path / "out.safetensors"
-    for step, rank, process, _ in refits(trainers, engines, 2):
-        process.say(f"save {out}")
-        assert process.event()["event"] == "saved"
+    processes = launch(start, catalog, checkpoint, trainer, engine)
+    for step, rank, held in saved_refits(*processes, 2,
+                                         tmp_path / "out.safetensors"):
         stepped = {n: oracle.step(t, step) for n, t in tensors.items()}
-        assert_equal(files.read(out),
-                     oracle.shard(config, stepped, engine, rank))
-        out.unlink()
+        assert_equal(held, oracle.shard(config, stepped, engine, rank))
 
 
 @pytest.mark.parametrize("family", family_cases.FAMILIES)

@@ -12,7 +12,7 @@ import files
 import oracle
 from conftest import SEED
 from test_plain_path import done, refused
-from test_processes import (catalog, publish, pull, refits,  # noqa: F401
+from test_processes import (catalog, launch, saved_refits,  # noqa: F401
                             start)
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4,
@@ -206,20 +206,11 @@ def test_versions_arrive(start, catalog, small, tmp_path,  # noqa: F811
                          trainer, engine):
     """A publisher decodes with the kernels."""
     folder, config, _, plain = small
-    trainers = [publish(start, catalog, folder, trainer, r, "shm")
-                for r in range(oracle.num_ranks(trainer))]
-    for process in trainers:
-        assert process.event()["event"] == "published"
-    engines = [pull(start, catalog, engine, r, "shm")
-               for r in range(oracle.num_ranks(engine))]
-    out = tmp_path / "out.safetensors"
-    for step, rank, process, _ in refits(trainers, engines, 2):
-        process.say(f"save {out}")
-        assert process.event()["event"] == "saved"
+    processes = launch(start, catalog, folder, trainer, engine)
+    for step, rank, held in saved_refits(*processes, 2,
+                                         tmp_path / "out.safetensors"):
         stepped = {n: oracle.step(t, step) for n, t in plain.items()}
-        files.assert_equal(files.read(out),
-                           oracle.shard(config, stepped, engine, rank))
-        out.unlink()
+        files.assert_equal(held, oracle.shard(config, stepped, engine, rank))
 
 
 # ---- faults ---------------------------------------------------------------

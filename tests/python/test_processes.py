@@ -9,6 +9,8 @@ import threading
 
 import pytest
 
+import files
+import oracle
 from conftest import BINARY
 
 PATIENCE = 60  # seconds; a bound, not an expectation
@@ -108,6 +110,26 @@ def assert_holds(weft, engine, checkpoint, layout, rank, step, path):
     result = weft("verify", path, "--checkpoint", checkpoint, "--layout", layout,
                   "--rank", rank, "--step", step)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def launch(start, catalog, checkpoint, trainer, engine, transport="shm"):
+    """All ranks of both sides, the first version published: (trainers,
+    engines)."""
+    trainers = [publish(start, catalog, checkpoint, trainer, rank, transport)
+                for rank in range(oracle.num_ranks(trainer))]
+    for process in trainers:
+        assert process.event()["event"] == "published"
+    return trainers, [pull(start, catalog, engine, rank, transport)
+                      for rank in range(oracle.num_ranks(engine))]
+
+
+def saved_refits(trainers, engines, num_versions, path):
+    """refits(), each saved to `path` and read. Yields (step, rank, tensors)."""
+    for step, rank, process, _ in refits(trainers, engines, num_versions):
+        process.say(f"save {path}")
+        assert process.event()["event"] == "saved"
+        yield step, rank, files.read(path)
+        path.unlink()
 
 
 def refits(trainers, engines, num_versions):
