@@ -16,6 +16,7 @@
 #include "plan_diff.h"
 #include "plan_job.h"
 #include "tensor_report.h"
+#include "text_file.h"
 #include "weft/base/status.h"
 #include "weft/plan/explain.h"
 

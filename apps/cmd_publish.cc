@@ -157,11 +157,7 @@ void AddPublish(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_option("--transport", args->transport, "auto, shm or ucx")
       ->capture_default_str();
-  command
-      ->add_option("--mxfp4", args->mxfp4,
-                   "read experts in MXFP4 as bf16, or as blocks (of hf)")
-      ->check(CLI::IsMember({"bf16", "blocks"}))
-      ->capture_default_str();
+  AddMxfp4Option(*command, args->mxfp4);
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
   command->add_option("--threads", args->threads, "threads for digests")

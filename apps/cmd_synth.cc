@@ -8,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -19,6 +18,7 @@
 #include "commands.h"
 #include "console.h"
 #include "synthetic_values.h"
+#include "text_file.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -71,17 +71,6 @@ class TemporaryFolder {
   explicit TemporaryFolder(fs::path path) : path_(std::move(path)) {}
   fs::path path_;
 };
-
-absl::StatusOr<std::string> ReadText(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(stream)),
-                   std::istreambuf_iterator<char>());
-  if (!stream.is_open() || stream.bad()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot read ", path.string()));
-  }
-  return text;
-}
 
 absl::Status WriteText(const fs::path& path, const std::string& text) {
   std::ofstream stream(path, std::ios::binary);
@@ -196,7 +185,8 @@ absl::Status Synth(const SynthArgs& args) {
   if (fs::is_directory(config_path, ignored)) config_path /= "config.json";
   WEFT_ASSIGN_OR_RETURN(const recipe::ModelConfig config,
                         recipe::LoadModelConfig(config_path.string()));
-  WEFT_ASSIGN_OR_RETURN(const std::string config_json, ReadText(config_path));
+  WEFT_ASSIGN_OR_RETURN(const std::string config_json,
+                        ReadText(config_path.string()));
   WEFT_ASSIGN_OR_RETURN(const recipe::RecipeBook recipes,
                         recipe::RecipeBook::Load(args.recipes));
   WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* const recipe,

@@ -212,11 +212,7 @@ void AddVerify(CLI::App& app, int* exit_code) {
                    "expect the weights after this many stand-in steps")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command
-      ->add_option("--mxfp4", args->mxfp4,
-                   "read experts in MXFP4 as bf16, or as blocks (of hf)")
-      ->check(CLI::IsMember({"bf16", "blocks"}))
-      ->capture_default_str();
+  AddMxfp4Option(*command, args->mxfp4);
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
   command->add_flag("--json", args->json, "print one JSON object");

@@ -3,10 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
@@ -15,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "console.h"
+#include "text_file.h"
 #include "topology_file.h"
 #include "weft/base/status.h"
 
@@ -73,7 +71,7 @@ std::string FormatSimulation(const FleetResult& fleet) {
                   "were each element to cross once a node ({}), receiving "
                   "would take {}\n",
                   HumanSeconds(fleet.gather_seconds),
-                  HumanBytes(fleet.once_per_node_bytes),
+                  HumanBytes(fleet.load.once_per_node_bytes),
                   HumanSeconds(fleet.once_per_node_seconds)),
       fmt::format(
           "simulated: {}, {:.2f} of the bound ({} operations of at most "
@@ -102,7 +100,7 @@ nlohmann::json SimulationJson(const FleetResult& fleet) {
       {"receive_bound_seconds", simulation.receive_bound_seconds},
       {"send_bound_seconds", simulation.send_bound_seconds},
       {"gather_seconds", fleet.gather_seconds},
-      {"once_per_node_bytes", fleet.once_per_node_bytes},
+      {"once_per_node_bytes", fleet.load.once_per_node_bytes},
       {"once_per_node_seconds", fleet.once_per_node_seconds},
       {"bound_seconds", simulation.bound_seconds},
       {"seconds", simulation.seconds},
@@ -216,20 +214,6 @@ std::string RanksText(const std::set<int64_t>& ranks) {
   return absl::StrJoin(texts, ",");
 }
 
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  const auto failed = [&path] {
-    return absl::UnavailableError(
-        absl::StrCat("cannot write ", path, ": ", std::strerror(errno)));
-  };
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  if (file == nullptr) return failed();
-  const bool written =
-      std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const absl::Status status = written ? absl::OkStatus() : failed();
-  if (std::fclose(file) != 0 && status.ok()) return failed();
-  return status;
-}
-
 absl::StatusOr<plan::FleetTopology> TopologyOf(const FleetArgs& args,
                                                const PlanJob& job) {
   const auto num_trainers = static_cast<int64_t>(job.sources.size());
@@ -285,12 +269,11 @@ absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result) {
       plan::SimulateRefit(result.plans, result.topology, options));
   result.gather_seconds =
       plan::GatherSeconds(result.load.unique_bytes, result.topology);
-  result.once_per_node_bytes = result.load.once_per_node_bytes;
   const plan::RefitSimulation& simulation = *result.simulation;
   if (simulation.cross_node_bytes > 0) {
     result.once_per_node_seconds =
         simulation.receive_bound_seconds *
-        static_cast<double>(result.once_per_node_bytes) /
+        static_cast<double>(result.load.once_per_node_bytes) /
         static_cast<double>(simulation.cross_node_bytes);
   }
   if (args.trace_path.empty()) return absl::OkStatus();

@@ -42,17 +42,12 @@ struct FleetResult {
   std::optional<plan::RefitSimulation> simulation;
   plan::FleetTopology topology;
   double gather_seconds = 0;  // what a trainer that gathers first pays beside
-  // If every node of engines took each element once: bytes over NICs, and the
-  // bound of receiving them.
-  int64_t once_per_node_bytes = 0;
+  // The bound of receiving FleetLoad::once_per_node_bytes.
   double once_per_node_seconds = 0;
 };
 
 // "0-3,7".
 std::string RanksText(const std::set<int64_t>& ranks);
-
-// Writes a text file; kUnavailable names the path and the reason.
-absl::Status WriteText(const std::string& path, const std::string& text);
 
 // Plans all engine ranks. `args`: whose topology counts, if it is to be
 // simulated; nullptr if it is not.

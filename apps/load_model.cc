@@ -1,13 +1,12 @@
 #include "load_model.h"
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "text_file.h"
 #include "weft/base/status.h"
 
 namespace weft::apps {
@@ -25,16 +24,6 @@ std::string FolderOf(const std::string& checkpoint_path) {
   if (std::filesystem::is_directory(path, ignored)) return checkpoint_path;
   const std::string parent = path.parent_path().string();
   return parent.empty() ? "." : parent;
-}
-
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(stream)),
-                   std::istreambuf_iterator<char>());
-  if (!stream.is_open() || stream.bad()) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read ", path));
-  }
-  return text;
 }
 
 void CheckDroppedHead(const checkpoint::Checkpoint& checkpoint,

@@ -1,5 +1,6 @@
 #include "mxfp4_experts.h"
 
+#include <CLI/CLI.hpp>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -156,6 +157,14 @@ void CheckPair(const tensor::TensorSpec& stack,
 }
 
 }  // namespace
+
+void AddMxfp4Option(CLI::App& command, std::string& name) {
+  command
+      .add_option("--mxfp4", name,
+                  "read experts in MXFP4 as bf16, or as blocks (of hf)")
+      ->check(CLI::IsMember({"bf16", "blocks"}))
+      ->capture_default_str();
+}
 
 Mxfp4Reading ParseMxfp4Reading(std::string_view name, Mxfp4Reading decoded) {
   return name == "blocks" ? Mxfp4Reading::kAsBlocks : decoded;

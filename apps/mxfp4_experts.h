@@ -3,12 +3,17 @@
 #ifndef WEFT_APPS_MXFP4_EXPERTS_H_
 #define WEFT_APPS_MXFP4_EXPERTS_H_
 
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
 #include "weft/tensor/tensor_spec.h"
+
+namespace CLI {
+class App;
+}
 
 namespace weft::apps {
 
@@ -18,6 +23,9 @@ enum class Mxfp4Reading {
   kWithKernels,  // convert::CpuKernels()
   kAsBlocks,     // left as it is
 };
+
+// Declares --mxfp4, which sets `name`, that it begins with as the default.
+void AddMxfp4Option(CLI::App& command, std::string& name);
 
 // `name` is "bf16" or "blocks"; `decoded` is what "bf16" stands for.
 Mxfp4Reading ParseMxfp4Reading(std::string_view name, Mxfp4Reading decoded);

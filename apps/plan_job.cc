@@ -12,9 +12,6 @@
 namespace weft::apps {
 namespace {
 
-// Half of what a receiver may stage by default; posted access has the other.
-constexpr int64_t kStageBytes = plan::PlanLimits{}.staging_bytes / 2;
-
 // One side of a job.
 struct Side {
   std::vector<manifest::Placement>& placements;
@@ -43,7 +40,7 @@ absl::Status StageTargets(PlanJob& job) {
     manifest::Placement& target = job.targets[r];
     if (target.scaled.empty()) continue;
     absl::StatusOr<plan::StagedTarget> staged =
-        plan::StageTarget(*job.index, target, kStageBytes);
+        plan::StageTarget(*job.index, target, {});
     WEFT_RETURN_IF_ERROR(base::Annotate(
         staged.status(), absl::StrCat("engine rank ", target.rank)));
     job.staging[r] = {staged->rounds.size(), staged->staging_bytes};
@@ -103,11 +100,8 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
 
 absl::StatusOr<plan::Plan> PlanRank(const PlanJob& job, int64_t rank) {
   const auto r = static_cast<std::size_t>(rank);
-  WEFT_ASSIGN_OR_RETURN(
-      plan::Plan plan,
-      plan::BuildPlan(*job.index, job.targets[r], job.target_digests[r], {}));
-  plan::AddQuantiseUses(job.steps[r], job.targets[r].tensors, plan);
-  return plan;
+  return plan::BuildStagedPlan(*job.index, job.targets[r], job.steps[r],
+                               job.target_digests[r], {});
 }
 
 }  // namespace weft::apps

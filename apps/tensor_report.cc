@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "console.h"
 #include "fleet_report.h"
+#include "text_file.h"
 #include "weft/base/status.h"
 #include "weft/plan/explain_tensor.h"
 

@@ -1,10 +1,6 @@
 #include "topology_file.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -14,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "text_file.h"
 #include "weft/base/status.h"
 #include "yaml-cpp/yaml.h"
 
@@ -233,13 +230,7 @@ absl::StatusOr<plan::FleetTopology> ParseTopology(const std::string& text,
 absl::StatusOr<plan::FleetTopology> LoadTopology(const std::string& path,
                                                  int64_t num_trainers,
                                                  int64_t num_engines) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(file)),
-                         std::istreambuf_iterator<char>());
-  if (!file) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
-  }
+  WEFT_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
   const size_t slash = path.rfind('/');
   return ParseTopology(
       text, slash == std::string::npos ? path : path.substr(slash + 1),

@@ -61,17 +61,15 @@ std::shared_ptr<PlanOfOne> MakePlan(nb::handle sources, nb::handle target,
   plan::PlanLimits limits;
   limits.staging_bytes = staging_bytes;
   const manifest::LayoutDigest digest = DigestOf(made->target);
-  // As a receiver does: stages get half of the staging.
   plan::StagedTarget staged = ValueOrRaise(
-      plan::StageTarget(*made->index, made->target, limits.staging_bytes / 2),
-      Phase::kPlanning);
+      plan::StageTarget(*made->index, made->target, limits), Phase::kPlanning);
   made->target = std::move(staged.placement);
-  made->plan = ValueOrRaise(WithoutGil([&] {
-                              return plan::BuildPlan(*made->index, made->target,
-                                                     digest, limits);
-                            }),
-                            Phase::kPlanning);
-  plan::AddQuantiseUses(staged.steps, made->target.tensors, made->plan);
+  made->plan =
+      ValueOrRaise(WithoutGil([&] {
+                     return plan::BuildStagedPlan(*made->index, made->target,
+                                                  staged.steps, digest, limits);
+                   }),
+                   Phase::kPlanning);
   return made;
 }
 

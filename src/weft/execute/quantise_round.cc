@@ -5,14 +5,13 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "weft/base/run_threads.h"
 #include "weft/base/status.h"
-#include "weft/execute/block_internal.h"
+#include "weft/execute/copy_box.h"
 #include "weft/layout/index_map.h"
-#include "weft/layout/run.h"
 #include "weft/tensor/box.h"
 #include "weft/tensor/dtype.h"
 
@@ -24,7 +23,7 @@ using plan::QuantiseStep;
 using tensor::Box;
 using tensor::DType;
 
-// Rows of elements at a constant distance: where a kernel can write at once.
+// Where a kernel writes at once.
 struct Rows {
   std::byte* base = nullptr;
   int64_t stride_bytes = 0;
@@ -37,19 +36,12 @@ std::optional<Rows> SoleRows(absl::Span<const QuantiseStep::Output> outputs,
                              absl::Span<const LocalStored> local) {
   if (outputs.size() != 1) return std::nullopt;
   const layout::StoredTensor& stored = target.stored[outputs[0].stored];
-  const IndexMap& whole = stored.fragments[outputs[0].fragment].map;
-  if (!Contains(whole.box(), box)) return std::nullopt;
-  const std::vector<IndexMap> maps = layout::Restrict(whole, box);
-  if (maps.size() != 1 || maps[0].modes(0).size() > 1 ||
-      maps[0].modes(1).size() > 1) {
-    return std::nullopt;
-  }
-  const layout::DimModes& columns = maps[0].modes(1);
-  if (!columns.empty() && columns[0].stride != 1) return std::nullopt;
+  const std::optional<ElementRows> rows =
+      RowsOf(stored.fragments[outputs[0].fragment].map, box);
+  if (!rows.has_value()) return std::nullopt;
   const int64_t item = tensor::ItemBytes(stored.dtype);
-  const layout::DimModes& rows = maps[0].modes(0);
-  return Rows{local[outputs[0].stored].base + maps[0].offset_elements() * item,
-              (rows.empty() ? 0 : rows[0].stride) * item};
+  return Rows{local[outputs[0].stored].base + rows->offset_elements * item,
+              rows->stride_elements * item};
 }
 
 // Copies what `outputs` need of `box`, which lies row-major at `values`.
@@ -63,22 +55,9 @@ absl::Status Scatter(absl::Span<const QuantiseStep::Output> outputs,
                         IndexMap::RowMajor(box, box.shape(), origin));
   for (const QuantiseStep::Output& output : outputs) {
     const layout::StoredTensor& stored = target.stored[output.stored];
-    const int64_t item = tensor::ItemBytes(stored.dtype);
-    WEFT_ASSIGN_OR_RETURN(
-        const std::vector<layout::Run> runs,
-        layout::CommonRuns(from, stored.fragments[output.fragment].map,
-                           kMaxRunsPerBlock));
-    for (const layout::Run& run : runs) {
-      convert::StridedCopy copy;
-      copy.src = values + run.src_offset * item;
-      copy.dst = local[output.stored].base + run.dst_offset * item;
-      copy.conversion = {stored.dtype, stored.dtype};
-      for (const layout::RunMode& mode : run.modes) {
-        copy.modes.push_back(
-            {mode.extent, mode.src_stride * item, mode.dst_stride * item});
-      }
-      kernels.Copy(copy);
-    }
+    WEFT_RETURN_IF_ERROR(CopyCommonBox(
+        kernels, from, values, stored.fragments[output.fragment].map,
+        local[output.stored].base, {stored.dtype, stored.dtype}));
   }
   return absl::OkStatus();
 }
@@ -172,13 +151,7 @@ absl::Status QuantiseRound(const plan::StagedTarget& staged,
       failed.Update(std::move(status));
     }
   };
-  std::vector<std::thread> threads;
-  const auto most = static_cast<int>(steps.num_steps);
-  for (int t = 1; t < std::min(num_threads, most); ++t) {
-    threads.emplace_back(run);
-  }
-  run();
-  for (std::thread& thread : threads) thread.join();
+  base::RunThreads(num_threads, steps.num_steps, run);
   return failed;
 }
 

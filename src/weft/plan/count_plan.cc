@@ -108,35 +108,39 @@ absl::Status CountPlan(Plan& plan, int64_t staging_bytes) {
   return absl::OkStatus();
 }
 
-Plan SelectMoves(const Plan& plan, absl::FunctionRef<bool(const Move&)> wanted,
-                 bool with_zero_fills) {
-  Plan part;
-  part.source_digest = plan.source_digest;
-  part.target_digest = plan.target_digest;
-  part.target_rank = plan.target_rank;
+std::vector<Plan> SplitMoves(const Plan& plan, size_t num_parts,
+                             absl::FunctionRef<size_t(const Move&)> part_of) {
+  std::vector<Plan> parts(num_parts);
+  for (Plan& part : parts) {
+    part.source_digest = plan.source_digest;
+    part.target_digest = plan.target_digest;
+    part.target_rank = plan.target_rank;
+  }
+  parts[0].zero_fills = plan.zero_fills;
+  parts[0].totals.zero_fill_bytes = plan.totals.zero_fill_bytes;
   for (const PeerPlan& peer : plan.peers) {
-    PeerPlan kept;
-    kept.src_rank = peer.src_rank;
-    std::vector<int32_t> new_index(peer.moves.size(), -1);
-    for (size_t m = 0; m < peer.moves.size(); ++m) {
-      if (!wanted(peer.moves[m])) continue;
-      new_index[m] = static_cast<int32_t>(kept.moves.size());
-      kept.moves.push_back(peer.moves[m]);
+    // Where each move went.
+    std::vector<std::pair<PeerPlan*, int32_t>> places;
+    for (const Move& move : peer.moves) {
+      std::vector<PeerPlan>& peers = parts[part_of(move)].peers;
+      if (peers.empty() || peers.back().src_rank != peer.src_rank) {
+        peers.emplace_back().src_rank = peer.src_rank;
+      }
+      PeerPlan& kept = peers.back();
+      places.push_back({&kept, static_cast<int32_t>(kept.moves.size())});
+      kept.moves.push_back(move);
     }
     for (const Witness& witness : peer.witnesses) {
-      if (new_index[witness.move] < 0) continue;
-      kept.witnesses.push_back(witness);
-      kept.witnesses.back().move = new_index[witness.move];
+      const auto& [kept, index] = places[witness.move];
+      kept->witnesses.push_back(witness);
+      kept->witnesses.back().move = index;
     }
-    if (!kept.moves.empty()) part.peers.push_back(std::move(kept));
   }
-  if (with_zero_fills) {
-    part.zero_fills = plan.zero_fills;
-    part.totals.zero_fill_bytes = plan.totals.zero_fill_bytes;
+  for (Plan& part : parts) {
+    // A part needs no more scratch than the whole, which was counted.
+    CountPlan(part, plan.totals.peak_staging_bytes).IgnoreError();
   }
-  // A part needs no more scratch than the whole, which was counted.
-  CountPlan(part, plan.totals.peak_staging_bytes).IgnoreError();
-  return part;
+  return parts;
 }
 
 }  // namespace weft::plan

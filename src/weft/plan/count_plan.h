@@ -2,7 +2,9 @@
 #ifndef WEFT_PLAN_COUNT_PLAN_H_
 #define WEFT_PLAN_COUNT_PLAN_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -15,10 +17,10 @@ namespace weft::plan {
 // zero_fill_bytes. kResourceExhausted if scratch is more than 64 bits count.
 absl::Status CountPlan(Plan& plan, int64_t staging_bytes);
 
-// The plan with only the moves that are wanted, their witnesses, and the zero
-// fills or none. Counted anew.
-Plan SelectMoves(const Plan& plan, absl::FunctionRef<bool(const Move&)> wanted,
-                 bool with_zero_fills);
+// The plan in `num_parts` plans: each move, with its witnesses, in the one that
+// `part_of` says; the zero fills in the first. Counted anew.
+std::vector<Plan> SplitMoves(const Plan& plan, size_t num_parts,
+                             absl::FunctionRef<size_t(const Move&)> part_of);
 
 }  // namespace weft::plan
 

@@ -31,11 +31,10 @@ std::set<std::string_view> NamesHeld(const manifest::Placement& placement) {
 class NeededTensor {
  public:
   void Add(const Box& box) {
-    std::vector<std::unique_ptr<Box>>& alike = boxes_[Key(box)];
-    const bool is_known =
-        std::any_of(alike.begin(), alike.end(),
-                    [&](const auto& known) { return *known == box; });
-    if (!is_known) alike.push_back(std::make_unique<Box>(box));
+    std::vector<Box>& alike = boxes_[Key(box)];
+    if (std::find(alike.begin(), alike.end(), box) == alike.end()) {
+      alike.push_back(box);
+    }
   }
   void AddItemBytes(int64_t item_bytes) {
     item_bytes_ =
@@ -44,7 +43,7 @@ class NeededTensor {
   int64_t UniqueBytes() const {
     std::vector<const Box*> boxes;
     for (const auto& [key, alike] : boxes_) {
-      for (const auto& box : alike) boxes.push_back(box.get());
+      for (const Box& box : alike) boxes.push_back(&box);
     }
     return UnionElements(std::move(boxes)) * item_bytes_;
   }
@@ -55,9 +54,7 @@ class NeededTensor {
     return {box.range(0).begin, box.range(box.rank() - 1).begin};
   }
 
-  absl::flat_hash_map<std::pair<int64_t, int64_t>,
-                      std::vector<std::unique_ptr<Box>>>
-      boxes_;
+  absl::flat_hash_map<std::pair<int64_t, int64_t>, std::vector<Box>> boxes_;
   // Replicas may differ in dtype: the distinct elements could all have come
   // from the narrowest.
   int64_t item_bytes_ = 0;

@@ -33,12 +33,13 @@ class Stager {
 
  private:
   using Output = QuantiseStep::Output;
-  struct Uses {  // by tensor: fragments of the target
+  struct Uses {  // of a matrix: fragments of the target
     std::vector<Output> elements;
     std::vector<Output> scales;
   };
 
-  void ListUses();
+  void ListOutputs();
+  Uses UsesOf(const ScaledTensor& scaled) const;
   absl::Status StageMatrix(const ScaledTensor& scaled, const Uses& uses);
   // Boxes of blocks that some source holds quantised by the same scheme,
   // scales and all; they may overlap.
@@ -60,7 +61,7 @@ class Stager {
   const SourceTable& sources_;
   const manifest::Placement& target_;
   const int64_t staging_bytes_;
-  std::vector<Uses> uses_;
+  std::vector<std::vector<Output>> outputs_;  // of each tensor
   StagedTarget result_;
 };
 
@@ -68,17 +69,9 @@ absl::StatusOr<StagedTarget> Stager::Run() {
   result_.placement = target_;
   result_.num_target_stored = target_.stored.size();
   if (target_.scaled.empty()) return std::move(result_);
-  ListUses();
+  ListOutputs();
   for (const ScaledTensor& scaled : target_.scaled) {
-    // A target may keep a matrix as it is although it has a scheme.
-    if (uses_[scaled.tensor].elements.empty() &&
-        uses_[scaled.scales].scales.empty()) {
-      continue;
-    }
-    Uses uses;
-    uses.elements = uses_[scaled.tensor].elements;
-    uses.scales = uses_[scaled.scales].scales;
-    WEFT_RETURN_IF_ERROR(StageMatrix(scaled, uses));
+    WEFT_RETURN_IF_ERROR(StageMatrix(scaled, UsesOf(scaled)));
   }
   const absl::Status proven = CheckStages(result_, target_);
   if (!proven.ok()) {
@@ -89,21 +82,28 @@ absl::StatusOr<StagedTarget> Stager::Run() {
   return std::move(result_);
 }
 
-void Stager::ListUses() {
-  uses_.resize(target_.tensors.size());
+void Stager::ListOutputs() {
+  outputs_.resize(target_.tensors.size());
   for (size_t s = 0; s < target_.stored.size(); ++s) {
     const layout::StoredTensor& stored = target_.stored[s];
     for (size_t f = 0; f < stored.fragments.size(); ++f) {
       if (stored.fragments[f].map.box().empty()) continue;
-      Uses& uses = uses_[stored.fragments[f].tensor];
-      const Output output{static_cast<int32_t>(s), static_cast<int32_t>(f)};
-      // As elements of a quantised matrix, and as scales of another one.
-      if (stored.dtype == tensor::DType::kF8E4M3) {
-        uses.elements.push_back(output);
-      }
-      uses.scales.push_back(output);
+      outputs_[stored.fragments[f].tensor].push_back(
+          {static_cast<int32_t>(s), static_cast<int32_t>(f)});
     }
   }
+}
+
+// A target may keep a matrix as it is although it has a scheme.
+Stager::Uses Stager::UsesOf(const ScaledTensor& scaled) const {
+  Uses uses;
+  for (const Output& output : outputs_[scaled.tensor]) {
+    if (target_.stored[output.stored].dtype == tensor::DType::kF8E4M3) {
+      uses.elements.push_back(output);
+    }
+  }
+  uses.scales = outputs_[scaled.scales];
+  return uses;
 }
 
 absl::Status Stager::StageMatrix(const ScaledTensor& scaled, const Uses& uses) {
@@ -283,12 +283,37 @@ void AddWritten(const layout::Fragment& fragment, const Box& box,
   }
 }
 
+// Adds to the conversions of a plan what the steps do.
+void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
+                     const std::vector<tensor::TensorSpec>& tensors,
+                     Plan& plan) {
+  std::vector<ConversionUse> uses;
+  int32_t last_tensor = -1;
+  for (const QuantiseStep& step : steps) {
+    const tensor::Conversion conversion{tensors[step.tensor].dtype,
+                                        tensor::DType::kF8E4M3};
+    auto use = std::find_if(uses.begin(), uses.end(), [&](const auto& each) {
+      return each.conversion == conversion;
+    });
+    if (use == uses.end()) {
+      uses.push_back({conversion, /*lossy=*/true});
+      use = uses.end() - 1;
+    }
+    // Steps of one matrix are neighbours.
+    if (step.tensor != last_tensor) ++use->num_tensors;
+    last_tensor = step.tensor;
+    use->num_elements += step.box.num_elements();
+  }
+  plan.conversions.insert(plan.conversions.end(), uses.begin(), uses.end());
+}
+
 }  // namespace
 
 absl::StatusOr<StagedTarget> StageTarget(const SourceIndex& sources,
                                          const manifest::Placement& target,
-                                         int64_t staging_bytes) {
-  return Stager(SourceTable::Of(sources), target, staging_bytes).Run();
+                                         const PlanLimits& limits) {
+  return Stager(SourceTable::Of(sources), target, limits.staging_bytes / 2)
+      .Run();
 }
 
 absl::Status CheckStages(const StagedTarget& staged,
@@ -337,44 +362,29 @@ absl::Status CheckStages(const StagedTarget& staged,
   return faults.ToStatus(absl::StatusCode::kFailedPrecondition);
 }
 
-void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
-                     const std::vector<tensor::TensorSpec>& tensors,
-                     Plan& plan) {
-  std::vector<ConversionUse> uses;
-  int32_t last_tensor = -1;
-  for (const QuantiseStep& step : steps) {
-    const tensor::Conversion conversion{tensors[step.tensor].dtype,
-                                        tensor::DType::kF8E4M3};
-    auto use = std::find_if(uses.begin(), uses.end(), [&](const auto& each) {
-      return each.conversion == conversion;
-    });
-    if (use == uses.end()) {
-      uses.push_back({conversion, /*lossy=*/true});
-      use = uses.end() - 1;
-    }
-    // Steps of one matrix are neighbours.
-    if (step.tensor != last_tensor) ++use->num_tensors;
-    last_tensor = step.tensor;
-    use->num_elements += step.box.num_elements();
-  }
-  plan.conversions.insert(plan.conversions.end(), uses.begin(), uses.end());
+absl::StatusOr<Plan> BuildStagedPlan(const SourceIndex& sources,
+                                     const manifest::Placement& placement,
+                                     const std::vector<QuantiseStep>& steps,
+                                     const manifest::LayoutDigest& digest,
+                                     const PlanLimits& limits) {
+  WEFT_ASSIGN_OR_RETURN(Plan plan,
+                        BuildPlan(sources, placement, digest, limits));
+  AddQuantiseUses(steps, placement.tensors, plan);
+  return plan;
 }
 
-Plan PlanOfRound(const Plan& plan, const StagedTarget& staged, int64_t round) {
-  const auto direct_end = static_cast<int32_t>(staged.num_target_stored);
-  int32_t begin = 0;
-  int32_t end = direct_end;
-  if (round >= 0) {
-    const StageRound& wanted = staged.rounds[static_cast<size_t>(round)];
-    begin = direct_end + static_cast<int32_t>(wanted.first_step);
-    end = begin + static_cast<int32_t>(wanted.num_steps);
+std::vector<Plan> PlansOfRounds(const Plan& plan, const StagedTarget& staged) {
+  // By stored tensor: 0 for the target's own, then the rounds.
+  std::vector<size_t> part_of_stored(staged.placement.stored.size(), 0);
+  for (size_t round = 0; round < staged.rounds.size(); ++round) {
+    const StageRound& steps = staged.rounds[round];
+    for (size_t i = 0; i < steps.num_steps; ++i) {
+      part_of_stored[staged.steps[steps.first_step + i].stage] = round + 1;
+    }
   }
-  return SelectMoves(
-      plan,
-      [&](const Move& move) {
-        return move.dst_stored >= begin && move.dst_stored < end;
-      },
-      /*with_zero_fills=*/round < 0);
+  return SplitMoves(plan, staged.rounds.size() + 1, [&](const Move& move) {
+    return part_of_stored[move.dst_stored];
+  });
 }
 
 }  // namespace weft::plan

@@ -60,11 +60,19 @@ struct StagedTarget {
 };
 
 // Decides what is staged. Pure. `target` must have passed
-// manifest::CheckPlacement. kResourceExhausted if one block needs more than
-// `staging_bytes`; kInvalidArgument if the sides disagree on a shape.
+// manifest::CheckPlacement. Stages get half of the staging memory, posted
+// access the rest: kResourceExhausted if one block needs more.
 absl::StatusOr<StagedTarget> StageTarget(const SourceIndex& sources,
                                          const manifest::Placement& target,
-                                         int64_t staging_bytes);
+                                         const PlanLimits& limits);
+
+// BuildPlan for a staged target, whose conversions list what the steps do after
+// the moves. `placement`, `steps`: of the StagedTarget.
+absl::StatusOr<Plan> BuildStagedPlan(const SourceIndex& sources,
+                                     const manifest::Placement& placement,
+                                     const std::vector<QuantiseStep>& steps,
+                                     const manifest::LayoutDigest& digest,
+                                     const PlanLimits& limits);
 
 // Independent proof: what remains in the staged target and what the steps
 // write tile each stored tensor of `target`, and each step stays within its
@@ -72,16 +80,9 @@ absl::StatusOr<StagedTarget> StageTarget(const SourceIndex& sources,
 absl::Status CheckStages(const StagedTarget& staged,
                          const manifest::Placement& target);
 
-// The part of `plan` (for StagedTarget::placement) that must be done before
-// the steps of `round`, or for round < 0 the part that needs no step. Zero
-// fills belong to the latter.
-Plan PlanOfRound(const Plan& plan, const StagedTarget& staged, int64_t round);
-
-// Adds to the conversions of a plan for StagedTarget::placement what the steps
-// do after the moves. `tensors`: the target's.
-void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
-                     const std::vector<tensor::TensorSpec>& tensors,
-                     Plan& plan);
+// The parts of `plan` (for StagedTarget::placement): first what needs no step,
+// with the zero fills, then for each round what its steps need.
+std::vector<Plan> PlansOfRounds(const Plan& plan, const StagedTarget& staged);
 
 }  // namespace weft::plan
 

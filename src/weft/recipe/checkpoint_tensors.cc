@@ -14,8 +14,6 @@
 namespace weft::recipe {
 namespace {
 
-constexpr std::string_view kScaleSuffix = "_scale_inv";
-
 // The scales beside a matrix of a quantised checkpoint.
 absl::StatusOr<LogicalTensor> ScalesOf(const LogicalTensor& matrix) {
   LogicalTensor scales;

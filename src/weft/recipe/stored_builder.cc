@@ -12,8 +12,6 @@
 namespace weft::recipe {
 namespace {
 
-constexpr std::string_view kScaleSuffix = "_scale_inv";
-
 // A box of one entry's coordinates in those of the stored tensor.
 absl::StatusOr<tensor::Box> ZeroBox(const tensor::Box& rows,
                                     std::optional<int64_t> entry) {

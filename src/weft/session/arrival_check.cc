@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/run_threads.h"
 #include "weft/base/status.h"
 #include "weft/session/arrival_check_internal.h"
 #include "weft/verify/compare.h"
@@ -197,10 +197,7 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
     result.bytes_digested += mine.bytes_digested;
     result.digest += mine.digest;
   };
-  std::vector<std::thread> threads;
-  for (int t = 1; t < num_threads; ++t) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
+  base::RunThreads(num_threads, items_.size(), work);
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss));
   return result;
 }

@@ -1,12 +1,13 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
-#include <thread>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/run_threads.h"
 #include "weft/base/status.h"
-#include "weft/layout/run.h"
+#include "weft/execute/copy_box.h"
 #include "weft/session/quantised_copy_internal.h"
 
 namespace weft::session {
@@ -16,9 +17,6 @@ using layout::IndexMap;
 using tensor::Box;
 using tensor::DType;
 using tensor::Range;
-
-// More runs than this from one row of blocks: refused.
-constexpr int64_t kMaxRunsPerBand = int64_t{1} << 20;
 
 absl::StatusOr<layout::StoredTensor> RowMajorStored(std::string name,
                                                     DType dtype, int32_t tensor,
@@ -34,17 +32,18 @@ absl::StatusOr<layout::StoredTensor> RowMajorStored(std::string name,
   return stored;
 }
 
-bool HoldsQuantised(const manifest::Placement& placement, int32_t tensor,
-                    const Box& box) {
+// What a placement holds in FP8, by logical tensor.
+using BoxesOfTensors = std::vector<std::vector<Box>>;
+
+BoxesOfTensors HeldQuantised(const manifest::Placement& placement) {
+  BoxesOfTensors held(placement.tensors.size());
   for (const layout::StoredTensor& stored : placement.stored) {
     if (stored.dtype != DType::kF8E4M3) continue;
     for (const layout::Fragment& fragment : stored.fragments) {
-      if (fragment.tensor == tensor && Contains(fragment.map.box(), box)) {
-        return true;
-      }
+      held[fragment.tensor].push_back(fragment.map.box());
     }
   }
-  return false;
+  return held;
 }
 
 }  // namespace
@@ -57,6 +56,7 @@ absl::StatusOr<QuantisedCopies> QuantisedCopies::AddTo(
   for (const layout::ScaledTensor& scaled : placement.scaled) {
     scaled_of[scaled.tensor] = &scaled;
   }
+  BoxesOfTensors held_quantised = HeldQuantised(placement);
   const size_t num_stored = placement.stored.size();
   for (size_t s = 0; s < num_stored; ++s) {
     for (size_t f = 0; f < placement.stored[s].fragments.size(); ++f) {
@@ -80,10 +80,12 @@ absl::StatusOr<QuantisedCopies> QuantisedCopies::AddTo(
                              tensor::WholeBlocksIn(scaled->scheme, matrix.shape,
                                                    fragment.map.box()));
       copy.rule = scaled->scheme.rule;
-      if (copy.box.empty() ||
-          HoldsQuantised(placement, scaled->tensor, copy.box)) {
-        continue;
-      }
+      std::vector<Box>& known = held_quantised[scaled->tensor];
+      const bool is_held =
+          std::any_of(known.begin(), known.end(),
+                      [&](const Box& box) { return Contains(box, copy.box); });
+      if (copy.box.empty() || is_held) continue;
+      known.push_back(copy.box);
       std::string name = absl::StrCat(placement.stored[s].name, " fp8");
       if (placement.stored[s].fragments.size() > 1) {
         absl::StrAppend(&name, " ", f);
@@ -134,15 +136,11 @@ absl::Status QuantisedCopies::QuantiseBand(
                                                 blocks_across *
                                                 tensor::ItemBytes(DType::kF32);
   work.scales_stride_bytes = blocks_across * tensor::ItemBytes(DType::kF32);
-  const std::vector<IndexMap> maps = layout::Restrict(copy.map, box);
-  const bool in_place =
-      copy.held == copy.wanted && maps.size() == 1 &&
-      maps[0].modes(0).size() <= 1 && maps[0].modes(1).size() <= 1 &&
-      (maps[0].modes(1).empty() || maps[0].modes(1)[0].stride == 1);
-  if (in_place) {
-    const layout::DimModes& rows = maps[0].modes(0);
-    work.src = stored_bases[copy.stored] + maps[0].offset_elements() * item;
-    work.src_stride_bytes = (rows.empty() ? 0 : rows[0].stride) * item;
+  const std::optional<execute::ElementRows> rows =
+      copy.held == copy.wanted ? execute::RowsOf(copy.map, box) : std::nullopt;
+  if (rows.has_value()) {
+    work.src = stored_bases[copy.stored] + rows->offset_elements * item;
+    work.src_stride_bytes = rows->stride_elements * item;
     kernels.Quantise(work);
     return absl::OkStatus();
   }
@@ -152,21 +150,9 @@ absl::Status QuantisedCopies::QuantiseBand(
   const tensor::Shape origin(2, 0);
   WEFT_ASSIGN_OR_RETURN(const IndexMap to,
                         IndexMap::RowMajor(box, box.shape(), origin));
-  for (const IndexMap& from : maps) {
-    WEFT_ASSIGN_OR_RETURN(const std::vector<layout::Run> runs,
-                          layout::CommonRuns(from, to, kMaxRunsPerBand));
-    for (const layout::Run& run : runs) {
-      convert::StridedCopy strided;
-      strided.src = stored_bases[copy.stored] + run.src_offset * item;
-      strided.dst = buffer.data() + run.dst_offset * wanted_item;
-      strided.conversion = {copy.held, copy.wanted};
-      for (const layout::RunMode& mode : run.modes) {
-        strided.modes.push_back({mode.extent, mode.src_stride * item,
-                                 mode.dst_stride * wanted_item});
-      }
-      kernels.Copy(strided);
-    }
-  }
+  WEFT_RETURN_IF_ERROR(
+      execute::CopyCommonBox(kernels, copy.map, stored_bases[copy.stored], to,
+                             buffer.data(), {copy.held, copy.wanted}));
   work.src = buffer.data();
   work.src_stride_bytes = columns * wanted_item;
   kernels.Quantise(work);
@@ -176,6 +162,7 @@ absl::Status QuantisedCopies::QuantiseBand(
 absl::Status QuantisedCopies::Refresh(const convert::Kernels& kernels,
                                       absl::Span<std::byte* const> stored_bases,
                                       int num_threads) const {
+  if (bands_.empty()) return absl::OkStatus();
   std::atomic<size_t> next{0};
   std::mutex mutex;
   absl::Status failed;
@@ -191,10 +178,7 @@ absl::Status QuantisedCopies::Refresh(const convert::Kernels& kernels,
       failed.Update(std::move(status));
     }
   };
-  std::vector<std::thread> threads;
-  for (int t = 1; t < num_threads; ++t) threads.emplace_back(run);
-  run();
-  for (std::thread& thread : threads) thread.join();
+  base::RunThreads(num_threads, bands_.size(), run);
   return failed;
 }
 

@@ -39,6 +39,11 @@ struct FetchedPlacement {
   manifest::Placement placement;
 };
 
+struct StagedPlan {
+  plan::StagedTarget staged;
+  plan::Plan plan;  // for staged.placement
+};
+
 // Everything that belongs to one set of sources: made by Prepare, used by
 // every refit until the set changes. Members in order of dependence.
 struct Prepared {
@@ -131,7 +136,7 @@ class ReceiverImpl : public Receiver {
   }
   ReceiverCounters counters() const override { return counters_; }
   const plan::Plan* plan() const override {
-    return prepared_ == nullptr ? nullptr : prepared_->plan.get();
+    return prepared_ == nullptr ? nullptr : &prepared_->planned->plan;
   }
   std::string Explain(const plan::ExplainOptions& options,
                       bool json) const override {
@@ -140,10 +145,11 @@ class ReceiverImpl : public Receiver {
     if (with_link.link_bytes_per_second == 0) {
       with_link.link_bytes_per_second = prepared_->bound.bytes_per_second;
     }
-    return json ? plan::ExplainPlanJson(*prepared_->plan, *prepared_->index,
-                                        prepared_->staged.placement, with_link)
-                : plan::ExplainPlan(*prepared_->plan, *prepared_->index,
-                                    prepared_->staged.placement, with_link);
+    const StagedPlan& planned = *prepared_->planned;
+    return json ? plan::ExplainPlanJson(planned.plan, *prepared_->index,
+                                        planned.staged.placement, with_link)
+                : plan::ExplainPlan(planned.plan, *prepared_->index,
+                                    planned.staged.placement, with_link);
   }
 
  private:
@@ -308,15 +314,15 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   const bool same_layouts = prepared_ != nullptr &&
                             prepared_->index->digest() == next->index->digest();
   if (same_layouts) {
-    next->staged = prepared_->staged;
-    next->plan = std::make_unique<plan::Plan>(*prepared_->plan);
+    next->planned = prepared_->planned;
   } else {
-    // Stages and posted access share the budget.
-    WEFT_ASSIGN_OR_RETURN(next->staged,
-                          plan::StageTarget(*next->index, options_.placement,
-                                            options_.limits.staging_bytes / 2));
-    absl::StatusOr<plan::Plan> built = plan::BuildPlan(
-        *next->index, next->staged.placement, target_digest_, options_.limits);
+    auto planned = std::make_shared<StagedPlan>();
+    WEFT_ASSIGN_OR_RETURN(
+        planned->staged,
+        plan::StageTarget(*next->index, options_.placement, options_.limits));
+    absl::StatusOr<plan::Plan> built = plan::BuildStagedPlan(
+        *next->index, planned->staged.placement, planned->staged.steps,
+        target_digest_, options_.limits);
     base::FaultList faults;
     if (!built.ok()) faults.Add(std::string(built.status().message()));
     AddUnknownTensors(*next, faults);
@@ -325,17 +331,17 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
           faults.ToStatus(built.ok() ? absl::StatusCode::kFailedPrecondition
                                      : built.status().code()));
     }
-    plan::AddQuantiseUses(next->staged.steps, options_.placement.tensors,
-                          *built);
-    next->plan = std::make_unique<plan::Plan>(*std::move(built));
+    planned->plan = *std::move(built);
+    next->planned = std::move(planned);
     ++counters_.plans_built;
   }
   WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
-  WEFT_ASSIGN_OR_RETURN(next->transfer, Transfer::Make({.options = options_,
-                                                        .index = *next->index,
-                                                        .plan = *next->plan,
-                                                        .staged = next->staged,
-                                                        .links = next->links}));
+  WEFT_ASSIGN_OR_RETURN(next->transfer,
+                        Transfer::Make({.options = options_,
+                                        .index = *next->index,
+                                        .plan = next->planned->plan,
+                                        .staged = next->planned->staged,
+                                        .links = next->links}));
   prepared_ = std::move(next);
   return absl::OkStatus();
 }
@@ -409,7 +415,7 @@ void ReceiverImpl::AddUnknownTensors(const Prepared& next,
 
 absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
                                      Prepared& next, base::Deadline deadline) {
-  for (const plan::PeerPlan& peer : next.plan->peers) {
+  for (const plan::PeerPlan& peer : next.planned->plan.peers) {
     const auto source = std::find_if(
         set.sources.begin(), set.sources.end(),
         [&](const auto& each) { return each.rank == peer.src_rank; });

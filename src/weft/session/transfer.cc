@@ -118,18 +118,21 @@ absl::Status Transfer::Prepare() {
     local_.push_back({StoredBase(memory_, i), bytes,
                       area_regions[memory_.stored[i].buffer]});
   }
-  WEFT_ASSIGN_OR_RETURN(direct_, Bind(-1));
+  for (const auto& link : in_.links) all_links_.push_back(link.get());
+  if (!in_.staged.rounds.empty()) {
+    part_plans_ = plan::PlansOfRounds(in_.plan, in_.staged);
+  }
+  WEFT_ASSIGN_OR_RETURN(direct_,
+                        Bind(part_plans_.empty() ? in_.plan : part_plans_[0]));
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
-    int64_t round) const {
+    const plan::Plan& plan) const {
   auto part = std::make_unique<Part>();
-  part->plan = in_.staged.rounds.empty()
-                   ? in_.plan
-                   : plan::PlanOfRound(in_.plan, in_.staged, round);
+  part->plan = &plan;
   std::vector<execute::RemoteRank> remotes;
-  for (const plan::PeerPlan& peer : part->plan.peers) {
+  for (const plan::PeerPlan& peer : plan.peers) {
     const auto link = std::find_if(
         in_.links.begin(), in_.links.end(),
         [&](const auto& each) { return each->rank() == peer.src_rank; });
@@ -146,24 +149,25 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
   };
   WEFT_ASSIGN_OR_RETURN(
       part->program,
-      execute::BindPull(part->plan, in_.index, in_.staged.placement,
+      execute::BindPull(plan, in_.index, in_.staged.placement,
                         *in_.options.kernels, local_, remotes, options));
   return part;
 }
 
 absl::Status Transfer::Run(const catalog::VersionId& version,
                            base::Deadline deadline, RefitReport& report) {
-  WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "before", deadline));
+  WEFT_RETURN_IF_ERROR(
+      CheckEpochWords(all_links_, version, "before", deadline));
   digest_ = {};
   const auto transfer_start = steady_clock::now();
-  execute::ApplyZeroFills(direct_->plan, in_.staged.placement, local_);
+  execute::ApplyZeroFills(*direct_->plan, in_.staged.placement, local_);
   report.transfer_seconds += SecondsSince(transfer_start);
   WEFT_RETURN_IF_ERROR(RunPart(*direct_, version, deadline, report));
   report.bytes = report.execute.bytes_moved + quantised_bytes_;
   for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
     // Bound anew: hundreds of rounds would keep hundreds of programs.
     WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<Part> part,
-                          Bind(static_cast<int64_t>(round)));
+                          Bind(part_plans_[round + 1]));
     WEFT_RETURN_IF_ERROR(RunPart(*part, version, deadline, report));
     const auto quantise_start = steady_clock::now();
     WEFT_RETURN_IF_ERROR(execute::QuantiseRound(
@@ -201,7 +205,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
         tables.emplace_back(),
         ReadTable(*part.links[p], part.arrival->table_ranges()[p], deadline));
   }
-  WEFT_RETURN_IF_ERROR(CheckEpochWords(version, "after", deadline));
+  WEFT_RETURN_IF_ERROR(CheckEpochWords(part.links, version, "after", deadline));
   if (digested == nullptr) return absl::OkStatus();
   const auto verify_start = steady_clock::now();
   WEFT_ASSIGN_OR_RETURN(const ArrivalResult arrived,
@@ -213,12 +217,13 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   return absl::OkStatus();
 }
 
-absl::Status Transfer::CheckEpochWords(const catalog::VersionId& version,
+absl::Status Transfer::CheckEpochWords(absl::Span<SourceLink* const> links,
+                                       const catalog::VersionId& version,
                                        std::string_view when,
-                                       base::Deadline deadline) const {
+                                       base::Deadline deadline) {
   const uint64_t expected = EpochWord(version);
   base::FaultList faults;
-  for (const auto& link : in_.links) {
+  for (SourceLink* const link : links) {
     WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
     if (word == expected) continue;
     faults.Add(absl::StrCat(

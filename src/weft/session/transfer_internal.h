@@ -44,7 +44,7 @@ class Transfer {
  private:
   // A plan bound to memory; the arrival check is told what has landed.
   struct Part {
-    plan::Plan plan;
+    const plan::Plan* plan = nullptr;
     std::vector<SourceLink*> links;  // one a peer of `plan`
     std::unique_ptr<ArrivalCheck> arrival;
     std::unique_ptr<execute::Program> program;
@@ -52,12 +52,13 @@ class Transfer {
 
   explicit Transfer(const Inputs& inputs) : in_(inputs) {}
   absl::Status Prepare();
-  absl::StatusOr<std::unique_ptr<Part>> Bind(int64_t round) const;
+  absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan) const;
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
-  absl::Status CheckEpochWords(const catalog::VersionId& version,
-                               std::string_view when,
-                               base::Deadline deadline) const;
+  static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
+                                      const catalog::VersionId& version,
+                                      std::string_view when,
+                                      base::Deadline deadline);
 
   const Inputs in_;
   std::unique_ptr<memory::Buffer> staging_;  // null without stages
@@ -65,6 +66,10 @@ class Transfer {
   std::vector<std::unique_ptr<transport::Region>> regions_;
   std::vector<execute::LocalStored> local_;
   int64_t quantised_bytes_ = 0;  // that the steps write
+  // The direct part and the rounds; empty if there are none, and the plan is
+  // its own direct part.
+  std::vector<plan::Plan> part_plans_;
+  std::vector<SourceLink*> all_links_;
   std::unique_ptr<Part> direct_;
   convert::DigestValue digest_;  // of the run that goes on
 };

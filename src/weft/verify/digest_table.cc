@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "weft/base/run_threads.h"
 #include "weft/tensor/dtype.h"
 #include "weft/verify/accumulate.h"
 
@@ -117,18 +116,7 @@ void ComputeTables(const convert::Kernels& kernels,
       AccumulateTileRange(*parts[i].fragment, parts[i].begin, parts[i].end);
     }
   };
-  std::vector<std::thread> helpers;
-  const size_t wanted =
-      std::min(parts.size(), static_cast<size_t>(std::max(num_threads, 1)));
-  for (size_t i = 1; i < wanted; ++i) {
-    try {
-      helpers.emplace_back(work);
-    } catch (const std::system_error&) {
-      break;  // fewer threads; the work is the same
-    }
-  }
-  work();
-  for (std::thread& helper : helpers) helper.join();
+  base::RunThreads(num_threads, parts.size(), work);
 }
 
 }  // namespace weft::verify
