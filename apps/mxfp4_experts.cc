@@ -82,32 +82,26 @@ void DecodeWithKernels(const Matrix& matrix, std::byte* scratch) {
   kernels.Copy(copy);
 }
 
-// `blocks` and `scales` of the right sizes for the BF16 stack `shape`.
-std::vector<std::byte> DecodeStack(const tensor::Shape& shape,
+// Matrix `index` of the BF16 stack `shape`, of `blocks` and `scales` of the
+// right sizes.
+std::vector<std::byte> DecodeEntry(const tensor::Shape& shape, int64_t index,
                                    absl::Span<const std::byte> blocks,
                                    absl::Span<const std::byte> scales,
                                    Mxfp4Reading reading) {
-  Matrix matrix{blocks.data(), scales.data(), shape[2],
-                shape[1] / kBlockElements, nullptr};
-  std::vector<std::byte> stack(
-      static_cast<std::size_t>(shape[0] * matrix.out_bytes()));
-  std::vector<std::byte> scratch;
+  Matrix matrix{nullptr, nullptr, shape[2], shape[1] / kBlockElements, nullptr};
+  const int64_t first_block = index * matrix.rows * matrix.row_blocks;
+  matrix.blocks = blocks.data() + first_block * kBlockBytes;
+  matrix.scales = scales.data() + first_block;
+  const auto bytes = static_cast<std::size_t>(matrix.out_bytes());
+  std::vector<std::byte> entry(bytes);
+  matrix.out = entry.data();
   if (reading == Mxfp4Reading::kWithKernels) {
-    scratch.resize(static_cast<std::size_t>(matrix.out_bytes()));
+    std::vector<std::byte> scratch(bytes);
+    DecodeWithKernels(matrix, scratch.data());
+  } else {
+    DecodePlainly(matrix);
   }
-  matrix.out = stack.data();
-  const int64_t matrix_blocks = matrix.rows * matrix.row_blocks;
-  for (int64_t i = 0; i < shape[0]; ++i) {
-    if (reading == Mxfp4Reading::kWithKernels) {
-      DecodeWithKernels(matrix, scratch.data());
-    } else {
-      DecodePlainly(matrix);
-    }
-    matrix.blocks += matrix_blocks * kBlockBytes;
-    matrix.scales += matrix_blocks;
-    matrix.out += matrix.out_bytes();
-  }
-  return stack;
+  return entry;
 }
 
 std::string Describe(const tensor::TensorSpec& spec) {
@@ -184,9 +178,9 @@ void StandInForMxfp4(const std::vector<tensor::TensorSpec>& logical,
     // Also with a fault, which is then the only one about this stack.
     checkpoint.Substitute(
         {stack.name, tensor::DType::kBF16, stack.shape}, {blocks, scales},
-        [files, blocks, scales, shape = stack.shape, reading] {
-          return DecodeStack(shape, *files->Data(blocks), *files->Data(scales),
-                             reading);
+        [files, blocks, scales, shape = stack.shape, reading](int64_t index) {
+          return DecodeEntry(shape, index, *files->Data(blocks),
+                             *files->Data(scales), reading);
         });
   }
 }

@@ -33,8 +33,9 @@ Mxfp4Reading ParseMxfp4Reading(std::string_view name, Mxfp4Reading decoded);
 // Where the checkpoint has, for a stack `name` [n, columns, rows] of `logical`,
 // `name`_blocks (U8 [n, rows, columns / 32, 16]) and `name`_scales (U8 [n,
 // rows, columns / 32]), puts `name` as BF16 in their place: decoded
-// (convert/kernel.h) and each matrix transposed, as transformers does. That is
-// done when its data is first asked for, and then held: 2 bytes a weight.
+// (convert/kernel.h) and each matrix transposed, as transformers does. A matrix
+// is decoded whenever it is asked for, and not held: no more than one at a time
+// takes memory beside what is made of it.
 // Adds a fault for one without the other, for a wrong dtype or shape, and for
 // `name` beside them; such a checkpoint is not to be read further. Does nothing
 // under kAsBlocks.

@@ -37,12 +37,58 @@ void ScatterRow(const FragmentRow& row, const tensor::Conversion& conversion,
       std::memcpy(at + k * stride_bytes, src + k * src_bytes, src_bytes);
       continue;
     }
-    uint32_t bits = 0;  // casts are among floats of 2 and 4 bytes
+    uint32_t bits = 0;  // casts are among items of up to 4 bytes
     std::memcpy(&bits, src + k * src_bytes, src_bytes);
     bits = CastBits(conversion, bits);
     std::memcpy(at + k * stride_bytes, &bits, dst_bytes);
   }
 }
+
+// The items of a logical tensor, one row after another. What is made entry by
+// entry is held only for the entry that the last row was of.
+class RowReader {
+ public:
+  RowReader(const checkpoint::Checkpoint& checkpoint,
+            const tensor::TensorSpec& logical)
+      : checkpoint_(checkpoint), logical_(logical) {}
+
+  absl::Status Open() {
+    if (!checkpoint_.IsMade(logical_.name)) {
+      WEFT_ASSIGN_OR_RETURN(entry_.bytes, checkpoint_.Data(logical_.name));
+      return absl::OkStatus();
+    }
+    entry_elements_ = 1;
+    for (std::size_t dim = 1; dim < logical_.shape.size(); ++dim) {
+      entry_elements_ *= logical_.shape[dim];
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<absl::Span<const std::byte>> Read(const FragmentRow& row) {
+    int64_t begin = row.logical_begin;
+    if (entry_elements_ > 0) {
+      const int64_t index = begin / entry_elements_;
+      if (index != entry_index_) {
+        WEFT_ASSIGN_OR_RETURN(entry_,
+                              checkpoint_.EntryOf(logical_.name, index));
+        entry_index_ = index;
+      }
+      begin -= index * entry_elements_;
+    }
+    const auto item =
+        static_cast<std::size_t>(tensor::ItemBytes(logical_.dtype));
+    return entry_.bytes.subspan(
+        static_cast<std::size_t>(begin) * item,
+        static_cast<std::size_t>(row.num_elements) * item);
+  }
+
+ private:
+  const checkpoint::Checkpoint& checkpoint_;
+  const tensor::TensorSpec& logical_;
+  int64_t entry_elements_ = 0;  // 0: all of it is at hand
+  int64_t entry_index_ = -1;
+  checkpoint::Checkpoint::Entry entry_;
+};
 
 // A recipe is data that a user can write: a wrong one must not become a wild
 // memory access.
@@ -96,21 +142,21 @@ absl::Status CutFragment(const layout::Fragment& fragment,
                      std::string(tensor::DTypeName(logical.dtype)),
                      tensor::ShapeToString(logical.shape)));
   }
-  WEFT_ASSIGN_OR_RETURN(const absl::Span<const std::byte> data,
-                        checkpoint.Data(logical.name));
-  const std::size_t item_bytes =
-      static_cast<std::size_t>(tensor::ItemBytes(logical.dtype));
+  RowReader reader(checkpoint, logical);
+  WEFT_RETURN_IF_ERROR(reader.Open());
   std::vector<std::byte> items;
+  absl::Status status;
   ForEachRow(fragment.map, logical.shape, [&](const FragmentRow& row) {
-    const absl::Span<const std::byte> source =
-        data.subspan(static_cast<std::size_t>(row.logical_begin) * item_bytes,
-                     static_cast<std::size_t>(row.num_elements) * item_bytes);
-    items.assign(source.begin(), source.end());
+    if (!status.ok()) return;
+    const absl::StatusOr<absl::Span<const std::byte>> source = reader.Read(row);
+    status = source.status();
+    if (!status.ok()) return;
+    items.assign(source->begin(), source->end());
     StepItems(logical.dtype, row.logical_begin, /*from_step=*/0, step,
               absl::MakeSpan(items));
     ScatterRow(row, conversion, items.data(), out.data());
   });
-  return absl::OkStatus();
+  return status;
 }
 
 // The matrix that `fragment` holds elements or scales of, if the checkpoint
@@ -131,16 +177,27 @@ const layout::ScaledTensor* QuantisedHere(
   return nullptr;
 }
 
+// The matrix that was quantised last: fragments of one follow each other.
+struct LastQuantised {
+  int32_t tensor = -1;
+  PlainQuantised whole;
+};
+
 absl::Status CutQuantised(const layout::Fragment& fragment,
                           const layout::ScaledTensor& scaled,
                           const std::vector<tensor::TensorSpec>& tensors,
+                          tensor::DType stored_dtype,
                           const checkpoint::Checkpoint& checkpoint,
-                          int64_t step, absl::Span<std::byte> out) {
-  const tensor::TensorSpec& matrix =
-      tensors[static_cast<std::size_t>(scaled.tensor)];
-  WEFT_ASSIGN_OR_RETURN(
-      const PlainQuantised whole,
-      QuantisePlainly(matrix, scaled.scheme, checkpoint, step));
+                          int64_t step, LastQuantised& last,
+                          absl::Span<std::byte> out) {
+  if (last.tensor != scaled.tensor) {
+    WEFT_ASSIGN_OR_RETURN(
+        last.whole,
+        QuantisePlainly(tensors[static_cast<std::size_t>(scaled.tensor)],
+                        scaled.scheme, checkpoint, step));
+    last.tensor = scaled.tensor;
+  }
+  const PlainQuantised& whole = last.whole;
   const bool is_elements = fragment.tensor == scaled.tensor;
   const auto* const values = reinterpret_cast<const std::byte*>(
       is_elements ? static_cast<const void*>(whole.elements.data())
@@ -151,7 +208,7 @@ absl::Status CutQuantised(const layout::Fragment& fragment,
   ForEachRow(
       fragment.map, tensors[static_cast<std::size_t>(fragment.tensor)].shape,
       [&](const FragmentRow& row) {
-        ScatterRow(row, {dtype, dtype},
+        ScatterRow(row, {dtype, stored_dtype},
                    values + static_cast<std::size_t>(row.logical_begin) * item,
                    out.data());
       });
@@ -208,12 +265,13 @@ absl::Status CutStoredInto(const layout::StoredTensor& stored,
   }
   const int64_t elements = bytes / tensor::ItemBytes(stored.dtype);
   std::fill(out.begin(), out.end(), std::byte{0});
+  LastQuantised last;
   for (const layout::Fragment& fragment : stored.fragments) {
     WEFT_RETURN_IF_ERROR(CheckFragment(stored, elements, fragment, tensors));
     if (const layout::ScaledTensor* const of =
             QuantisedHere(fragment, stored, tensors, scaled, checkpoint)) {
-      WEFT_RETURN_IF_ERROR(
-          CutQuantised(fragment, *of, tensors, checkpoint, step, out));
+      WEFT_RETURN_IF_ERROR(CutQuantised(fragment, *of, tensors, stored.dtype,
+                                        checkpoint, step, last, out));
       continue;
     }
     WEFT_RETURN_IF_ERROR(CutFragment(

@@ -1,7 +1,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <mutex>
 #include <set>
 #include <string>
 #include <system_error>
@@ -132,13 +131,6 @@ void CheckIndex(const Index& index, const OpenFiles& files,
 
 }  // namespace
 
-// The bytes of a tensor that no file has.
-struct Checkpoint::Made {
-  std::function<std::vector<std::byte>()> make;
-  std::once_flag once;
-  std::vector<std::byte> bytes;
-};
-
 absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& path) {
   WEFT_ASSIGN_OR_RETURN(const fs::path file_path, Resolve(path));
   OpenFiles files;
@@ -174,39 +166,61 @@ void Checkpoint::ListTensors() {
 
 void Checkpoint::Substitute(const tensor::TensorSpec& spec,
                             const std::vector<std::string>& replaced,
-                            std::function<std::vector<std::byte>()> make) {
+                            MakeEntry make) {
   for (const std::string& name : replaced) located_.erase(name);
-  auto made = std::make_shared<Made>();
-  made->make = std::move(make);
-  located_[spec.name] = {nullptr, {spec, 0, 0}, std::move(made)};
+  located_[spec.name] = {nullptr, {spec, 0, 0}, std::move(make)};
   ListTensors();
+}
+
+absl::StatusOr<const Checkpoint::Located*> Checkpoint::Find(
+    const std::string& name) const {
+  const auto found = located_.find(name);
+  if (found == located_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("checkpoint has no tensor \"", name, "\""));
+  }
+  return &found->second;
+}
+
+bool Checkpoint::IsMade(const std::string& name) const {
+  const absl::StatusOr<const Located*> located = Find(name);
+  return located.ok() && (*located)->file == nullptr;
 }
 
 absl::StatusOr<absl::Span<const std::byte>> Checkpoint::Data(
     const std::string& name) const {
-  const auto found = located_.find(name);
-  if (found == located_.end()) {
-    return absl::NotFoundError(
-        absl::StrCat("checkpoint has no tensor \"", name, "\""));
+  WEFT_ASSIGN_OR_RETURN(const Located* const located, Find(name));
+  if (located->file != nullptr) return located->file->Data(located->entry);
+  return absl::UnimplementedError(absl::StrCat(
+      "tensor \"", name, "\" is made entry by entry, not as a whole"));
+}
+
+absl::StatusOr<Checkpoint::Entry> Checkpoint::EntryOf(const std::string& name,
+                                                      int64_t index) const {
+  WEFT_ASSIGN_OR_RETURN(const Located* const located, Find(name));
+  const tensor::Shape& shape = located->entry.spec.shape;
+  if (shape.empty() || index < 0 || index >= shape[0]) {
+    return absl::OutOfRangeError(absl::StrCat("tensor \"", name, "\" of shape ",
+                                              tensor::ShapeToString(shape),
+                                              " has no entry ", index));
   }
-  const Located& located = found->second;
-  if (located.made == nullptr) return located.file->Data(located.entry);
-  Made& made = *located.made;
-  std::call_once(made.once, [&made] {
-    made.bytes = made.make();
-    made.make = nullptr;  // and with it what it was made of
-  });
-  return absl::MakeConstSpan(made.bytes);
+  Entry entry;
+  if (located->file == nullptr) {
+    entry.made = located->make(index);
+    entry.bytes = entry.made;
+    return entry;
+  }
+  const absl::Span<const std::byte> all = located->file->Data(located->entry);
+  const auto entry_bytes = all.size() / static_cast<size_t>(shape[0]);
+  entry.bytes =
+      all.subspan(static_cast<size_t>(index) * entry_bytes, entry_bytes);
+  return entry;
 }
 
 absl::StatusOr<tensor::TensorSpec> Checkpoint::Spec(
     const std::string& name) const {
-  const auto found = located_.find(name);
-  if (found == located_.end()) {
-    return absl::NotFoundError(
-        absl::StrCat("checkpoint has no tensor \"", name, "\""));
-  }
-  return found->second.entry.spec;
+  WEFT_ASSIGN_OR_RETURN(const Located* const located, Find(name));
+  return located->entry.spec;
 }
 
 }  // namespace weft::checkpoint

@@ -70,30 +70,40 @@ TEST_F(CheckpointTest, SomethingMadeStandsInForTensors) {
   PutFile("model.safetensors", {"a", "b", "c"});
   Checkpoint checkpoint = *Checkpoint::Open(folder_.string());
   const Checkpoint before = checkpoint;
-  int calls = 0;
-  checkpoint.Substitute({"ab", tensor::DType::kU8, {2}}, {"a", "b", "absent"},
-                        [&calls] {
-                          ++calls;
-                          return std::vector<std::byte>(2, std::byte{'x'});
+  std::vector<int64_t> made;
+  checkpoint.Substitute({"ab", tensor::DType::kU8, {2, 3}},
+                        {"a", "b", "absent"}, [&made](int64_t index) {
+                          made.push_back(index);
+                          return std::vector<std::byte>(
+                              3, static_cast<std::byte>('x' + index));
                         });
   std::vector<std::string> names;
   for (const tensor::TensorSpec& spec : checkpoint.tensors()) {
     names.push_back(spec.name);
   }
   EXPECT_EQ(names, (std::vector<std::string>{"ab", "c"}));
-  EXPECT_EQ(checkpoint.Spec("ab")->shape, (tensor::Shape{2}));
+  EXPECT_EQ(checkpoint.Spec("ab")->shape, (tensor::Shape{2, 3}));
   EXPECT_EQ(checkpoint.Data("a").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(checkpoint.total_bytes(), 3);
-  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(made, std::vector<int64_t>());
+  EXPECT_TRUE(checkpoint.IsMade("ab"));
+  EXPECT_FALSE(checkpoint.IsMade("c"));
 
   const Checkpoint copy = checkpoint;
-  const auto data = *checkpoint.Data("ab");
-  ASSERT_EQ(data.size(), 2u);
-  EXPECT_EQ(copy.Data("ab")->data(), data.data());
-  EXPECT_EQ(calls, 1);
   checkpoint = Checkpoint();
-  EXPECT_EQ(data[1], std::byte{'x'});  // the copy keeps it
+  const Checkpoint::Entry entry = *copy.EntryOf("ab", 1);
+  EXPECT_EQ(std::vector<std::byte>(entry.bytes.begin(), entry.bytes.end()),
+            std::vector<std::byte>(3, std::byte{'y'}));
+  EXPECT_EQ(made, std::vector<int64_t>{1});
+  // It is not kept: what is asked for again is made again.
+  EXPECT_EQ(copy.EntryOf("ab", 1)->bytes[0], std::byte{'y'});
+  EXPECT_EQ(made, (std::vector<int64_t>{1, 1}));
+  EXPECT_EQ(copy.EntryOf("ab", 2).status().code(),
+            absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(copy.EntryOf("a", 0).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(copy.Data("ab").status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ((*copy.Data("c"))[0], std::byte{'c'});
+  EXPECT_EQ(copy.EntryOf("c", 0)->bytes[0], std::byte{'c'});
 
   EXPECT_EQ((*before.Data("a"))[0], std::byte{'a'});
   EXPECT_EQ(before.Spec("ab").status().code(), absl::StatusCode::kNotFound);

@@ -90,29 +90,41 @@ class Checkpoint {
   static absl::StatusOr<Checkpoint> Open(const std::string& path);
   // Sorted by name.
   const std::vector<tensor::TensorSpec>& tensors() const { return tensors_; }
-  // kNotFound with the name.
+  // kNotFound with the name; kUnimplemented for what stands in for others.
   absl::StatusOr<absl::Span<const std::byte>> Data(
       const std::string& name) const;
   absl::StatusOr<tensor::TensorSpec> Spec(const std::string& name) const;
+
+  // The bytes of one entry along dimension 0. `made` holds them where they are
+  // in no file; nobody else does, so that a stack need not fit into memory.
+  struct Entry {
+    absl::Span<const std::byte> bytes;
+    std::vector<std::byte> made;
+  };
+  // kNotFound with the name; kOutOfRange.
+  absl::StatusOr<Entry> EntryOf(const std::string& name, int64_t index) const;
+  // Whether `name` stands in for others.
+  bool IsMade(const std::string& name) const;
+
   // Of the files, whatever stands in for them.
   int64_t total_bytes() const { return total_bytes_; }
 
-  // From now on `spec` stands in for the tensors named `replaced` (those of
-  // them that there are, and one of its own name), which are no longer there.
-  // `make` returns all its bytes, dtype x shape; it is called by the first
-  // Data() of any copy, once, and what it returned lives as long as a copy
-  // does. Other copies made before keep what they have.
+  // From now on `spec`, of rank 2 or more, stands in for the tensors named
+  // `replaced` (those of them that there are, and one of its own name), which
+  // are no longer there. `make` returns all bytes of one entry along dimension
+  // 0, whenever one is asked for, from any thread. Copies made before keep what
+  // they have.
+  using MakeEntry = std::function<std::vector<std::byte>(int64_t index)>;
   void Substitute(const tensor::TensorSpec& spec,
-                  const std::vector<std::string>& replaced,
-                  std::function<std::vector<std::byte>()> make);
+                  const std::vector<std::string>& replaced, MakeEntry make);
 
  private:
-  struct Made;
   struct Located {
-    std::shared_ptr<const SafetensorsFile> file;  // null if `made` is not
+    std::shared_ptr<const SafetensorsFile> file;  // null if there is `make`
     TensorEntry entry;
-    std::shared_ptr<Made> made;
+    MakeEntry make;
   };
+  absl::StatusOr<const Located*> Find(const std::string& name) const;
   void ListTensors();
 
   std::map<std::string, Located> located_;
