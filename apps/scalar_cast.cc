@@ -63,6 +63,7 @@ uint32_t CastBits(const tensor::Conversion& conversion, uint32_t bits) {
                     std::bit_cast<uint32_t>(changed));
   }
   if (conversion.identity()) return bits;
+  if (conversion.to == DType::kF8E8M0) return bits >> 23 & 0xff;
   const Format from = FormatOf(conversion.from);
   const Format to = FormatOf(conversion.to);
   const uint32_t sign = (bits >> (from.exponent_bits + from.fraction_bits))

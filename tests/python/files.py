@@ -10,7 +10,7 @@ from oracle import WORDS, Bits
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32",
           "U8": "uint8"}
-ITEMS = WORDS | {"U8": np.uint8}
+ITEMS = WORDS | {"U8": np.uint8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8}
 
 
 def read(path):

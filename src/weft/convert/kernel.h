@@ -86,7 +86,7 @@ class Kernels {
   // round to nearest even; NaN stays NaN (quiet, sign and high payload bits
   // kept); f32 beyond the bf16/f16 range becomes infinity, as torch's .to().
   // A transform is computed in f32 between a cast to and one from it
-  // (convert/transform.h).
+  // (convert/transform.h). F32 -> F8_E8M0: bits 23 to 30.
   // The conversion must be supported (tensor::CheckSupported).
   virtual void Copy(const StridedCopy& copy) const = 0;
 

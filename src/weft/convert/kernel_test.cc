@@ -41,6 +41,9 @@ TEST_P(KernelTest, RandomCopies) { testing::CheckRandomCopies(kernels()); }
 TEST_P(KernelTest, LargeCopies) { testing::CheckLargeCopies(kernels()); }
 TEST_P(KernelTest, CastsOfHalves) { testing::CheckCastsOfHalves(kernels()); }
 TEST_P(KernelTest, CastsOfFloats) { testing::CheckCastsOfFloats(kernels()); }
+TEST_P(KernelTest, CastsToExponents) {
+  testing::CheckCastsToExponents(kernels());
+}
 TEST_P(KernelTest, Transforms) { testing::CheckTransforms(kernels()); }
 TEST_P(KernelTest, QuantisedHalves) {
   testing::CheckQuantisedHalves(kernels());

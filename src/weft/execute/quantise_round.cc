@@ -30,12 +30,13 @@ struct Rows {
 };
 
 // The place of all of `box` in one output, if that is the only one and holds
-// it as rows.
+// it as rows of the kernel's dtype.
 std::optional<Rows> SoleRows(absl::Span<const QuantiseStep::Output> outputs,
                              const manifest::Placement& target, const Box& box,
-                             absl::Span<const LocalStored> local) {
+                             DType dtype, absl::Span<const LocalStored> local) {
   if (outputs.size() != 1) return std::nullopt;
   const layout::StoredTensor& stored = target.stored[outputs[0].stored];
+  if (stored.dtype != dtype) return std::nullopt;
   const std::optional<ElementRows> rows =
       RowsOf(stored.fragments[outputs[0].fragment].map, box);
   if (!rows.has_value()) return std::nullopt;
@@ -44,10 +45,11 @@ std::optional<Rows> SoleRows(absl::Span<const QuantiseStep::Output> outputs,
               rows->stride_elements * item};
 }
 
-// Copies what `outputs` need of `box`, which lies row-major at `values`.
+// Copies what `outputs` need of `box`, which lies row-major at `values`, as
+// `dtype`.
 absl::Status Scatter(absl::Span<const QuantiseStep::Output> outputs,
                      const manifest::Placement& target, const Box& box,
-                     const std::byte* values,
+                     DType dtype, const std::byte* values,
                      absl::Span<const LocalStored> local,
                      const convert::Kernels& kernels) {
   const tensor::Shape origin(box.shape().size(), 0);
@@ -57,7 +59,7 @@ absl::Status Scatter(absl::Span<const QuantiseStep::Output> outputs,
     const layout::StoredTensor& stored = target.stored[output.stored];
     WEFT_RETURN_IF_ERROR(CopyCommonBox(
         kernels, from, values, stored.fragments[output.fragment].map,
-        local[output.stored].base, {stored.dtype, stored.dtype}));
+        local[output.stored].base, {dtype, stored.dtype}));
   }
   return absl::OkStatus();
 }
@@ -80,9 +82,9 @@ class StepWorker {
     const tensor::Shape block =
         tensor::BlockShape(step.scheme, target_.tensors[step.tensor].shape);
     const std::optional<Rows> elements =
-        SoleRows(step.elements, target_, step.box, local_);
+        SoleRows(step.elements, target_, step.box, DType::kF8E4M3, local_);
     const std::optional<Rows> scales =
-        SoleRows(step.scales, target_, step.blocks, local_);
+        SoleRows(step.scales, target_, step.blocks, DType::kF32, local_);
     convert::BlockQuantisation work;
     work.src = staging_ + step.stage_offset_bytes;
     work.src_dtype = dtype;
@@ -103,11 +105,13 @@ class StepWorker {
     kernels_.Quantise(work);
     if (!elements.has_value()) {
       WEFT_RETURN_IF_ERROR(Scatter(step.elements, target_, step.box,
-                                   elements_.data(), local_, kernels_));
+                                   DType::kF8E4M3, elements_.data(), local_,
+                                   kernels_));
     }
     if (!scales.has_value()) {
       WEFT_RETURN_IF_ERROR(Scatter(step.scales, target_, step.blocks,
-                                   scales_.data(), local_, kernels_));
+                                   DType::kF32, scales_.data(), local_,
+                                   kernels_));
     }
     return absl::OkStatus();
   }

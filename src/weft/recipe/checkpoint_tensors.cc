@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/recipe/framework_mesh.h"
+#include "weft/recipe/quant_choice.h"
 #include "weft/tensor/scale_scheme.h"
 
 namespace weft::recipe {
@@ -17,7 +18,8 @@ namespace {
 // The scales beside a matrix of a quantised checkpoint.
 absl::StatusOr<LogicalTensor> ScalesOf(const LogicalTensor& matrix) {
   LogicalTensor scales;
-  scales.spec.name = absl::StrCat(matrix.spec.name, std::string(kScaleSuffix));
+  scales.spec.name =
+      absl::StrCat(matrix.spec.name, std::string(kBlockScaleSuffix));
   scales.spec.dtype = tensor::DType::kF32;
   WEFT_ASSIGN_OR_RETURN(
       scales.spec.shape,
@@ -68,8 +70,8 @@ absl::StatusOr<std::vector<LogicalTensor>> CheckpointCache::Expected(
   expected.reserve(listed.size());
   for (LogicalTensor& one : listed) {
     const bool has_scales =
-        one.quant &&
-        held.contains(absl::StrCat(one.spec.name, std::string(kScaleSuffix)));
+        one.quant && held.contains(absl::StrCat(
+                         one.spec.name, std::string(kBlockScaleSuffix)));
     if (has_scales) one.spec.dtype = tensor::DType::kF8E4M3;
     expected.push_back(std::move(one));
     if (!has_scales) continue;

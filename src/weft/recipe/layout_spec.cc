@@ -35,7 +35,13 @@ struct FrameworkRule {
 
 std::vector<FrameworkRule> MakeFrameworkRules() {
   const KeyRule dtype{"dtype", KeyKind::kWord, {"auto", "bf16", "f16", "f32"}};
-  const KeyRule quant{"quant", KeyKind::kWord, {"none", "fp8-block"}};
+  const KeyRule quant{"quant",
+                      KeyKind::kWord,
+                      {"none", "fp8-block", "fp8-channel", "fp8-tensor"}};
+  // Of a trainer: by which rule; of an engine: also in which form.
+  const KeyRule rule{"scales", KeyKind::kWord, {"f32", "f32-pow2"}};
+  const KeyRule scales{
+      "scales", KeyKind::kWord, {"f32", "f32-pow2", "ue8m0", "ue8m0-packed"}};
   const KeyRule names{"names", KeyKind::kWord, {"memory", "hf"}};
   const KeyRule impl{"impl", KeyKind::kWord, {"te", "local"}};
   const KeyRule experts{"experts", KeyKind::kWord, {"grouped", "sequential"}};
@@ -55,20 +61,39 @@ std::vector<FrameworkRule> MakeFrameworkRules() {
   const KeyRule etp{"etp", KeyKind::kDegreeOfTp};
   const KeyRule first{"first", KeyKind::kCount}, last{"last", KeyKind::kCount};
   const KeyRule vocab_divisor{"vocab_divisor", KeyKind::kCount};
-  return {{Framework::kHf, "hf", {quant, dtype}},
-          {Framework::kFsdp,
-           "fsdp",
-           {shard, replicate, tp, ep, names, quant, dtype}},
-          {Framework::kMegatron,
-           "megatron",
-           {tp, pp, vpp, cp, dp, ep, etp, first, last, in_split, loss_in_split,
-            layout, vocab_divisor, impl, experts, mla, mtp, quant, dtype}},
-          {Framework::kVllm,
-           "vllm",
-           {tp, pp, ep, dp, placement, redundant, eplb, quant, dtype}},
-          {Framework::kSglang,
-           "sglang",
-           {tp, pp, ep, dp, redundant, eplb, shared_fusion, quant, dtype}}};
+  return {
+      {Framework::kHf, "hf", {quant, rule, dtype}},
+      {Framework::kFsdp,
+       "fsdp",
+       {shard, replicate, tp, ep, names, quant, rule, dtype}},
+      {Framework::kMegatron,
+       "megatron",
+       {tp,
+        pp,
+        vpp,
+        cp,
+        dp,
+        ep,
+        etp,
+        first,
+        last,
+        in_split,
+        loss_in_split,
+        layout,
+        vocab_divisor,
+        impl,
+        experts,
+        mla,
+        mtp,
+        quant,
+        rule,
+        dtype}},
+      {Framework::kVllm,
+       "vllm",
+       {tp, pp, ep, dp, placement, redundant, eplb, quant, scales, dtype}},
+      {Framework::kSglang,
+       "sglang",
+       {tp, pp, ep, dp, redundant, eplb, shared_fusion, quant, scales, dtype}}};
 }
 
 const std::vector<FrameworkRule>& FrameworkRules() {

@@ -149,11 +149,11 @@ TEST(LayoutSpecTest, Refuses) {
             "hf, fsdp, megatron, vllm, sglang");
   EXPECT_EQ(Invalid("vllm:tpp=2"),
             "layout \"vllm:tpp=2\": unknown key \"tpp\" of vllm; known are tp, "
-            "pp, ep, dp, placement, redundant, eplb, quant, dtype");
+            "pp, ep, dp, placement, redundant, eplb, quant, scales, dtype");
   EXPECT_THAT(
       Invalid("fsdp:pp=2"),
-      HasSubstr("known are shard, replicate, tp, ep, names, quant, dtype"));
-  EXPECT_THAT(Invalid("hf:tp=2"), HasSubstr("known are quant, dtype"));
+      HasSubstr("known are shard, replicate, tp, ep, names, quant, scales, dtype"));
+  EXPECT_THAT(Invalid("hf:tp=2"), HasSubstr("known are quant, scales, dtype"));
   EXPECT_THAT(Invalid("megatron:tp=2,tp=2"), HasSubstr("tp is given twice"));
   EXPECT_THAT(Invalid("hf:dtype=f32,dtype=f32"), HasSubstr("given twice"));
   EXPECT_THAT(Invalid("megatron:impl=core"),

@@ -5,16 +5,12 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::recipe {
-
-// What the scales of a quantised matrix, logical or stored, are named by.
-inline constexpr std::string_view kScaleSuffix = "_scale_inv";
 
 struct LogicalIndex {
   std::vector<tensor::TensorSpec> specs;

@@ -11,6 +11,7 @@
 #include "weft/recipe/embedded_recipes.h"
 #include "weft/recipe/framework_mesh.h"
 #include "weft/recipe/fsdp_layout.h"
+#include "weft/recipe/quant_choice.h"
 #include "weft/recipe/recipe_parser.h"
 #include "weft/recipe/stored_builder.h"
 #include "weft/recipe/table_expander.h"
@@ -110,6 +111,8 @@ class DataRecipe : public Recipe {
       const LayoutSpec& spec, const layout::Mesh& mesh, int64_t rank) const {
     WEFT_ASSIGN_OR_RETURN(const FrameworkTable* const table, TableOf(spec));
     // The spec's faults before the checkpoint's: they need no file.
+    WEFT_ASSIGN_OR_RETURN(const std::optional<QuantChoice> quant,
+                          QuantOf(spec));
     std::vector<StoredDescription> descriptions;
     if (table != nullptr) {
       WEFT_ASSIGN_OR_RETURN(
@@ -119,14 +122,13 @@ class DataRecipe : public Recipe {
       WEFT_RETURN_IF_ERROR(CheckGrids(spec, mesh));
     }
     WEFT_RETURN_IF_ERROR(checkpoint->matched);
-    const bool quant = spec.Word("quant", "none") == "fp8-block";
     const bool is_engine = spec.framework == Framework::kVllm ||
                            spec.framework == Framework::kSglang;
     StoredBuilder builder(checkpoint->index,
                           {.dtype = ChosenDType(spec),
                            .dtype_of_zeros = checkpoint->config.dtype,
-                           .quant = quant && is_engine,
-                           .offer_quant = quant && !is_engine});
+                           .quant = is_engine ? quant : std::nullopt,
+                           .offer_quant = is_engine ? std::nullopt : quant});
     for (const StoredDescription& description : descriptions) {
       WEFT_RETURN_IF_ERROR(builder.AddDescribed(description));
     }

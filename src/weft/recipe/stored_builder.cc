@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/layout/mesh.h"
+#include "weft/recipe/scale_layout.h"
 #include "weft/tensor/scale_scheme.h"
 
 namespace weft::recipe {
@@ -51,58 +52,11 @@ tensor::Shape StoredShape(const StoredDescription& description,
   return shape;
 }
 
-std::optional<tensor::Range> BlocksOfRange(tensor::Range range, int64_t block,
-                                           int64_t extent) {
-  const bool whole = range.begin % block == 0 &&
-                     (range.end % block == 0 || range.end == extent);
-  if (!whole) return std::nullopt;
-  return tensor::Range{range.begin / block, (range.end + block - 1) / block};
-}
-
-// The blocks of `rows` as a box of the scales. kInvalidArgument if a cut goes
-// through a block, here or where the rows are stored.
-absl::StatusOr<tensor::Box> ScaleBoxOf(const PieceRows& rows,
-                                       const tensor::ScaleScheme& scheme,
-                                       const tensor::TensorSpec& spec) {
-  const StoredPiece& piece = *rows.piece;
-  const bool is_plain = piece.ways == 1 && piece.box.rank() == 2 &&
-                        piece.dims[0] == 0 && piece.dims[1] == 1;
-  if (!is_plain) {
-    return FailAt(piece.where,
-                  absl::StrCat("\"", spec.name,
-                               "\" is turned or dealt out, so it cannot be "
-                               "held quantised in blocks"));
-  }
-  const int64_t first = piece.box.range(0).begin;
-  const tensor::Range range{first + rows.rows.begin, first + rows.rows.end};
-  const auto blocks = BlocksOfRange(range, scheme.block_rows, spec.shape[0]);
-  if (!blocks || rows.stored_row % scheme.block_rows != 0) {
-    return FailAt(
-        piece.where,
-        absl::StrCat("quant=fp8-block: rows [", range.begin, ",", range.end,
-                     ") of \"", spec.name, "\" at stored row ", rows.stored_row,
-                     " do not begin and end with blocks of ",
-                     scheme.block_rows));
-  }
-  const tensor::Range columns = piece.box.range(1);
-  const auto column_blocks =
-      BlocksOfRange(columns, scheme.block_cols, spec.shape[1]);
-  if (!column_blocks) {
-    return FailAt(piece.where,
-                  absl::StrCat("quant=fp8-block: columns [", columns.begin, ",",
-                               columns.end, ") of \"", spec.name,
-                               "\" do not begin and end with blocks of ",
-                               scheme.block_cols));
-  }
-  const tensor::Range ranges[] = {*blocks, *column_blocks};
-  return tensor::Box::Make(ranges);
-}
-
 }  // namespace
 
 bool StoredBuilder::IsQuantised(const StoredDescription& description,
                                 const StoredContent& content) const {
-  if (!options_.quant || !description.quant) return false;
+  if (!options_.quant.has_value() || !description.quant) return false;
   if (!logical_.is_quantised) return true;
   // A quantised checkpoint has decided.
   for (const std::vector<StoredPiece>& entry : content.entries) {
@@ -219,54 +173,30 @@ absl::Status StoredBuilder::Add(const StoredDescription& description,
   return AddScales(description, content, kept);
 }
 
-// The scales of what was just added, under its name with a suffix: cut and
-// fused as the matrix is, block by block.
+// The scales of what was just added, under its name with a suffix.
 absl::Status StoredBuilder::AddScales(const StoredDescription& description,
                                       const StoredContent& content,
                                       tensor::Range kept) {
-  const tensor::ScaleScheme scheme;
+  const QuantChoice& choice = *options_.quant;
+  WEFT_ASSIGN_OR_RETURN(ScaleLayout scales, LayScales(description, content,
+                                                      kept, choice, logical_));
   layout::StoredTensor stored;
-  stored.name = absl::StrCat(description.name, std::string(kScaleSuffix));
-  stored.dtype = tensor::DType::kF32;
-  tensor::Shape rows_kept = content.entry_shape;
-  if (!description.is_stack) rows_kept[0] = kept.extent();
-  WEFT_ASSIGN_OR_RETURN(const tensor::Shape shape,
-                        tensor::ScaleShape(scheme, rows_kept));
-  stored.shape =
-      StoredShape(description, shape,
-                  description.is_stack ? kept : tensor::Range{0, shape[0]});
+  stored.name = absl::StrCat(description.name, std::string(choice.suffix()));
+  stored.dtype = choice.scale_dtype();
+  stored.shape = std::move(scales.shape);
+  stored.zero_fill = std::move(scales.zero_fill);
   FragmentList fragments;
-  const auto place = [&](const std::vector<StoredPiece>& pieces,
-                         tensor::Range rows_of_entry,
-                         std::optional<int64_t> entry) -> absl::Status {
-    for (const PieceRows& rows : KeptRows(pieces, rows_of_entry)) {
-      if (rows.piece->is_zeros()) {
-        return FailAt(rows.piece->where,
-                      "zeros cannot be held quantised in blocks");
-      }
-      WEFT_ASSIGN_OR_RETURN(
-          const tensor::Box box,
-          ScaleBoxOf(rows, scheme, logical_.specs[rows.piece->tensor]));
-      WEFT_ASSIGN_OR_RETURN(const int32_t scales,
-                            ScalesOf(rows.piece->tensor, rows.piece->where));
-      tensor::Shape origin(2, 0);
-      origin[0] =
-          entry.value_or(0) * shape[0] + rows.stored_row / scheme.block_rows;
-      // A stack of matrices lies as one tall matrix does.
-      const tensor::Shape tall{entry.value_or(0) * shape[0] + shape[0],
-                               shape[1]};
-      WEFT_ASSIGN_OR_RETURN(layout::IndexMap map,
-                            layout::IndexMap::RowMajor(box, tall, origin));
-      fragments.Add(scales, std::move(map));
+  for (ScalePiece& piece : scales.pieces) {
+    WEFT_ASSIGN_OR_RETURN(const int32_t tensor,
+                          ScalesOf(piece.matrix, choice, piece.where));
+    if (choice.form == ScaleForm::kPacked) {
+      // The rows of a block repeat its scales: nothing to join.
+      stored.fragments.push_back({tensor, std::move(piece.map)});
+    } else {
+      fragments.Add(tensor, std::move(piece.map));
     }
-    return absl::OkStatus();
-  };
-  WEFT_ASSIGN_OR_RETURN(const tensor::Box whole,
-                        tensor::Box::OfShape(stored.shape));
-  if (!whole.empty()) {
-    WEFT_RETURN_IF_ERROR(ForEachEntry(description, content, kept, place));
-    fragments.Join(tensor::Transform::kNone, stored.fragments);
   }
+  fragments.Join(tensor::Transform::kNone, stored.fragments);
   Append(std::move(stored), description.where);
   return absl::OkStatus();
 }
@@ -274,18 +204,28 @@ absl::Status StoredBuilder::AddScales(const StoredDescription& description,
 // The logical tensor of the scales of `tensor`: the checkpoint's own, or a new
 // one that quantising gives.
 absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
+                                                const QuantChoice& choice,
                                                 std::string_view where) {
   if (const auto known = scales_of_.find(tensor); known != scales_of_.end()) {
     return known->second;
   }
   const tensor::TensorSpec& matrix = logical_.specs[tensor];
-  const tensor::ScaleScheme scheme;
   tensor::TensorSpec spec;
-  spec.name = absl::StrCat(matrix.name, std::string(kScaleSuffix));
+  spec.name = absl::StrCat(matrix.name, std::string(choice.suffix()));
   spec.dtype = tensor::DType::kF32;
-  WEFT_ASSIGN_OR_RETURN(spec.shape, tensor::ScaleShape(scheme, matrix.shape));
+  WEFT_ASSIGN_OR_RETURN(spec.shape,
+                        tensor::ScaleShape(choice.scheme, matrix.shape));
   int32_t scales;
   if (matrix.dtype == tensor::DType::kF8E4M3) {
+    if (!(choice.scheme == tensor::ScaleScheme{})) {
+      return FailAt(
+          where,
+          absl::StrCat("\"", matrix.name,
+                       "\" is F8_E4M3 in the checkpoint, with F32 scales of "
+                       "blocks of 128 x 128; ",
+                       choice.words,
+                       " would quantise it anew; give quant=fp8-block"));
+    }
     const auto found = logical_.by_name.find(spec.name);
     if (found == logical_.by_name.end()) {
       return FailAt(where, absl::StrCat("\"", matrix.name,
@@ -297,7 +237,7 @@ absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
   } else {
     scales = static_cast<int32_t>(logical_.specs.size() + scales_.size());
     scales_.push_back(std::move(spec));
-    scaled_.push_back({tensor, scales, scheme});
+    scaled_.push_back({tensor, scales, choice.scheme});
   }
   scales_of_.emplace(tensor, scales);
   return scales;
@@ -345,14 +285,15 @@ absl::Status StoredBuilder::Offer() {
           logical_.specs[tensor].dtype == tensor::DType::kF8E4M3) {
         continue;
       }
-      WEFT_RETURN_IF_ERROR(ScalesOf(tensor, stored.name).status());
+      WEFT_RETURN_IF_ERROR(
+          ScalesOf(tensor, *options_.offer_quant, stored.name).status());
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status StoredBuilder::Finish(RankLayout& layout) {
-  if (options_.offer_quant) WEFT_RETURN_IF_ERROR(Offer());
+  if (options_.offer_quant.has_value()) WEFT_RETURN_IF_ERROR(Offer());
   std::vector<int32_t> new_index(logical_.specs.size() + scales_.size(), -1);
   for (const layout::StoredTensor& stored : stored_) {
     for (const layout::Fragment& fragment : stored.fragments) {

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "weft/layout/stored_tensor.h"
 #include "weft/recipe/logical_index.h"
+#include "weft/recipe/quant_choice.h"
 #include "weft/recipe/recipe.h"
 #include "weft/recipe/stored_pieces.h"
 #include "weft/recipe/table_expander.h"
@@ -28,11 +29,10 @@ struct BuilderOptions {
   std::optional<tensor::DType> dtype;
   // Of a tensor that has no logical one.
   tensor::DType dtype_of_zeros = tensor::DType::kBF16;
-  // What the table marks `quant` is held as block FP8, scales beside it.
-  bool quant = false;
-  // What the checkpoint marks `quant` is held as it is and offered as block
-  // FP8 too.
-  bool offer_quant = false;
+  // What the table marks `quant` is held in FP8 so, scales beside it.
+  std::optional<QuantChoice> quant;
+  // What the checkpoint marks `quant` is held as it is and offered in FP8 too.
+  std::optional<QuantChoice> offer_quant;
 };
 
 // Builds the stored tensors of one rank.
@@ -70,7 +70,8 @@ class StoredBuilder {
                    const StoredContent& content, tensor::Range kept);
   absl::Status AddScales(const StoredDescription& description,
                          const StoredContent& content, tensor::Range kept);
-  absl::StatusOr<int32_t> ScalesOf(int32_t tensor, std::string_view where);
+  absl::StatusOr<int32_t> ScalesOf(int32_t tensor, const QuantChoice& choice,
+                                   std::string_view where);
   absl::Status Offer();
   void Append(layout::StoredTensor stored, std::string_view where);
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
 #include "weft/base/run_threads.h"
 #include "weft/base/status.h"
 #include "weft/execute/copy_box.h"
@@ -17,6 +18,9 @@ using layout::IndexMap;
 using tensor::Box;
 using tensor::DType;
 using tensor::Range;
+
+// At least: worth a thread's while where a scale is of one row.
+constexpr int64_t kBandRows = 128;
 
 absl::StatusOr<layout::StoredTensor> RowMajorStored(std::string name,
                                                     DType dtype, int32_t tensor,
@@ -102,11 +106,14 @@ absl::StatusOr<QuantisedCopies> QuantisedCopies::AddTo(
               absl::StrCat(name, " scales"), DType::kF32, scaled->scales,
               tensor::BlocksOf(scaled->scheme, matrix.shape, copy.box)));
       placement.stored.push_back(std::move(scales));
+      // Whole rows of blocks, which begin where the copy does.
+      const int64_t band_rows =
+          base::AlignUp(std::max(copy.block[0], kBandRows), copy.block[0]);
       for (int64_t row = copy.box.range(0).begin; row < copy.box.range(0).end;
-           row += copy.block[0]) {
+           row += band_rows) {
         result.bands_.push_back(
             {result.copies_.size(),
-             {row, std::min(row + copy.block[0], copy.box.range(0).end)}});
+             {row, std::min(row + band_rows, copy.box.range(0).end)}});
       }
       result.copies_.push_back(std::move(copy));
     }

@@ -47,7 +47,7 @@ class QuantisedCopies {
     size_t elements = 0;  // stored tensors that are written
     size_t scales = 0;
   };
-  // A row of blocks of a copy: what one thread does at a time.
+  // Some rows of blocks of a copy: what one thread does at a time.
   struct Band {
     size_t copy = 0;
     tensor::Range rows;

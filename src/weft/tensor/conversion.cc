@@ -66,9 +66,13 @@ absl::Status CheckSupported(const Conversion& conversion) {
   if (IsCastable(conversion.from) && IsCastable(conversion.to)) {
     return absl::OkStatus();
   }
+  if (conversion == Conversion{DType::kF32, DType::kF8E8M0}) {
+    return absl::OkStatus();
+  }
   return absl::UnimplementedError(
       absl::StrCat("no conversion ", ToString(conversion),
-                   "; supported are casts among BF16, F16 and F32"));
+                   "; supported are casts among BF16, F16 and F32, and from "
+                   "F32 to F8_E8M0"));
 }
 
 std::string ToString(const Conversion& conversion) {

@@ -49,8 +49,11 @@ struct Conversion {
 // is every transform.
 bool IsLossy(const Conversion& conversion);
 
-// OK for identity and for casts and transforms among BF16, F16, F32; else
-// kUnimplemented with both names.
+// OK for identity, for casts and transforms among BF16, F16, F32, and for the
+// exponents of scales, F32 -> F8_E8M0: a power of two becomes its biased
+// exponent, exactly; another magnitude that of the power of two below it, what
+// is not finite 0xff (NaN), and a sign is lost. Else kUnimplemented with both
+// names.
 absl::Status CheckSupported(const Conversion& conversion);
 
 // "F32 -> BF16", "F32 -> F32 as -exp(x)".

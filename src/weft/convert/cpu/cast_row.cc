@@ -149,6 +149,19 @@ struct ToF32 {
   }
 };
 
+// Biased exponents: all that a scale that is a power of two has.
+struct ToE8M0 {
+  using Lane = uint8_t;
+  static HWY_INLINE void Store(V32 bits, uint8_t* dst) {
+    const D32 d;
+    const hn::Rebind<uint8_t, D32> d8;
+    const hn::Rebind<int32_t, D32> di32;
+    const auto exponent =
+        hn::And(hn::ShiftRight<23>(bits), hn::Set(d, uint32_t{0xff}));
+    hn::StoreU(hn::DemoteTo(d8, hn::BitCast(di32, exponent)), d8, dst);
+  }
+};
+
 template <class From, class To>
 HWY_INLINE void Cast(const std::byte* src_bytes, std::byte* dst_bytes,
                      int64_t count) {
@@ -188,6 +201,9 @@ void CastRow(const tensor::Conversion& conversion, const std::byte* src,
   }
   if (conversion.from == DType::kF16) {
     return CastFrom<FromF16>(conversion.to, src, dst, count);
+  }
+  if (conversion.to == DType::kF8E8M0) {
+    return Cast<FromF32, ToE8M0>(src, dst, count);
   }
   return CastFrom<FromF32>(conversion.to, src, dst, count);
 }

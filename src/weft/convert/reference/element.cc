@@ -1,5 +1,6 @@
 #include "weft/convert/reference/element.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -90,6 +91,15 @@ uint32_t ConvertBits(const Format& from, const Format& to, uint32_t bits) {
   return sign | RoundMagnitude(to, Magnitude(from, bits));
 }
 
+// The exponent e of 2^(e - 127) <= |x| < 2^(e - 126), 0 below that, 255 for
+// what is not finite.
+uint8_t ExponentByte(uint32_t float_bits) {
+  const auto value = std::fabs(std::bit_cast<float>(float_bits));
+  if (!std::isfinite(value)) return 255;
+  if (value == 0) return 0;
+  return static_cast<uint8_t>(std::max(0, std::ilogb(value) + 127));
+}
+
 }  // namespace
 
 void ConvertElement(const tensor::Conversion& conversion, const std::byte* src,
@@ -97,6 +107,10 @@ void ConvertElement(const tensor::Conversion& conversion, const std::byte* src,
   const auto dst_bytes = static_cast<size_t>(tensor::ItemBytes(conversion.to));
   if (conversion.identity()) {
     std::memcpy(dst, src, dst_bytes);
+    return;
+  }
+  if (conversion.to == DType::kF8E8M0) {
+    *dst = static_cast<std::byte>(ExponentByte(LoadBits(conversion.from, src)));
     return;
   }
   uint32_t bits = ConvertBits(FormatOf(conversion.from), FormatOf(DType::kF32),

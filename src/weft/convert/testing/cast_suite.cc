@@ -203,4 +203,25 @@ void CheckCastsOfFloats(const Kernels& kernels) {
   }
 }
 
+void CheckCastsToExponents(const Kernels& kernels) {
+  std::vector<uint32_t> bits = SpecialFloats();
+  for (uint64_t i = 0; i < 1u << 18; ++i) {
+    bits.push_back(static_cast<uint32_t>(i * 16411 + i / 3));
+  }
+  const auto bytes =
+      Cast<uint32_t, uint8_t>(kernels, DType::kF32, DType::kF8E8M0, bits);
+  for (size_t i = 0; i < bits.size(); ++i) {
+    const double magnitude =
+        std::fabs(static_cast<double>(std::bit_cast<float>(bits[i])));
+    int expected = 255;
+    if (std::isfinite(magnitude)) {
+      expected = 0;
+      while (expected < 254 && magnitude >= std::ldexp(1.0, expected - 126)) {
+        ++expected;
+      }
+    }
+    ASSERT_EQ(bytes[i], expected) << "input " << std::hex << bits[i];
+  }
+}
+
 }  // namespace weft::convert::testing

@@ -17,6 +17,7 @@ void CheckLargeCopies(const Kernels& kernels);
 // every rounding boundary, against a search for the nearest value.
 void CheckCastsOfHalves(const Kernels& kernels);
 void CheckCastsOfFloats(const Kernels& kernels);
+void CheckCastsToExponents(const Kernels& kernels);
 
 // The values of the transforms.
 void CheckTransforms(const Kernels& kernels);
