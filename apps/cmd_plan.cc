@@ -82,6 +82,9 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
       .add_option("--rank", args.rank,
                   "explain this engine rank; all ranks in brief if absent")
       ->check(CLI::NonNegativeNumber);
+  // Says what is so anyway, for who would rather have said it.
+  command.add_flag_callback(
+      "--fleet", [] {}, "all ranks in brief, as without --rank");
   command.add_option("--link-gbs", args.link_gigabytes_per_second,
                      "GB/s of the slowest link, for the bound of that rank");
   command.add_option("--tensor,--explain", args.tensor,
@@ -124,6 +127,8 @@ absl::Status CheckOptions(const CLI::App& command) {
   refuse("--rank", "explains one rank",
          {"--tensor", "--svg", "--html", "--gpus-per-node", "--topology",
           "--trace", "--diff", "--diff-from"});
+  refuse("--fleet", "is about all ranks",
+         {"--rank", "--tensor", "--diff", "--diff-from"});
   refuse("--tensor", "explains one tensor",
          {"--html", "--gpus-per-node", "--topology", "--trace", "--diff",
           "--diff-from"});
@@ -210,7 +215,8 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
 absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
   WEFT_ASSIGN_OR_RETURN(
       const PlanJob job,
-      MakePlanJob(args.config, args.recipes, args.from, args.to));
+      MakePlanJob(args.config, args.recipes, args.from, args.to,
+                  /*with_stages=*/!NamesFile(args.diff)));
   if (args.rank >= 0) return ExplainRank(args, job);
   if (!args.diff.empty() || !args.diff_from.empty()) {
     return DiffPlans(args, job);

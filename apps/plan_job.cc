@@ -55,7 +55,7 @@ absl::Status StageTargets(PlanJob& job) {
 absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
                                     const std::string& recipes_path,
                                     const std::string& from,
-                                    const std::string& to) {
+                                    const std::string& to, bool with_stages) {
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec from_spec,
                         recipe::ParseLayoutSpec(from));
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec to_spec,
@@ -94,7 +94,7 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
         {&source, manifest::DigestOf(manifest::EncodePlacement(source)), 0});
   }
   WEFT_ASSIGN_OR_RETURN(job.index, plan::SourceIndex::Make(std::move(infos)));
-  WEFT_RETURN_IF_ERROR(StageTargets(job));
+  if (with_stages) WEFT_RETURN_IF_ERROR(StageTargets(job));
   return job;
 }
 

@@ -36,10 +36,13 @@ struct PlanJob {
   std::shared_ptr<const plan::SourceIndex> index;
 };
 
+// Without stages the targets are as an engine holds them: to be read, not
+// planned.
 absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
                                     const std::string& recipes_path,
                                     const std::string& from,
-                                    const std::string& to);
+                                    const std::string& to,
+                                    bool with_stages = true);
 
 absl::StatusOr<plan::Plan> PlanRank(const PlanJob& job, int64_t rank);
 

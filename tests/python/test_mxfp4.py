@@ -12,8 +12,8 @@ import files
 import oracle
 from conftest import SEED
 from test_plain_path import done, refused
-from test_processes import (catalog, launch, saved_refits,  # noqa: F401
-                            start)
+from test_processes import (catalog, launch, publish, pull,  # noqa: F401
+                            saved_refits, start)
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4,
                  -6])
@@ -188,12 +188,9 @@ def test_blocks_arrive_as_they_are(start, catalog, small,  # noqa: F811
     assert trainers[0].event()["event"] == "published"
     engines = [pull(start, catalog, "hf", 0, "shm")]
     out = tmp_path / "out.safetensors"
-    for step, _, process, _ in refits(trainers, engines, 2):
-        process.say(f"save {out}")
-        assert process.event()["event"] == "saved"
-        files.assert_equal(files.read(out), {
+    for step, _, held in saved_refits(trainers, engines, 2, out):
+        files.assert_equal(held, {
             n: oracle.step(t, step) for n, t in packed.items()})
-        out.unlink()
 
 
 # ---- a session ------------------------------------------------------------

@@ -210,6 +210,7 @@ def test_explain_is_tensor(answer):
      ["--tensor explains one tensor; leave out --html"]),
     (("--diff", "vllm:tp=4", "--gpus-per-node", 8),
      ["--diff compares plans; leave out --gpus-per-node"]),
+    (("--fleet", "--rank", 0), ["--fleet is about all ranks; leave out --rank"]),
     (("--nic-gbs", 25), ["--nic-gbs is for the simulation"]),
     (("--window", 4), ["--window needs a simulation"]),
     (("--svg", "x.svg"), ["--svg draws one tensor"]),
@@ -222,6 +223,14 @@ def test_options_without_effect_are_refused(plan, tmp_path, monkeypatch,
     for part in parts:
         assert part in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_fleet_is_what_no_rank_means(answer):
+    fleet = ("megatron:tp=2", "vllm:tp=2")
+    timeless = [{key: value for key, value in found.items()
+                 if not key.startswith("seconds")}
+                for found in (answer(*fleet, "--fleet"), answer(*fleet))]
+    assert timeless[0] == timeless[1] and timeless[0]["coverage"]
 
 
 def differences(found):
