@@ -19,7 +19,8 @@ FAMILIES = {
     "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 SGLANG = ("qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2",
-          "deepseek_v3", "glm4_moe", "phi3", "gemma2", "gemma3")
+          "deepseek_v3", "glm4_moe", "glm_moe_dsa", "gpt_oss", "nemotron_h",
+          "qwen3_next", "phi3", "gemma2", "gemma3")
 # Nobody says how DTensors cut their packed experts and state-space layers.
 NO_TP = ("GptOssForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM")
 

@@ -7,12 +7,13 @@ from oracle_values import Illegal, even, padded_rows
 from oracle_vllm import Place, mixer_of, mlp_of, norms_of, physical_experts
 
 _FAMILIES = ("llama", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe",
-             "deepseek_v2", "deepseek_v3", "glm4_moe", "phi3", *GEMMA)
+             "deepseek_v2", "deepseek_v3", "glm4_moe", "glm_moe_dsa", "gpt_oss",
+             "nemotron_h", "qwen3_next", "phi3", *GEMMA)
 # Where the embedding is cut over all ranks although attention is not.
 _WHOLE_EMBEDDING = ("llama", "mixtral", "phi3")
 # Models whose head, if it is their own, is on every stage.
 _HEAD_ON_EVERY_STAGE = ("llama", "phi3", "mixtral", "qwen2_moe", "qwen3_moe",
-                        "glm4_moe")
+                        "glm4_moe", "gpt_oss")
 
 
 def sglang(m, tensors, keys, rank):
@@ -41,10 +42,11 @@ def sglang(m, tensors, keys, rank):
               if n.startswith(prefix)}
         out = norms_of(m, hf) | mixer_of(m, hf, attention, layer)
         out |= _mlp(m, hf, mlp, layer, is_fused)
-        held |= {f"model.layers.{layer}.{_renamed(n)}": t
+        held |= {f"model.layers.{layer}.{_renamed(m, n)}": t
                  for n, t in out.items()}
     if last:
-        held["model.norm.weight"] = tensors[m.last_norm]
+        name = "norm_f" if m.family == "nemotron_h" else "norm"
+        held[f"model.{name}.weight"] = tensors[m.last_norm]
     if m.tied:
         if last and not first:
             held["lm_head.weight"] = _vocabulary(m, tensors[m.embedding], mlp)
@@ -80,8 +82,22 @@ def _check(m, attention, mlp, keys):
     if m.experts:
         even(m.experts.width, mlp.expert_tp, 0)
         even(m.experts.shared_width, mlp.tp, 0)
-    if m.family in GEMMA and keys.get("pp", 1) > 1:
-        raise Illegal("no pipeline of gemma")
+    if m.family in (*GEMMA, "qwen3_next") and keys.get("pp", 1) > 1:
+        raise Illegal("no pipeline of this model")
+    if m.family == "nemotron_h" and keys.get("dp", 1) > 1:
+        raise Illegal("data-parallel attention")
+    if m.mamba and (m.mamba.heads % mlp.tp or (m.mamba.groups % mlp.tp and
+                                               m.mamba.groups != 1)):
+        raise Illegal("mamba heads or groups")
+    if m.family == "gpt_oss" and keys.get("ep", 1) > 1:
+        raise Illegal("stacks are loaded whole")
+    if m.family == "qwen3_next":
+        if m.delta and m.delta.key_heads % attention.tp:
+            raise Illegal("key heads")
+        if m.tied or m.has_dense_layer or (
+                keys.get("shared_fusion", "on") == "on" and
+                m.experts.shared_width == m.experts.width):
+            raise Illegal("a head, a dense layer or a fused shared expert")
 
 
 def _layers(m, pp, stage):
@@ -95,7 +111,7 @@ def _may_fuse(m):
     """A shared expert is one more expert where SGLang has tried it."""
     return m.experts and m.experts.shared_width == m.experts.width and (
         m.family == "glm4_moe" or
-        m.family == "deepseek_v3" and m.experts.count == 256)
+        m.family in ("deepseek_v3", "glm_moe_dsa") and m.experts.count == 256)
 
 
 def _vocabulary(m, table, at):
@@ -104,7 +120,32 @@ def _vocabulary(m, table, at):
     return padded_rows(table, padded, *even(padded, at.tp, at.tp_rank))
 
 
+def _packed_experts(m, hf, at):
+    """GPT-OSS: as the file has them, gates and ups in alternate columns."""
+    def held(name):
+        return hf["mlp.experts." + name]
+
+    lo, hi = even(2 * m.experts.width, at.expert_tp, at.expert_rank)
+    rows = even(m.experts.width, at.expert_tp, at.expert_rank)
+    up, down, up_bias, down_bias = (held(n) for n in (
+        "gate_up_proj", "down_proj", "gate_up_proj_bias", "down_proj_bias"))
+    last = down_bias.pinned("F32")
+    if at.expert_rank:  # it is added once
+        last = last._replace(bits=last.bits * 0)
+    return {
+        "mlp.router.weight": hf["mlp.router.weight"],
+        "mlp.router.bias": hf["mlp.router.bias"],
+        "mlp.experts.w13_weight": up._replace(bits=up.bits[:, :, lo:hi]),
+        "mlp.experts.w2_weight": down._replace(
+            bits=down.bits[:, rows[0]:rows[1]]),
+        "mlp.experts.w13_weight_bias": up_bias._replace(
+            bits=up_bias.bits[:, lo:hi]).pinned("F32"),
+        "mlp.experts.w2_weight_bias": last}
+
+
 def _mlp(m, hf, at, layer, is_fused):
+    if m.family == "gpt_oss":
+        return _packed_experts(m, hf, at)
     if not (is_fused and m.has_experts(layer)):
         return mlp_of(m, hf, at, layer)
     # The shared expert is one more, behind the routed ones.
@@ -120,6 +161,11 @@ def _mlp(m, hf, at, layer, is_fused):
     return mlp_of(fused, hf, at._replace(experts=tuple(experts)), layer)
 
 
-def _renamed(name):
+def _renamed(m, name):
+    if m.family == "gpt_oss" and name.startswith("attn."):
+        return "self_" + name
+    if m.family == "qwen3_next":
+        return name.replace("self_attn.", "").replace(
+            ".experts.routed_experts.", ".experts.")
     return name.replace(".experts.routed_experts.", ".experts.").replace(
         ".fused_qkv_a_proj.", ".fused_qkv_a_proj_with_mqa.")
