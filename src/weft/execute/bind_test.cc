@@ -172,6 +172,19 @@ TEST_F(BindTest, WorksWithoutATransport) {
   EXPECT_TRUE((*program)->Run(base::Deadline::Infinite()).ok());
 }
 
+TEST_F(BindTest, PushRefusesWhatTheTargetQuantises) {
+  plan_.conversions.push_back({.conversion = {.from = tensor::DType::kBF16,
+                                              .to = tensor::DType::kF8E4M3},
+                               .lossy = true,
+                               .num_tensors = 3});
+  const auto program =
+      BindPush(plan_, *index_, target_, convert::ReferenceKernels(), 9, {},
+               remote_, options_);
+  EXPECT_EQ(program.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(program.status().message()),
+              HasSubstr("quantises 3 matrices itself"));
+}
+
 TEST_F(BindTest, PushOfARankWithoutMovesIsEmpty) {
   auto program = BindPush(plan_, *index_, target_, convert::ReferenceKernels(),
                           9, {}, remote_, options_);

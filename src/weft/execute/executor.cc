@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "weft/execute/program_internal.h"
 #include "weft/tensor/dtype.h"
 
@@ -59,6 +60,17 @@ absl::StatusOr<std::unique_ptr<Program>> BindPush(
     const manifest::Placement& target, const convert::Kernels& kernels,
     int64_t src_rank, absl::Span<const LocalStored> local,
     const RemoteRank& target_rank, const ExecuteOptions& options) {
+  for (const plan::ConversionUse& use : plan.conversions) {
+    if (use.conversion.to != tensor::DType::kF8E4M3 ||
+        use.conversion.identity()) {
+      continue;
+    }
+    return absl::UnimplementedError(absl::StrCat(
+        "target rank ", plan.target_rank, " quantises ", use.num_tensors,
+        " matrices itself, from memory that nobody can push to; have the "
+        "trainer quantise them (quant= of its layout), or let the target "
+        "pull"));
+  }
   return BoundProgram::Make(
       {plan, sources, target, Direction::kPush, src_rank, local,
        absl::MakeConstSpan(&target_rank, 1), options},

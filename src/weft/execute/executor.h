@@ -135,6 +135,7 @@ absl::StatusOr<std::unique_ptr<Program>> BindPull(
 
 // This process is `src_rank`; writes its part of the plan into the target.
 // Zero fills and witnesses are the target's business and are not done here.
+// kUnimplemented for a plan whose target quantises (plan/stages.h).
 absl::StatusOr<std::unique_ptr<Program>> BindPush(
     const plan::Plan& plan, const plan::SourceIndex& sources,
     const manifest::Placement& target, const convert::Kernels& kernels,

@@ -132,8 +132,10 @@ std::vector<Box> Stager::HeldBlocks(const ScaledTensor& scaled) const {
   const TensorEntry* const scales =
       sources_.Find(target_.tensors[scaled.scales].name);
   if (scales == nullptr) return {};
-  // A checkpoint that is in FP8 has no rule: its scales are taken as they are.
-  const bool is_native = entry.spec->dtype == tensor::DType::kF8E4M3;
+  // A checkpoint that is in FP8 has no rule: its scales are taken as they are,
+  // but not for powers of two, which they need not be.
+  const bool is_native = entry.spec->dtype == tensor::DType::kF8E4M3 &&
+                         scaled.scheme.rule != tensor::ScaleRule::kPowerOfTwo;
   if (!is_native &&
       !(entry.scheme.has_value() && *entry.scheme == scaled.scheme)) {
     return {};

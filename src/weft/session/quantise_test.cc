@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "weft/catalog/memory/memory_store.h"
+#include "weft/plan/stages.h"
 #include "weft/session/publisher.h"
 #include "weft/session/receiver.h"
 #include "weft/transport/inproc/inproc_transport.h"
@@ -414,14 +415,15 @@ class QuantiseTest : public ::testing::TestWithParam<std::string> {
 
   std::unique_ptr<Receiver> StartReceiver(const Target& target,
                                           const OwnedRankMemory& owned,
-                                          int64_t staging_bytes) {
+                                          int64_t staging_bytes,
+                                          int num_threads = 2) {
     ReceiverOptions options;
     options.model = "m";
     options.placement = target.placement;
     options.memory = owned.memory;
     options.catalog = store_;
     options.transports.push_back(MakeTransport(GetParam()));
-    options.execute.num_threads = 2;
+    options.execute.num_threads = num_threads;
     options.limits.staging_bytes = staging_bytes;
     options.measure_bound = false;
     auto receiver = Receiver::Create(std::move(options), Soon());
@@ -449,8 +451,10 @@ TEST_P(QuantiseTest, RandomWorldsArriveAsThePlainQuantiserSays) {
     // From room for one block a round to room for all.
     const int64_t staging =
         int64_t{1} << Pick(rng, world.scheme.block_rows == 0 ? 21 : 16, 22);
+    // With three and more, rounds take turns.
+    const auto num_threads = static_cast<int>(Pick(rng, 1, 4));
     const std::unique_ptr<Receiver> receiver =
-        StartReceiver(target, owned, staging);
+        StartReceiver(target, owned, staging, num_threads);
     ASSERT_NE(receiver, nullptr);
     for (uint64_t step = 1; step <= 2; ++step) {
       ASSERT_NO_FATAL_FAILURE(PublishAll(world, step));
@@ -517,6 +521,38 @@ TEST_P(QuantiseTest, AnotherRuleOfTheTrainersIsNotTakenForOurs) {
   const auto [elements, scales] = Expected(world, target, 1);
   EXPECT_TRUE(BytesOf(target.placement, owned.memory, 0) == elements);
   EXPECT_TRUE(BytesOf(target.placement, owned.memory, 1) == scales);
+}
+
+// Scales of a trainer that holds FP8 itself are any numbers: taken for powers
+// of two, they would lose their mantissas on the way into E8M0.
+TEST(QuantisePlanTest, ScalesOfAnFp8TrainerAreNoPowersOfTwo) {
+  const auto placement = [](DType dtype, DType scales_dtype) {
+    manifest::Placement result;
+    result.layout_spec = "test";
+    result.num_ranks = 1;
+    result.tensors = {{"w", dtype, {128, 128}}, {"s", DType::kF32, {1, 1}}};
+    layout::StoredTensor weight = Stored("w", DType::kF8E4M3, 128, 128);
+    Put(weight, 0, {0, 128}, {0, 128}, 0);
+    layout::StoredTensor scales = Stored("s", scales_dtype, 1, 1);
+    Put(scales, 1, {0, 1}, {0, 1}, 0);
+    result.stored = {weight, scales};
+    return result;
+  };
+  const manifest::Placement source = placement(DType::kF8E4M3, DType::kF32);
+  const auto index = *plan::SourceIndex::Make(
+      {{.placement = &source, .digest = manifest::DigestOf("source")}});
+  for (const auto rule :
+       {tensor::ScaleRule::kFloat, tensor::ScaleRule::kPowerOfTwo}) {
+    const bool is_float = rule == tensor::ScaleRule::kFloat;
+    manifest::Placement target =
+        placement(DType::kBF16, is_float ? DType::kF32 : DType::kF8E8M0);
+    target.scaled = {{0, 1, {128, 128, rule}}};
+    const auto staged = *plan::StageTarget(*index, target, {});
+    const auto built =
+        plan::BuildStagedPlan(*index, staged.placement, staged.steps,
+                              manifest::DigestOf("target"), {});
+    EXPECT_EQ(built.ok(), is_float) << built.status();
+  }
 }
 
 TEST_P(QuantiseTest, ABlockThatStagingCannotHoldIsRefusedWithItsSize) {

@@ -316,9 +316,8 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     next->planned = prepared_->planned;
   } else {
     auto planned = std::make_shared<StagedPlan>();
-    WEFT_ASSIGN_OR_RETURN(
-        planned->staged,
-        plan::StageTarget(*next->index, options_.placement, options_.limits));
+    WEFT_ASSIGN_OR_RETURN(planned->staged,
+                          StageForTransfer(*next->index, options_));
     absl::StatusOr<plan::Plan> built = plan::BuildStagedPlan(
         *next->index, planned->staged.placement, planned->staged.steps,
         target_digest_, options_.limits);

@@ -80,8 +80,10 @@ struct RefitReport {
   double seconds = 0;      // whole call
   double transfer_seconds = 0;
   double verify_seconds = 0;
-  double quantise_seconds = 0;  // of matrices that came over in another form
-  double control_seconds = 0;   // everything else: catalog, epoch words, tables
+  // Of matrices that came over in another form, as far as it was not done
+  // beside the transfer.
+  double quantise_seconds = 0;
+  double control_seconds = 0;  // everything else: catalog, epoch words, tables
   double bound_bytes_per_second = 0;  // 0 = not measured
   std::string bound_name;             // "memcpy, 2 threads" or "ucx get, 1 MiB"
   int64_t tiles_checked = 0;

@@ -1,9 +1,13 @@
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/execute/quantise_round.h"
 #include "weft/session/epoch_word.h"
@@ -14,6 +18,10 @@ namespace weft::session {
 namespace {
 
 using std::chrono::steady_clock;
+
+// Below it the threads have enough to do with the wire and the digests: on two
+// cores turns gained nothing (docs/numbers.md).
+constexpr int kLeastThreadsForTurns = 3;
 
 double SecondsSince(steady_clock::time_point start) {
   return std::chrono::duration<double>(steady_clock::now() - start).count();
@@ -58,6 +66,31 @@ absl::StatusOr<std::vector<convert::DigestValue>> ReadTable(
   return values;
 }
 
+// One piece of work at a time beside the caller's own.
+class BackgroundTask {
+ public:
+  ~BackgroundTask() { Finish().IgnoreError(); }
+
+  // After Finish. Does the work here if no thread can be had.
+  void Start(std::function<absl::Status()> work) {
+    auto run = [this, work = std::move(work)] { status_ = work(); };
+    try {
+      thread_ = std::thread(run);
+    } catch (const std::system_error&) {
+      run();
+    }
+  }
+  // Waits, and returns what the last work came to, once.
+  absl::Status Finish() {
+    if (thread_.joinable()) thread_.join();
+    return std::exchange(status_, absl::OkStatus());
+  }
+
+ private:
+  std::thread thread_;
+  absl::Status status_;
+};
+
 // What the steps of a staged target write of the receiver's own memory.
 int64_t QuantisedBytes(const plan::StagedTarget& staged,
                        const manifest::Placement& target) {
@@ -78,6 +111,18 @@ int64_t QuantisedBytes(const plan::StagedTarget& staged,
 
 }  // namespace
 
+absl::StatusOr<plan::StagedTarget> StageForTransfer(
+    const plan::SourceIndex& sources, const ReceiverOptions& options) {
+  if (options.execute.num_threads >= kLeastThreadsForTurns) {
+    plan::PlanLimits half = options.limits;
+    half.staging_bytes /= 2;
+    absl::StatusOr<plan::StagedTarget> staged =
+        plan::StageTarget(sources, options.placement, half);
+    if (!absl::IsResourceExhausted(staged.status())) return staged;
+  }
+  return plan::StageTarget(sources, options.placement, options.limits);
+}
+
 absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
   std::unique_ptr<Transfer> transfer(new Transfer(inputs));
   WEFT_RETURN_IF_ERROR(transfer->Prepare());
@@ -87,13 +132,27 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
 absl::Status Transfer::Prepare() {
   memory_ = in_.options.memory;
   if (!in_.staged.rounds.empty()) {
+    area_bytes_ =
+        base::AlignUp(in_.staged.staging_bytes, plan::kScratchAlignBytes);
+    const bool takes_turns =
+        in_.staged.rounds.size() > 1 &&
+        in_.options.execute.num_threads >= kLeastThreadsForTurns &&
+        2 * area_bytes_ <= in_.options.limits.staging_bytes / 2;
+    num_areas_ = takes_turns ? 2 : 1;
     WEFT_ASSIGN_OR_RETURN(staging_,
-                          memory::Buffer::Allocate(memory::MemoryKind::kHost,
-                                                   in_.staged.staging_bytes));
+                          memory::Buffer::Allocate(
+                              memory::MemoryKind::kHost,
+                              static_cast<int64_t>(num_areas_) * area_bytes_));
     const auto area = static_cast<int32_t>(memory_.areas.size());
     memory_.areas.push_back({staging_->span(), staging_.get()});
-    for (const plan::QuantiseStep& step : in_.staged.steps) {
-      memory_.stored.push_back({area, step.stage_offset_bytes});
+    for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
+      const plan::StageRound& steps = in_.staged.rounds[round];
+      for (size_t i = 0; i < steps.num_steps; ++i) {
+        memory_.stored.push_back(
+            {area,
+             StagingOffset(round) +
+                 in_.staged.steps[steps.first_step + i].stage_offset_bytes});
+      }
     }
     quantised_bytes_ = QuantisedBytes(in_.staged, in_.options.placement);
   }
@@ -143,7 +202,7 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
                                                  in_.staged.placement, memory_);
   execute::ExecuteOptions options = in_.options.execute;
   // Stages take their part of the staging budget.
-  if (staging_ != nullptr) options.staging_bytes -= in_.staged.staging_bytes;
+  options.staging_bytes -= static_cast<int64_t>(num_areas_) * area_bytes_;
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };
@@ -164,24 +223,52 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
   report.transfer_seconds += SecondsSince(transfer_start);
   WEFT_RETURN_IF_ERROR(RunPart(*direct_, version, deadline, report));
   report.bytes = report.execute.bytes_moved + quantised_bytes_;
-  for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
-    // Bound anew: hundreds of rounds would keep hundreds of programs.
-    WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<Part> part,
-                          Bind(part_plans_[round + 1]));
-    WEFT_RETURN_IF_ERROR(RunPart(*part, version, deadline, report));
-    const auto quantise_start = steady_clock::now();
-    WEFT_RETURN_IF_ERROR(execute::QuantiseRound(
-        in_.staged, in_.options.placement, round, staging_->data(), local_,
-        *in_.options.kernels, in_.options.execute.num_threads));
-    report.quantise_seconds += SecondsSince(quantise_start);
-  }
-  report.execute.peak_staging_bytes += in_.staged.staging_bytes;
+  WEFT_RETURN_IF_ERROR(RunRounds(version, deadline, report));
+  // A version is published once, and its word does not come back: one look at
+  // the end is enough for all parts.
+  WEFT_RETURN_IF_ERROR(CheckEpochWords(all_links_, version, "after", deadline));
+  report.execute.peak_staging_bytes +=
+      static_cast<int64_t>(num_areas_) * area_bytes_;
   report.wire_bytes = report.execute.bytes_on_wire;
   if (in_.options.verify) report.digest = convert::ToHex(digest_);
   for (size_t p = 0; p < in_.links.size(); ++p) {
     report.peers.push_back(
         {in_.links[p]->rank(), in_.links[p]->transport_name(),
          in_.links[p]->mapped(), in_.plan.peers[p].dst_bytes});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Transfer::RunRounds(const catalog::VersionId& version,
+                                 base::Deadline deadline, RefitReport& report) {
+  const bool takes_turns = num_areas_ > 1;
+  // Beside a transfer one thread is left to drive the wire.
+  const int num_threads =
+      in_.options.execute.num_threads - (takes_turns ? 1 : 0);
+  BackgroundTask quantising;
+  for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
+    // Bound anew: hundreds of rounds would keep hundreds of programs, each with
+    // threads and a staging ring of its own.
+    WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<Part> part,
+                          Bind(part_plans_[round + 1]));
+    WEFT_RETURN_IF_ERROR(RunPart(*part, version, deadline, report));
+    const auto quantise = [this, round, num_threads] {
+      return execute::QuantiseRound(in_.staged, in_.options.placement, round,
+                                    staging_->data() + StagingOffset(round),
+                                    local_, *in_.options.kernels, num_threads);
+    };
+    const auto quantise_start = steady_clock::now();
+    if (takes_turns) {
+      // Then the other area is free for the next round.
+      WEFT_RETURN_IF_ERROR(quantising.Finish());
+      quantising.Start(quantise);
+      if (round + 1 == in_.staged.rounds.size()) {
+        WEFT_RETURN_IF_ERROR(quantising.Finish());
+      }
+    } else {
+      WEFT_RETURN_IF_ERROR(quantise());
+    }
+    report.quantise_seconds += SecondsSince(quantise_start);
   }
   return absl::OkStatus();
 }
@@ -205,15 +292,19 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
         tables.emplace_back(),
         ReadTable(*part.links[p], part.arrival->table_ranges()[p], deadline));
   }
-  WEFT_RETURN_IF_ERROR(CheckEpochWords(part.links, version, "after", deadline));
   if (digested == nullptr) return absl::OkStatus();
   const auto verify_start = steady_clock::now();
-  WEFT_ASSIGN_OR_RETURN(const ArrivalResult arrived,
-                        part.arrival->Run(*part.program, tables,
-                                          in_.options.execute.num_threads));
+  const absl::StatusOr<ArrivalResult> arrived =
+      part.arrival->Run(*part.program, tables, in_.options.execute.num_threads);
+  if (!arrived.ok()) {
+    // A version that changed meanwhile says more than what differs by it.
+    WEFT_RETURN_IF_ERROR(
+        CheckEpochWords(part.links, version, "after", deadline));
+    return arrived.status();
+  }
   report.verify_seconds += SecondsSince(verify_start);
-  report.tiles_checked += arrived.tiles_checked;
-  digest_ += arrived.digest;
+  report.tiles_checked += arrived->tiles_checked;
+  digest_ += arrived->digest;
   return absl::OkStatus();
 }
 

@@ -1,6 +1,8 @@
 // What a receiver does under a lease with a plan, links and memory: moves,
 // compares digests, quantises. Part by part: first what needs no stage, then
-// each round of stages (plan/stages.h), all through the same staging memory.
+// each round of stages (plan/stages.h). With threads to spare rounds are half
+// as large and take turns in two areas of staging: one is quantised while the
+// next comes in.
 #ifndef WEFT_SESSION_TRANSFER_INTERNAL_H_
 #define WEFT_SESSION_TRANSFER_INTERNAL_H_
 
@@ -21,6 +23,12 @@
 #include "weft/session/source_link_internal.h"
 
 namespace weft::session {
+
+// plan::StageTarget for a receiver, so that two rounds fit into the staging
+// that stages may have where they are to take turns. A block that is too large
+// for that has it alone.
+absl::StatusOr<plan::StagedTarget> StageForTransfer(
+    const plan::SourceIndex& sources, const ReceiverOptions& options);
 
 class Transfer {
  public:
@@ -53,6 +61,12 @@ class Transfer {
   explicit Transfer(const Inputs& inputs) : in_(inputs) {}
   absl::Status Prepare();
   absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan) const;
+  absl::Status RunRounds(const catalog::VersionId& version,
+                         base::Deadline deadline, RefitReport& report);
+  // Where the stages of `round` lie.
+  int64_t StagingOffset(size_t round) const {
+    return static_cast<int64_t>(round % num_areas_) * area_bytes_;
+  }
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
   static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
@@ -62,7 +76,9 @@ class Transfer {
 
   const Inputs in_;
   std::unique_ptr<memory::Buffer> staging_;  // null without stages
-  RankMemory memory_;                        // the receiver's, and the stages
+  size_t num_areas_ = 1;                     // of staging, for rounds in turn
+  int64_t area_bytes_ = 0;
+  RankMemory memory_;  // the receiver's, and the stages
   std::vector<std::unique_ptr<transport::Region>> regions_;
   std::vector<execute::LocalStored> local_;
   int64_t quantised_bytes_ = 0;  // that the steps write
