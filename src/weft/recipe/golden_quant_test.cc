@@ -1,6 +1,8 @@
-// The worked example W23 of block FP8: scales are fused and cut as the rows
-// that they stand for; and what checkpoints and trainers in FP8 come to.
+// The worked examples W18, W23 and W29 of block FP8: scales are fused and cut
+// as the rows that they stand for; and what checkpoints and trainers in FP8
+// come to.
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -8,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "weft/recipe/recipe.h"
 #include "weft/recipe/testing/families.h"
 #include "weft/recipe/testing/origin_table.h"
 
@@ -77,6 +80,94 @@ TEST(GoldenQuantTest, W23ScalesOfLatentAttention) {
             nullptr);
 }
 
+// 130 x 200, of which blocks are 2 x 2: an int32 for each row, columns of them
+// aligned to four.
+TEST(GoldenQuantTest, W18ScalesAsDeepGemmPacksThem) {
+  const Family family{"Qwen3ForCausalLM", R"("hidden_size": 130,
+    "num_hidden_layers": 1, "num_attention_heads": 1,
+    "num_key_value_heads": 1, "head_dim": 200, "intermediate_size": 256,
+    "vocab_size": 64, "tie_word_embeddings": true)"};
+  const absl::StatusOr<RankLayout> refused =
+      TryLayout(family, "vllm:quant=fp8-block,scales=ue8m0-packed", 0);
+  // Heads of 200 rows do not begin with blocks.
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("k_proj.weight\" at stored row 200"));
+  Family aligned = family;
+  aligned.fields.replace(aligned.fields.find("200"), 3, "256");
+  const RankLayout layout =
+      LayoutOf(aligned, "vllm:quant=fp8-block,scales=ue8m0-packed", 0);
+  const layout::StoredTensor& scales =
+      *FindStored(layout, "model.layers.0.self_attn.o_proj.weight_scale_inv");
+  EXPECT_EQ(scales.dtype, tensor::DType::kF8E8M0);
+  EXPECT_EQ(scales.shape, (tensor::Shape{1, 132, 4}));
+  // Row i, byte m: exp(i / 128, m).
+  for (const layout::Fragment& fragment : scales.fragments) {
+    for (int64_t block = fragment.map.box().range(0).begin;
+         block < fragment.map.box().range(0).end; ++block) {
+      for (int64_t m = 0; m < 2; ++m) {
+        const int64_t at = fragment.map.OffsetOf({block, m});
+        EXPECT_EQ(at % 4, m);
+        EXPECT_EQ(at / 4 / 128, block);
+      }
+    }
+  }
+  EXPECT_EQ(scales.fragments.size(), 128u);
+  EXPECT_TRUE(layout::CheckTiling(scales, layout.tensors,
+                                  /*allow_holes=*/false)
+                  .ok());
+}
+
+// Half = Ip rows (or Ip / 128 rows of scales) change places: row i of what
+// kernels with [up; gate] take is row (i + half) mod 2 half of what is loaded.
+TEST(GoldenQuantTest, W29HalvesForKernelsWithUpFirst) {
+  constexpr char kYaml[] = R"(
+recipe: 1
+family: halves
+architectures: [HalvesLM]
+config:
+  I: {key: intermediate_size}
+layers: 1
+checkpoint:
+  tensors:
+    - {name: gate, shape: [I, 2], quant: yes}
+    - {name: up, shape: [I, 2], quant: yes}
+vllm:
+  tensors:
+    - {name: w13, quant: yes, concat: [of: gate, of: up]}
+    - {name: w31, quant: yes, concat: [of: up, of: gate]}
+)";
+  const auto recipe = ParseRecipe(kYaml, "halves.yaml").value();
+  const auto rows_change_places = [&](int64_t width, const std::string& spec,
+                                      const std::string& suffix) {
+    ModelConfig config;
+    config.architecture = "HalvesLM";
+    config.numbers = {{"intermediate_size", width}};
+    const RankLayout layout =
+        recipe
+            ->Layout(config, ParseLayoutSpec(spec).value(), 0,
+                     recipe->LogicalTensors(config).value())
+            .value();
+    const layout::StoredTensor& loaded = *FindStored(layout, "w13" + suffix);
+    const layout::StoredTensor& kernel = *FindStored(layout, "w31" + suffix);
+    EXPECT_EQ(loaded.shape, kernel.shape);
+    const std::vector<Origin> from = OriginsOf(layout, loaded);
+    const std::vector<Origin> to = OriginsOf(layout, kernel);
+    const int64_t columns = loaded.shape[1];
+    std::vector<int64_t> rows;
+    for (int64_t i = 0; i < kernel.shape[0]; ++i) {
+      const auto at = std::find(from.begin(), from.end(), to[i * columns]);
+      rows.push_back((at - from.begin()) / columns);
+    }
+    return rows;
+  };
+  EXPECT_EQ(rows_change_places(4, "vllm", ""),
+            (std::vector<int64_t>{4, 5, 6, 7, 0, 1, 2, 3}));
+  EXPECT_EQ(rows_change_places(4, "vllm:quant=fp8-channel", "_scale"),
+            (std::vector<int64_t>{4, 5, 6, 7, 0, 1, 2, 3}));
+  EXPECT_EQ(rows_change_places(256, "vllm:quant=fp8-block", "_scale_inv"),
+            (std::vector<int64_t>{2, 3, 0, 1}));
+}
+
 TEST(GoldenQuantTest, CutsThroughBlocksAreRefused) {
   const Family qwen{"Qwen3MoeForCausalLM", R"("hidden_size": 256,
     "num_hidden_layers": 1, "num_attention_heads": 8,
@@ -126,6 +217,11 @@ TEST(GoldenQuantTest, AQuantisedCheckpointPassesThrough) {
             "g[0..2] u[0..2]");
   EXPECT_THAT(std::string(TryLayout(family, "vllm", 0).status().message()),
               HasSubstr("is F8_E4M3 in the checkpoint but"));
+  for (const char* other :
+       {"vllm:quant=fp8-block,scales=ue8m0", "vllm:quant=fp8-channel"}) {
+    EXPECT_THAT(std::string(TryLayout(family, other, 0).status().message()),
+                HasSubstr("would quantise it anew; give quant=fp8-block"));
+  }
   EXPECT_THAT(std::string(TryLayout(family, "megatron", 0).status().message()),
               HasSubstr("is F8_E4M3 in the checkpoint but"));
 }
