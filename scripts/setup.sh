@@ -13,7 +13,7 @@ REQUIRED="g++ cmake ninja-build ccache pkg-config git make
   libcli11-dev libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
   libgmock-dev librapidcheck-dev python3 python3-venv python3-dev"
 # Only for `make bench`, `make lint` and CI.
-OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev"
+OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev spin"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
