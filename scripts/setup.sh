@@ -67,6 +67,26 @@ install_pip() {
   return 0
 }
 
+# The compiler of device code, unless the machine has one. The programs that it
+# helps to build run with and without a GPU.
+install_cuda() {
+  command -v nvcc >/dev/null && return 0
+  [ -x /usr/local/cuda/bin/nvcc ] && return 0
+  local stamp
+  stamp="$DEPS/cuda.$(sha256sum <scripts/requirements-cuda.txt | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  rm -rf "$DEPS"/cuda "$DEPS"/cuda.*
+  "$DEPS/venv/bin/python" -m pip --disable-pip-version-check -q install \
+    --no-deps --target "$DEPS/cuda" -r scripts/requirements-cuda.txt \
+    >"$DEPS/pip-cuda.log" 2>&1 || {
+    say "pip could not install scripts/requirements-cuda.txt (see $DEPS/pip-cuda.log): built without device code"
+    return 0
+  }
+  # Where nvcc and CMake look for libraries.
+  ln -sfn lib "$DEPS/cuda/nvidia/cu13/lib64"
+  touch "$stamp"
+}
+
 # A second environment of some 6 GB for what needs torch and vLLM.
 install_ml() {
   local stamp
@@ -96,4 +116,5 @@ for wanted in "$@"; do
   esac
 done
 install_pip
+install_cuda
 if [ "${want_ml:-0}" = 1 ]; then install_ml; fi
