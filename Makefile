@@ -1,5 +1,5 @@
 # The two commands: make demo, make test. Both set up what they need.
-.PHONY: setup build demo demo-rl test test-core wheel bench bench-rl lint clean
+.PHONY: setup build demo demo-rl test test-core wheel bench bench-rl lint model clean
 
 BUILD := build/release
 PYTHON := .deps/venv/bin/python
@@ -36,6 +36,11 @@ bench-rl: setup
 
 lint: setup
 	@scripts/lint.sh
+
+# The version protocol: every interleaving of a small fleet.
+model: setup
+	@scripts/setup.sh --all
+	@scripts/check_model.py
 
 clean:
 	rm -rf build

@@ -15,5 +15,6 @@ fi
 python3 scripts/check_rooms.py || failed=1
 python3 scripts/check_headers.py || failed=1
 python3 scripts/check_sizes.py || failed=1
+python3 scripts/check_corruptions.py || failed=1
 [ "${1:-}" = "--quick" ] || python3 scripts/run_tidy.py || failed=1
 exit $failed

@@ -13,7 +13,7 @@ REQUIRED="g++ cmake ninja-build ccache pkg-config git make
   libcli11-dev libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
   libgmock-dev librapidcheck-dev python3 python3-venv python3-dev"
 # Only for `make bench`, `make lint` and CI.
-OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev"
+OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev spin"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -67,6 +67,26 @@ install_pip() {
   return 0
 }
 
+# The compiler of device code, unless the machine has one. The programs that it
+# helps to build run with and without a GPU.
+install_cuda() {
+  command -v nvcc >/dev/null && return 0
+  [ -x /usr/local/cuda/bin/nvcc ] && return 0
+  local stamp
+  stamp="$DEPS/cuda.$(sha256sum <scripts/requirements-cuda.txt | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  rm -rf "$DEPS"/cuda "$DEPS"/cuda.*
+  "$DEPS/venv/bin/python" -m pip --disable-pip-version-check -q install \
+    --no-deps --target "$DEPS/cuda" -r scripts/requirements-cuda.txt \
+    >"$DEPS/pip-cuda.log" 2>&1 || {
+    say "pip could not install scripts/requirements-cuda.txt (see $DEPS/pip-cuda.log): built without device code"
+    return 0
+  }
+  # Where nvcc and CMake look for libraries.
+  ln -sfn lib "$DEPS/cuda/nvidia/cu13/lib64"
+  touch "$stamp"
+}
+
 # A second environment of some 6 GB for what needs torch and vLLM.
 install_ml() {
   local stamp
@@ -96,4 +116,5 @@ for wanted in "$@"; do
   esac
 done
 install_pip
+install_cuda
 if [ "${want_ml:-0}" = 1 ]; then install_ml; fi

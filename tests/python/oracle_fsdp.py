@@ -19,7 +19,7 @@ _COLUMNS = ("o_proj.weight", "down_proj.weight", ".w2.weight")
 def fsdp(m, tensors, keys, rank):
     shards, tp, ep = (keys.get(name, 1) for name in ("shard", "tp", "ep"))
     is_memory = keys.get("names", "memory") == "memory"
-    if ep > 1 and (not is_memory or "experts" not in m.mlps or shards % ep or
+    if ep > 1 and (not is_memory or m.experts is None or shards % ep or
                    m.experts.count % ep):
         raise Illegal("whole experts")
     if is_memory:

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Checks the model of the version protocol (model/refit.pml) by spin: every
+interleaving of a small fleet, and that each rule taken away is missed.
+
+    scripts/check_model.py          the small sizes, some 20 s
+    scripts/check_model.py --full   larger ones: minutes, 8 GB
+"""
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+MODEL = pathlib.Path(__file__).resolve().parent.parent / "model/refit.pml"
+
+# (what it shows, "safety" or "liveness", settings, whether an error is right)
+ONE = ("NUM_EPOCHS=1",)
+SMALL = [
+    ("one trainer", "safety", ONE, False),
+    ("a takeover", "safety", ("STEPS=1", "CELLS=1"), False),
+    ("it heals", "liveness", ONE, False),
+    ("without the latch", "safety", (*ONE, "NO_LATCH"), True),
+    ("published too early", "safety", (*ONE, "EARLY_PUBLISH"), True),
+    ("updates wait for ever", "liveness", (*ONE, "NO_REVOKE"), True),
+    # Either of the two guards is enough by itself.
+    ("leases alone", "safety", (*ONE, "NO_WORDS"), False),
+    ("epoch words alone", "safety", (*ONE, "NO_LEASES"), False),
+    ("neither", "safety", (*ONE, "NO_WORDS", "NO_LEASES"), True),
+]
+LARGE = [
+    ("a takeover", "safety", (), False),
+    ("two engines", "safety", (*ONE, "RECEIVERS=2", "ENGINE_FAULTS=0"), False),
+    ("it heals after a takeover", "liveness", ("STEPS=1", "CELLS=1"), False),
+]
+
+
+def run(*command, cwd):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True,
+                          check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def check(kind, settings):
+    """(errors, states stored)."""
+    defines = [f"-D{setting}" for setting in settings]
+    is_safety = kind == "safety"
+    with tempfile.TemporaryDirectory() as folder:
+        code, said = run("spin", "-a", *(["-DSAFETY"] if is_safety else []),
+                         *defines, str(MODEL), cwd=folder)
+        if code:
+            raise RuntimeError(f"spin failed:\n{said}")
+        options = ["-DNOCLAIM"] if is_safety else ["-DNFAIR=3"]
+        # -w: what spin generates is not ours.
+        code, said = run("gcc", "-O2", "-w", "-DCOLLAPSE", *options, "-o",
+                         "pan", "pan.c", cwd=folder)
+        if code:
+            raise RuntimeError(f"gcc failed:\n{said}")
+        _, said = run("./pan", "-m200000", *([] if is_safety else ["-a", "-f"]),
+                      cwd=folder)
+    errors = re.search(r"errors: (\d+)", said)
+    states = re.search(r"([\d.e+]+) states, stored", said)
+    if not errors or not states or "search not completed" in said or (
+            "max search depth too small" in said):
+        if not (errors and int(errors[1])):
+            raise RuntimeError(f"the search did not end:\n{said}")
+    return int(errors[1]), int(float(states[1]))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--full", action="store_true")
+    cases = SMALL + (LARGE if parser.parse_args().full else [])
+    failed = 0
+    for shows, kind, settings, wants_error in cases:
+        errors, states = check(kind, settings)
+        is_right = (errors > 0) == wants_error
+        failed += not is_right
+        print(f"{'ok  ' if is_right else 'FAIL'} {kind:8} {shows}: "
+              f"{'an error is found' if errors else 'no error'} in "
+              f"{states:,} states {' '.join(settings)}", flush=True)
+    print(f"model: {len(cases)} cases, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
