@@ -157,7 +157,9 @@ absl::StatusOr<std::string> ExplainRank(const PlanArgs& args,
                      job.targets.size(), " ranks of \"", job.to_text, "\""));
   }
   const manifest::Placement& target = job.targets[args.rank];
-  WEFT_ASSIGN_OR_RETURN(const plan::Plan built, PlanRank(job, args.rank));
+  WEFT_ASSIGN_OR_RETURN(const plan::CompactPlan compact,
+                        PlanRank(job, args.rank));
+  WEFT_ASSIGN_OR_RETURN(const plan::Plan built, ExpandRank(job, compact));
   return args.json ? plan::ExplainPlanJson(built, *job.index, target, explain)
                    : plan::ExplainPlan(built, *job.index, target, explain);
 }
@@ -184,10 +186,8 @@ absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
       MakePlanJob(args.config, args.recipes,
                   args.diff_from.empty() ? args.from : args.diff_from,
                   args.diff.empty() ? args.to : args.diff));
-  WEFT_ASSIGN_OR_RETURN(const FleetResult ours,
-                        PlanFleet(job, nullptr, /*keep_moves=*/true));
-  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs,
-                        PlanFleet(other, nullptr, /*keep_moves=*/true));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult ours, PlanFleet(job, nullptr));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs, PlanFleet(other, nullptr));
   return DiffFleets(job, ours, other, theirs, args.json);
 }
 
@@ -195,8 +195,7 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
                                         const PlanJob& job) {
   WEFT_ASSIGN_OR_RETURN(
       FleetResult fleet,
-      PlanFleet(job, args.fleet.simulate ? &args.fleet : nullptr,
-                /*keep_moves=*/args.json));
+      PlanFleet(job, args.fleet.simulate ? &args.fleet : nullptr));
   if (args.fleet.simulate) {
     WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
   }
@@ -204,7 +203,8 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
     WEFT_RETURN_IF_ERROR(
         WriteText(args.fleet.html_path, FleetHtml(job, fleet)));
   }
-  return args.json ? FleetJson(job, fleet) : FormatFleet(job, fleet);
+  if (args.json) return FleetJson(job, fleet);
+  return FormatFleet(job, fleet);
 }
 
 absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
@@ -216,8 +216,7 @@ absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
     return DiffPlans(args, job);
   }
   if (args.tensor.empty()) return ReportFleet(args, job);
-  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet,
-                        PlanFleet(job, nullptr, /*keep_moves=*/true));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet, PlanFleet(job, nullptr));
   return DescribeTensor(job, fleet.plans, args.tensor, args.svg_path,
                         args.json);
 }

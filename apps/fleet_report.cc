@@ -120,10 +120,10 @@ nlohmann::json SimulationJson(const FleetResult& fleet) {
 }
 
 // A row for each rank, one for neighbours that are alike.
-std::string FormatRanks(const std::vector<plan::Plan>& plans) {
+std::string FormatRanks(const std::vector<plan::CompactPlan>& plans) {
   std::vector<std::vector<std::string>> rows;
   std::vector<std::pair<int64_t, int64_t>> ranks;  // of each row
-  for (const plan::Plan& each : plans) {
+  for (const plan::CompactPlan& each : plans) {
     std::vector<std::string> row = {"",
                                     absl::StrCat(each.peers.size()),
                                     absl::StrCat(each.totals.moves),
@@ -228,16 +228,8 @@ absl::StatusOr<plan::FleetTopology> TopologyOf(const FleetArgs& args,
   return plan::PlaceInOrder(uniform, num_trainers, num_engines);
 }
 
-// What a plan is without its moves: totals, conversions, bytes by peer.
-void DropMoves(plan::Plan& plan) {
-  for (plan::PeerPlan& peer : plan.peers) {
-    std::vector<plan::Move>().swap(peer.moves);
-    std::vector<plan::Witness>().swap(peer.witnesses);
-  }
-}
-
-absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
-                                      bool keep_moves) {
+absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job,
+                                      const FleetArgs* args) {
   FleetResult fleet;
   if (args != nullptr) {
     WEFT_ASSIGN_OR_RETURN(fleet.topology, TopologyOf(*args, job));
@@ -246,14 +238,13 @@ absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
                          args != nullptr ? &fleet.topology : nullptr);
   for (size_t r = 0; r < job.targets.size(); ++r) {
     const auto start = std::chrono::steady_clock::now();
-    WEFT_ASSIGN_OR_RETURN(plan::Plan built,
+    WEFT_ASSIGN_OR_RETURN(plan::CompactPlan built,
                           PlanRank(job, static_cast<int64_t>(r)));
     fleet.planning_seconds_max = std::max(
         fleet.planning_seconds_max,
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count());
     meter.Add(built, job.targets[r]);
-    if (!keep_moves) DropMoves(built);
     fleet.plans.push_back(std::move(built));
   }
   fleet.load = meter.Finish();
@@ -298,7 +289,8 @@ std::string FormatFleet(const PlanJob& job, const FleetResult& result) {
                   HumanSeconds(result.planning_seconds_max)));
 }
 
-std::string FleetJson(const PlanJob& job, const FleetResult& result) {
+absl::StatusOr<std::string> FleetJson(const PlanJob& job,
+                                      const FleetResult& result) {
   const plan::FleetLoad& load = result.load;
   nlohmann::json json = {{"from", job.from_text},
                          {"to", job.to_text},
@@ -313,8 +305,11 @@ std::string FleetJson(const PlanJob& job, const FleetResult& result) {
     json["sources"].push_back({{"rank", source.rank}, {"bytes", source.bytes}});
   }
   for (size_t r = 0; r < result.plans.size(); ++r) {
-    json["ranks"].push_back(nlohmann::json::parse(plan::ExplainPlanJson(
-        result.plans[r], *job.index, job.targets[r], {})));
+    // One at a time: the moves of a fleet are too many to hold at once.
+    WEFT_ASSIGN_OR_RETURN(const plan::Plan expanded,
+                          ExpandRank(job, result.plans[r]));
+    json["ranks"].push_back(nlohmann::json::parse(
+        plan::ExplainPlanJson(expanded, *job.index, job.targets[r], {})));
     if (job.steps[r].empty()) continue;
     json["ranks"].back()["stages"] = {{"pieces", job.steps[r].size()},
                                       {"rounds", job.staging[r].rounds},

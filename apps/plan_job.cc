@@ -98,10 +98,15 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
   return job;
 }
 
-absl::StatusOr<plan::Plan> PlanRank(const PlanJob& job, int64_t rank) {
+absl::StatusOr<plan::CompactPlan> PlanRank(const PlanJob& job, int64_t rank) {
   const auto r = static_cast<std::size_t>(rank);
-  return plan::BuildStagedPlan(*job.index, job.targets[r], job.steps[r],
-                               job.target_digests[r], {});
+  return plan::BuildStagedCompactPlan(*job.index, job.targets[r], job.steps[r],
+                                      job.target_digests[r], {});
+}
+
+absl::StatusOr<plan::Plan> ExpandRank(const PlanJob& job,
+                                      const plan::CompactPlan& plan) {
+  return plan::ExpandPlan(plan, *job.index, job.targets[plan.target_rank], {});
 }
 
 }  // namespace weft::apps

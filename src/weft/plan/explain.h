@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "weft/plan/compact_plan.h"
 #include "weft/plan/fleet_topology.h"
 #include "weft/plan/plan.h"
 
@@ -46,7 +47,7 @@ struct FleetLoad {
 };
 
 // Adds up the plans of a fleet one after another, so that none of them need be
-// kept: those of a large model have hundreds of thousands of moves each.
+// kept.
 class FleetMeter {
  public:
   // `sources` and `topology` outlive it. `topology` must have passed Check and
@@ -54,7 +55,7 @@ class FleetMeter {
   FleetMeter(const SourceIndex& sources, const FleetTopology* topology);
   ~FleetMeter();
   // `target`: what the plan is for.
-  void Add(const Plan& plan, const manifest::Placement& target);
+  void Add(const CompactPlan& plan, const manifest::Placement& target);
   FleetLoad Finish() const;
 
  private:

@@ -191,13 +191,14 @@ TEST(FleetMeter, CountsDistinctElements) {
     Rng rng(*rc::gen::noShrink(rc::gen::inRange<uint64_t>(0, 1u << 30)));
     const World world = testing::MakeRandomWorld(rng);
     const auto index = SourceIndex::Make(testing::InfosOf(world));
-    std::vector<Plan> plans;
+    std::vector<CompactPlan> plans;
     std::map<std::string, std::set<testing::Coords>> needed;
     std::map<std::string, int64_t> item_bytes;
     std::map<int64_t, int64_t> bytes;
     for (const testing::Rank& target : world.targets) {
-      plans.push_back(*BuildPlan(**index, target.placement, {}, {}));
-      for (const PeerPlan& peer : plans.back().peers) {
+      plans.push_back(*BuildCompactPlan(**index, target.placement, {}, {}));
+      const Plan plan = *BuildPlan(**index, target.placement, {}, {});
+      for (const PeerPlan& peer : plan.peers) {
         for (const Move& move : peer.moves) {
           const std::string& name = target.placement.tensors[move.tensor].name;
           const int64_t item =

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "weft/plan/box_set.h"
 #include "weft/plan/explain.h"
 #include "weft/plan/source_table.h"
@@ -60,6 +61,25 @@ class NeededTensor {
   int64_t item_bytes_ = 0;
 };
 
+// The parts of a series that come to `node` from other nodes: moves that follow
+// each other are one box.
+void ForEachCrossing(const MoveSeries& series, const FleetTopology& topology,
+                     int32_t node, absl::FunctionRef<void(const Box&)> visit) {
+  const auto crosses = [&](int64_t move) {
+    return topology.trainers[series.RankOf(move)].node != node;
+  };
+  for (int64_t begin = 0, end = 0; begin < series.num_moves; begin = end) {
+    end = begin + 1;
+    if (!crosses(begin)) continue;
+    while (end < series.num_moves && crosses(end)) ++end;
+    visit(end - begin == series.num_moves
+              ? series.box
+              : series.box.WithRange(
+                    series.dim, {series.BoxOf(begin).range(series.dim).begin,
+                                 series.BoxOf(end - 1).range(series.dim).end}));
+  }
+}
+
 }  // namespace
 
 struct FleetMeter::State {
@@ -82,40 +102,40 @@ FleetMeter::FleetMeter(const SourceIndex& sources,
 
 FleetMeter::~FleetMeter() = default;
 
-void FleetMeter::Add(const Plan& plan, const manifest::Placement& target) {
+void FleetMeter::Add(const CompactPlan& plan,
+                     const manifest::Placement& target) {
   State& state = *state_;
-  // Names are looked up once a tensor, and a fragment counts once, however
-  // many sources it comes from: coverage is proven.
-  std::vector<const TensorEntry*> entries(target.tensors.size(), nullptr);
-  std::vector<std::vector<bool>> counted(target.stored.size());
-  for (const PeerPlan& peer : plan.peers) {
+  for (const PeerTraffic& peer : plan.peers) {
     const int32_t source = state.table.SourceOfRank(peer.src_rank);
     if (source < 0) continue;  // a plan of other sources
     state.bytes[static_cast<size_t>(source)] += peer.src_bytes;
-    const bool crosses = state.topology != nullptr &&
-                         state.topology->trainers[peer.src_rank].node !=
-                             state.topology->engines[plan.target_rank].node;
-    for (const Move& move : peer.moves) {
-      const TensorEntry*& entry = entries[move.tensor];
-      if (entry == nullptr) {
-        entry = state.table.Find(target.tensors[move.tensor].name);
-      }
-      const int64_t item_bytes = tensor::ItemBytes(move.conversion.from);
-      const layout::StoredTensor& stored = target.stored[move.dst_stored];
-      std::vector<bool>& is_counted = counted[move.dst_stored];
-      is_counted.resize(stored.fragments.size(), false);
-      NeededTensor& needed = state.needed[entry];
-      needed.AddItemBytes(item_bytes);
-      if (!is_counted[move.dst_fragment]) {
-        is_counted[move.dst_fragment] = true;
-        needed.Add(stored.fragments[move.dst_fragment].map.box());
-      }
-      if (!crosses) continue;
-      NeededTensor& of_node = state.needed_of_node[{
-          state.topology->engines[plan.target_rank].node, entry}];
-      of_node.AddItemBytes(item_bytes);
-      of_node.Add(move.box);
+  }
+  // Names are looked up once a tensor, and a fragment counts once, however
+  // many series it comes in: coverage is proven.
+  std::vector<const TensorEntry*> entries(target.tensors.size(), nullptr);
+  const MoveSeries* last = nullptr;
+  for (const MoveSeries& series : plan.series) {
+    const TensorEntry*& entry = entries[series.tensor];
+    if (entry == nullptr) {
+      entry = state.table.Find(target.tensors[series.tensor].name);
     }
+    const int64_t item_bytes = tensor::ItemBytes(series.conversion.from);
+    NeededTensor& needed = state.needed[entry];
+    needed.AddItemBytes(item_bytes);
+    if (last == nullptr || last->dst_stored != series.dst_stored ||
+        last->dst_fragment != series.dst_fragment) {
+      needed.Add(target.stored[series.dst_stored]
+                     .fragments[series.dst_fragment]
+                     .map.box());
+    }
+    last = &series;
+    if (state.topology == nullptr) continue;
+    const int32_t node = state.topology->engines[plan.target_rank].node;
+    ForEachCrossing(series, *state.topology, node, [&](const Box& box) {
+      NeededTensor& of_node = state.needed_of_node[{node, entry}];
+      of_node.AddItemBytes(item_bytes);
+      of_node.Add(box);
+    });
   }
 }
 
