@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "console.h"
@@ -22,12 +23,17 @@ namespace {
 constexpr size_t kMaxListedNames = 5;
 
 std::vector<std::string> UnusedTensors(const PlanJob& job) {
-  std::set<std::string_view> held;
+  absl::flat_hash_set<std::string_view> held;
+  held.reserve(job.logical.size());
   for (const manifest::Placement& target : job.targets) {
+    std::vector<bool> is_held(target.tensors.size(), false);
     for (const layout::StoredTensor& stored : target.stored) {
       for (const layout::Fragment& fragment : stored.fragments) {
-        held.insert(target.tensors[fragment.tensor].name);
+        is_held[fragment.tensor] = true;
       }
+    }
+    for (size_t i = 0; i < is_held.size(); ++i) {
+      if (is_held[i]) held.insert(target.tensors[i].name);
     }
   }
   std::vector<std::string> unused;

@@ -25,6 +25,7 @@ absl::Status LayOutAllRanks(const recipe::Recipe& recipe,
                             Side side) {
   WEFT_ASSIGN_OR_RETURN(std::vector<recipe::RankLayout> layouts,
                         recipe.Layouts(config, spec, logical));
+  side.placements.reserve(layouts.size());
   for (recipe::RankLayout& layout : layouts) {
     side.origins.push_back(std::move(layout.origins));
     side.placements.push_back(session::ToPlacement(std::move(layout)));

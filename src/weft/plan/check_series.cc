@@ -6,7 +6,7 @@
 // own tests compare them with the placements). Shown here of a plan:
 //
 //   (a) the moves of a series are its box, cut along one dimension into parts
-//       that follow each other without gap;
+//       that follow each other without gap (IsSeries);
 //   (b) its box lies in one destination fragment, and the parts are cut where
 //       the members of a series of sources are cut, each move from the member
 //       that holds its part, of the same logical tensor;
@@ -34,24 +34,6 @@ using tensor::Box;
 template <typename T>
 bool HasIndex(const std::vector<T>& list, int64_t index) {
   return index >= 0 && static_cast<size_t>(index) < list.size();
-}
-
-// (a).
-bool IsSeries(const MoveSeries& series) {
-  if (series.box.empty() || series.num_moves < 1) return false;
-  if (series.num_moves == 1) {
-    return series.rank_step == 0 && series.dim == 0 && series.head == 0 &&
-           series.chunk == 0;
-  }
-  if (series.dim < 0 || series.dim >= series.box.rank()) return false;
-  const tensor::Range& all = series.box.range(series.dim);
-  if (series.rank_step < 1 || series.head < 1 || series.chunk < series.head ||
-      series.head >= all.extent() ||
-      !base::CheckedAdd(all.end, series.chunk).has_value()) {
-    return false;
-  }
-  return (all.extent() - series.head - 1) / series.chunk + 1 ==
-         series.num_moves - 1;
 }
 
 class SeriesCheck {
@@ -270,6 +252,23 @@ std::string SeriesCheck::Where(const MoveSeries& series) const {
 }
 
 }  // namespace
+
+bool IsSeries(const MoveSeries& series) {
+  if (series.box.empty() || series.num_moves < 1) return false;
+  if (series.num_moves == 1) {
+    return series.rank_step == 0 && series.dim == 0 && series.head == 0 &&
+           series.chunk == 0;
+  }
+  if (series.dim < 0 || series.dim >= series.box.rank()) return false;
+  const tensor::Range& all = series.box.range(series.dim);
+  if (series.rank_step < 1 || series.head < 1 || series.chunk < series.head ||
+      series.head >= all.extent() ||
+      !base::CheckedAdd(all.end, series.chunk).has_value()) {
+    return false;
+  }
+  return (all.extent() - series.head - 1) / series.chunk + 1 ==
+         series.num_moves - 1;
+}
 
 absl::Status CheckSeries(const CompactPlan& plan, const SourceTable& sources,
                          const manifest::Placement& target) {

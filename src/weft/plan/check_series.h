@@ -13,6 +13,10 @@
 
 namespace weft::plan {
 
+// The moves of a series are its box, which is not empty, cut along `dim` into
+// parts that follow each other without gap.
+bool IsSeries(const MoveSeries& series);
+
 // All of CheckCompactPlan but the runs and the sums.
 absl::Status CheckSeries(const CompactPlan& plan, const SourceTable& sources,
                          const manifest::Placement& target);

@@ -16,6 +16,8 @@ struct ExplainOptions {
   // Bytes per second of the slowest link, for the bound; 0 = not known.
   double link_bytes_per_second = 0;
   int max_tensors = 20;  // rows of the per-tensor table; 0 = all
+  // Of the plan as a file, packed; 0 = not known.
+  int64_t file_bytes = 0;
 };
 
 // Several lines: totals, bytes by peer, run lengths, direct or staged and why,

@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <memory>
-#include <set>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,16 +14,13 @@ namespace {
 
 using tensor::Box;
 
-// Names of the logical tensors of which a source holds any element.
-std::set<std::string_view> NamesHeld(const manifest::Placement& placement) {
-  std::set<std::string_view> names;
+bool HoldsAnything(const manifest::Placement& placement) {
   for (const layout::StoredTensor& stored : placement.stored) {
     for (const layout::Fragment& fragment : stored.fragments) {
-      if (fragment.map.box().empty()) continue;
-      names.insert(placement.tensors[fragment.tensor].name);
+      if (!fragment.map.box().empty()) return true;
     }
   }
-  return names;
+  return false;
 }
 
 // The distinct boxes that are read of one tensor, by whoever.
@@ -144,21 +139,19 @@ FleetLoad FleetMeter::Finish() const {
   FleetLoad load;
   int64_t num_holders = 0;
   int64_t most = 0;
-  std::set<std::string_view> held;
   for (size_t i = 0; i < state.bytes.size(); ++i) {
     const manifest::Placement& placement = *state.table.sources()[i].placement;
     load.sources.push_back({placement.rank, state.bytes[i]});
     load.sent_bytes += state.bytes[i];
     most = std::max(most, state.bytes[i]);
-    std::set<std::string_view> names = NamesHeld(placement);
-    if (!names.empty()) ++num_holders;
-    held.merge(names);
+    if (HoldsAnything(placement)) ++num_holders;
   }
-  for (const std::string_view name : held) {
-    if (!state.needed.contains(state.table.Find(name))) {
-      load.unread.emplace_back(name);
+  for (const TensorEntry& entry : state.table.entries()) {
+    if (entry.num_groups > 0 && !state.needed.contains(&entry)) {
+      load.unread.push_back(entry.spec->name);
     }
   }
+  std::sort(load.unread.begin(), load.unread.end());
   for (const auto& [entry, tensor] : state.needed) {
     load.unique_bytes += tensor.UniqueBytes();
   }

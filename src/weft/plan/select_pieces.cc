@@ -223,10 +223,22 @@ void PieceSelector::AddSeries(const BoxGroup& group, const Candidate& from,
     series.head = all.begin + (first + 1) * group.chunk -
                   series.box.range(series.dim).begin;
   }
+  if (!sources_.has_replicas()) return;  // nobody asks for the load
+  // By hand and not by ElementsOf: this is done for every move of the plan.
   const int64_t item_bytes = tensor::ItemBytes(from.dtype);
+  if (end - first == 1) {
+    assigned_bytes_[from.SourceOf(first)] +=
+        series.box.num_elements() * item_bytes;
+    return;
+  }
+  const int64_t extent = series.box.extent(series.dim);
+  const int64_t row_bytes = series.box.num_elements() / extent * item_bytes;
+  int64_t rows = series.head;
+  int64_t rest = extent;
   for (int64_t member = first; member < end; ++member) {
-    assigned_bytes_[from.SourceOf(member)] +=
-        series.ElementsOf(member - first) * item_bytes;
+    assigned_bytes_[from.SourceOf(member)] += rows * row_bytes;
+    rest -= rows;
+    rows = std::min(series.chunk, rest);
   }
 }
 

@@ -179,9 +179,11 @@ void SourceTable::EntryMaker::Run() {
   for (BoxGroup& group : groups_) {
     if (dim >= 0) reach = std::max(reach, group.box.range(dim).end);
     group.reach = reach;
+    if (group.count > 1) table_.has_replicas_ = true;
     boxes.push_back(&group.box);
   }
   entry_.disjoint = !FindOverlap(boxes).has_value();
+  if (!entry_.disjoint) table_.has_replicas_ = true;
   std::move(groups_.begin(), groups_.end(), std::back_inserter(table_.groups_));
 }
 
@@ -221,6 +223,7 @@ std::vector<SourceTable::Record> SourceTable::ListFragments() const {
 }
 
 void SourceTable::IndexFragments(std::vector<Record> records) {
+  groups_.reserve(entries_.size());
   for (size_t begin = 0, end = 0; begin < records.size(); begin = end) {
     while (end < records.size() && records[end].entry == records[begin].entry) {
       ++end;

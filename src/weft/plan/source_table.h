@@ -81,6 +81,9 @@ class SourceTable final : public SourceIndex {
   const TensorEntry* EntryOf(int32_t source, int32_t tensor) const {
     return &entries_[entry_of_tensor_[source][tensor]];
   }
+  absl::Span<const TensorEntry> entries() const { return entries_; }
+  // True when some element is held more than once: then there is a choice.
+  bool has_replicas() const { return has_replicas_; }
   // nullptr when no source names the tensor.
   const TensorEntry* Find(std::string_view tensor_name) const;
   // Index into sources(), or -1.
@@ -145,6 +148,7 @@ class SourceTable final : public SourceIndex {
   std::vector<TensorEntry> entries_;
   std::vector<BoxGroup> groups_;
   std::vector<Candidate> candidates_;
+  bool has_replicas_ = false;
 };
 
 }  // namespace weft::plan
