@@ -26,6 +26,16 @@ int Harm(const Candidate& from, tensor::DType to, tensor::Transform transform) {
   return tensor::IsLossy(conversion) ? 2 : 1;
 }
 
+// The sum of the digits of `rank` in base `count`, modulo `count`. Receivers
+// with equal needs are neighbours, or every eighth rank, or blocks of either;
+// `rank` modulo `count` would give every eighth one the same of four replicas,
+// this deals all of them out evenly.
+int64_t SpreadOf(int64_t rank, int64_t count) {
+  int64_t sum = 0;
+  for (; rank > 0; rank /= count) sum += rank % count;
+  return sum % count;
+}
+
 absl::Status MergeFaults(const base::FaultList& first,
                          const base::FaultList& second,
                          const base::FaultList& third, absl::StatusCode code) {
@@ -53,19 +63,47 @@ PieceSelector::PieceSelector(const SourceTable& sources,
 }
 
 absl::StatusOr<std::vector<MoveSeries>> PieceSelector::Select() {
-  for (size_t stored = 0; stored < target_.stored.size(); ++stored) {
-    const size_t num_fragments = target_.stored[stored].fragments.size();
-    for (size_t fragment = 0; fragment < num_fragments; ++fragment) {
-      SelectFragment(static_cast<int32_t>(stored),
-                     static_cast<int32_t>(fragment));
-    }
+  for (const FragmentRef& each : ListFragments()) {
+    SelectFragment(each.stored, each.fragment);
   }
   absl::StatusCode code = absl::StatusCode::kFailedPrecondition;
   if (!conversion_faults_.empty()) code = absl::StatusCode::kUnimplemented;
   if (!shape_faults_.empty()) code = absl::StatusCode::kInvalidArgument;
   WEFT_RETURN_IF_ERROR(
       MergeFaults(shape_faults_, conversion_faults_, coverage_faults_, code));
+  const auto less = [](const MoveSeries& a, const MoveSeries& b) {
+    if (a.dst_stored != b.dst_stored) return a.dst_stored < b.dst_stored;
+    if (a.dst_fragment != b.dst_fragment) {
+      return a.dst_fragment < b.dst_fragment;
+    }
+    return LessBox(a.box, b.box);
+  };
+  if (!std::is_sorted(series_.begin(), series_.end(), less)) {
+    std::sort(series_.begin(), series_.end(), less);
+  }
   return std::move(series_);
+}
+
+// In the order in which they choose their sources.
+std::vector<PieceSelector::FragmentRef> PieceSelector::ListFragments() const {
+  std::vector<FragmentRef> all;
+  for (size_t stored = 0; stored < target_.stored.size(); ++stored) {
+    const layout::StoredTensor& each = target_.stored[stored];
+    for (size_t fragment = 0; fragment < each.fragments.size(); ++fragment) {
+      all.push_back({static_cast<int32_t>(stored),
+                     static_cast<int32_t>(fragment),
+                     each.fragments[fragment].map.box().num_elements() *
+                         tensor::ItemBytes(each.dtype)});
+    }
+  }
+  if (sources_.has_replicas()) {
+    // The large ones first: what is small evens out what they left uneven.
+    std::stable_sort(all.begin(), all.end(),
+                     [](const FragmentRef& a, const FragmentRef& b) {
+                       return a.bytes > b.bytes;
+                     });
+  }
+  return all;
 }
 
 const TensorEntry* PieceSelector::EntryOf(int32_t tensor) {
@@ -100,19 +138,10 @@ void PieceSelector::SelectFragment(int32_t dst_stored, int32_t dst_fragment) {
     return;
   }
   sources_.FindGroups(*entry, box, matches_);
-  const size_t first_series = series_.size();
   if (entry->disjoint) {
     TakeFromDisjoint(box);
   } else {
     TakeFromOverlapping(box);
-  }
-  const auto less = [](const MoveSeries& a, const MoveSeries& b) {
-    return LessBox(a.box, b.box);
-  };
-  const auto begin =
-      series_.begin() + static_cast<std::ptrdiff_t>(first_series);
-  if (!std::is_sorted(begin, series_.end(), less)) {
-    std::sort(begin, series_.end(), less);
   }
 }
 
@@ -156,7 +185,7 @@ void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
   int64_t count = 0;
   for (const BoxGroup* group : groups) count += group->count;
   // Receivers with equal needs begin at different replicas.
-  const int64_t first_turn = count > 1 ? target_.rank % count : 0;
+  const int64_t first_turn = count > 1 ? SpreadOf(target_.rank, count) : 0;
   const Candidate* best = nullptr;
   const BoxGroup* best_group = nullptr;
   std::tuple<int, int32_t, int64_t, int64_t> best_key;

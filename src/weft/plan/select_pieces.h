@@ -28,6 +28,13 @@ class PieceSelector {
   absl::StatusOr<std::vector<MoveSeries>> Select();
 
  private:
+  struct FragmentRef {
+    int32_t stored = 0;
+    int32_t fragment = 0;
+    int64_t bytes = 0;
+  };
+
+  std::vector<FragmentRef> ListFragments() const;
   // The sources' entry for a target tensor, looked up once a tensor; nullptr
   // when no source knows it or, with a fault, when the shapes differ.
   const TensorEntry* EntryOf(int32_t tensor);
