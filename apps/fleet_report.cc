@@ -287,9 +287,10 @@ std::string FormatFleet(const PlanJob& job, const FleetResult& result) {
       "\ncoverage: every destination element of every rank is written exactly "
       "once (checked)\n",
       FormatLeftOver(result), FormatStages(job),
-      fmt::format("sent {}, unique {}; load per source max/mean {:.2f}\n",
+      fmt::format("sent {}, unique {}; load per source max/mean {:.2f}, by "
+                  "any choice of replicas at least {:.2f}\n",
                   HumanBytes(load.sent_bytes), HumanBytes(load.unique_bytes),
-                  load.max_over_mean),
+                  load.max_over_mean, load.least_max_over_mean),
       result.simulation.has_value() ? FormatSimulation(result) : "",
       fmt::format("planned in at most {} a rank",
                   HumanSeconds(result.planning_seconds_max)));
@@ -304,6 +305,7 @@ absl::StatusOr<std::string> FleetJson(const PlanJob& job,
                          {"sent_bytes", load.sent_bytes},
                          {"unique_bytes", load.unique_bytes},
                          {"max_over_mean", load.max_over_mean},
+                         {"least_max_over_mean", load.least_max_over_mean},
                          {"unused_checkpoint_tensors", result.unused},
                          {"unread_trainer_tensors", load.unread},
                          {"seconds_max_per_rank", result.planning_seconds_max}};

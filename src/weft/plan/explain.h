@@ -41,6 +41,9 @@ struct FleetLoad {
   int64_t sent_bytes = 0;
   int64_t unique_bytes = 0;  // distinct source elements needed, once each
   double max_over_mean = 0;  // over sources that hold anything
+  // What no choice among replicas gets below: some sources alone hold what is
+  // read most.
+  double least_max_over_mean = 0;
   // What would cross nodes if every node of engines took each element once and
   // its GPUs copied it by NVLink.
   int64_t once_per_node_bytes = 0;

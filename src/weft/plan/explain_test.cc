@@ -242,7 +242,45 @@ TEST(FleetMeter, CountsDistinctElements) {
         static_cast<double>(sent) / static_cast<double>(holders);
     RC_ASSERT(std::abs(load.max_over_mean * mean - static_cast<double>(most)) <
               1e-6 * static_cast<double>(most));
+    RC_ASSERT(load.least_max_over_mean >= 1);
+    RC_ASSERT(load.least_max_over_mean <= load.max_over_mean * (1 + 1e-9));
   }));
+}
+
+// Ranks 0 and 1 alone hold "large", in halves and each half twice; "small" is
+// on all four. Four receivers read 4 x 64 KiB of the one and 4 x 4 KiB of the
+// other: the two cannot send less than 128 KiB each, of a mean of 68.
+TEST(FleetMeter, SaysWhatNoChoiceOfReplicasGetsBelow) {
+  World world;
+  world.sources = testing::EmptyMesh("source", 4);
+  world.targets = testing::EmptyMesh("target", 4);
+  world.tensors.push_back({{"large", tensor::DType::kBF16, {256, 128}}, 1});
+  world.tensors.push_back({{"small", tensor::DType::kBF16, {16, 128}}, 1});
+  for (int64_t r = 0; r < 4; ++r) {
+    if (r < 2) {
+      for (int64_t half = 0; half < 2; ++half) {
+        testing::AddBox(world, world.sources[r], 0,
+                        testing::ChunkBox(world, 0, 0, 2, half),
+                        tensor::DType::kBF16, false, 0, false);
+      }
+    }
+    testing::AddBox(world, world.sources[r], 1, testing::WholeBox(world, 1),
+                    tensor::DType::kBF16, false, 0, false);
+    for (int32_t tensor = 0; tensor < 2; ++tensor) {
+      testing::AddBox(world, world.targets[r], tensor,
+                      testing::WholeBox(world, tensor), tensor::DType::kBF16,
+                      false, 0, true);
+    }
+  }
+  const auto index = SourceIndex::Make(testing::InfosOf(world));
+  FleetMeter meter(**index, nullptr);
+  for (const testing::Rank& target : world.targets) {
+    meter.Add(*BuildCompactPlan(**index, target.placement, {}, {}),
+              target.placement);
+  }
+  const FleetLoad load = meter.Finish();
+  EXPECT_DOUBLE_EQ(load.least_max_over_mean, 128.0 / 68.0);
+  EXPECT_DOUBLE_EQ(load.max_over_mean, 128.0 / 68.0);
 }
 
 TEST(FleetMeter, IsZeroWithoutPlans) {

@@ -7,6 +7,7 @@
 #include "absl/functional/function_ref.h"
 #include "weft/plan/box_set.h"
 #include "weft/plan/explain.h"
+#include "weft/plan/replica_bound.h"
 #include "weft/plan/source_table.h"
 
 namespace weft::plan {
@@ -81,6 +82,7 @@ struct FleetMeter::State {
   const SourceTable& table;
   const FleetTopology* topology;
   std::vector<int64_t> bytes;  // by source
+  ReplicaBound bound;
   absl::flat_hash_map<const TensorEntry*, NeededTensor> needed;
   // By node of engines: what comes from other nodes.
   absl::flat_hash_map<std::pair<int32_t, const TensorEntry*>, NeededTensor>
@@ -92,6 +94,7 @@ FleetMeter::FleetMeter(const SourceIndex& sources,
     : state_(new State{SourceTable::Of(sources),
                        topology,
                        std::vector<int64_t>(sources.sources().size(), 0),
+                       ReplicaBound(SourceTable::Of(sources)),
                        {},
                        {}}) {}
 
@@ -114,6 +117,7 @@ void FleetMeter::Add(const CompactPlan& plan,
     if (entry == nullptr) {
       entry = state.table.Find(target.tensors[series.tensor].name);
     }
+    state.bound.Add(*entry, series);
     const int64_t item_bytes = tensor::ItemBytes(series.conversion.from);
     NeededTensor& needed = state.needed[entry];
     needed.AddItemBytes(item_bytes);
@@ -159,9 +163,11 @@ FleetLoad FleetMeter::Finish() const {
     load.once_per_node_bytes += tensor.UniqueBytes();
   }
   if (load.sent_bytes > 0 && num_holders > 0) {
-    load.max_over_mean = static_cast<double>(most) *
-                         static_cast<double>(num_holders) /
-                         static_cast<double>(load.sent_bytes);
+    const double mean =
+        static_cast<double>(load.sent_bytes) / static_cast<double>(num_holders);
+    load.max_over_mean = static_cast<double>(most) / mean;
+    load.least_max_over_mean =
+        std::max(1.0, static_cast<double>(state.bound.LeastBytes()) / mean);
   }
   return load;
 }
