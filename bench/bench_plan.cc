@@ -138,12 +138,11 @@ absl::Status BenchFleet(const Workload& work, const BenchOptions& options) {
                 });
 }
 
-absl::Status BenchRanks(const Workload& work, const BenchOptions& options) {
-  WEFT_ASSIGN_OR_RETURN(const apps::PlanJob job, MakeJob(work));
+absl::Status BenchRanks(const Workload& work, const apps::PlanJob& job,
+                        const BenchOptions& options,
+                        std::vector<plan::CompactPlan>& plans) {
   const size_t step = std::max<size_t>(1, job.targets.size() / kMaxRanks);
-  const size_t num_ranks = (job.targets.size() + step - 1) / step;
-  std::vector<plan::CompactPlan> plans;
-  WEFT_RETURN_IF_ERROR(Report(
+  return Report(
       work.name, "ms/rank", options.runs, work.is_large ? 20 : 5, options,
       [&]() -> absl::StatusOr<double> {
         plans.clear();
@@ -153,26 +152,37 @@ absl::Status BenchRanks(const Workload& work, const BenchOptions& options) {
                                 apps::PlanRank(job, static_cast<int64_t>(r)));
           plans.push_back(std::move(plan));
         }
-        return 1e3 * (CpuSeconds() - start) / static_cast<double>(num_ranks);
-      }));
-  WEFT_RETURN_IF_ERROR(
-      Report(absl::StrCat(work.name, "-index"), "ms", options.runs,
-             std::nullopt, options, [&]() -> absl::StatusOr<double> {
-               const double start = CpuSeconds();
-               WEFT_RETURN_IF_ERROR(
-                   plan::SourceIndex::Make(job.index->sources()).status());
-               return 1e3 * (CpuSeconds() - start);
-             }));
-  WEFT_RETURN_IF_ERROR(
-      Report(absl::StrCat(work.name, "-expand"), "ms/rank", options.runs,
-             std::nullopt, options, [&]() -> absl::StatusOr<double> {
-               const double start = CpuSeconds();
-               WEFT_ASSIGN_OR_RETURN(const plan::Plan plan,
-                                     apps::ExpandRank(job, plans[0]));
-               WEFT_RETURN_IF_ERROR(
-                   plan::CheckCoverage(plan, *job.index, job.targets[0]));
-               return 1e3 * (CpuSeconds() - start);
-             }));
+        return 1e3 * (CpuSeconds() - start) / static_cast<double>(plans.size());
+      });
+}
+
+absl::Status BenchIndex(const Workload& work, const apps::PlanJob& job,
+                        const BenchOptions& options) {
+  return Report(absl::StrCat(work.name, "-index"), "ms", options.runs,
+                std::nullopt, options, [&]() -> absl::StatusOr<double> {
+                  const double start = CpuSeconds();
+                  WEFT_RETURN_IF_ERROR(
+                      plan::SourceIndex::Make(job.index->sources()).status());
+                  return 1e3 * (CpuSeconds() - start);
+                });
+}
+
+absl::Status BenchExpand(const Workload& work, const apps::PlanJob& job,
+                         const BenchOptions& options,
+                         const plan::CompactPlan& compact) {
+  return Report(absl::StrCat(work.name, "-expand"), "ms/rank", options.runs,
+                std::nullopt, options, [&]() -> absl::StatusOr<double> {
+                  const double start = CpuSeconds();
+                  WEFT_ASSIGN_OR_RETURN(const plan::Plan plan,
+                                        apps::ExpandRank(job, compact));
+                  WEFT_RETURN_IF_ERROR(plan::CheckCoverage(
+                      plan, *job.index, job.targets[compact.target_rank]));
+                  return 1e3 * (CpuSeconds() - start);
+                });
+}
+
+absl::Status BenchFile(const Workload& work, const BenchOptions& options,
+                       const std::vector<plan::CompactPlan>& plans) {
   return Report(absl::StrCat(work.name, "-file"), "KiB", 1, 1024, options,
                 [&]() -> absl::StatusOr<double> {
                   size_t most = 0;
@@ -183,11 +193,20 @@ absl::Status BenchRanks(const Workload& work, const BenchOptions& options) {
                 });
 }
 
+absl::Status BenchWorkload(const Workload& work, const BenchOptions& options) {
+  WEFT_ASSIGN_OR_RETURN(const apps::PlanJob job, MakeJob(work));
+  std::vector<plan::CompactPlan> plans;
+  WEFT_RETURN_IF_ERROR(BenchRanks(work, job, options, plans));
+  WEFT_RETURN_IF_ERROR(BenchIndex(work, job, options));
+  WEFT_RETURN_IF_ERROR(BenchExpand(work, job, options, plans[0]));
+  return BenchFile(work, options, plans);
+}
+
 }  // namespace
 
 absl::Status BenchPlan(const BenchOptions& options) {
   for (const Workload& work : kWorkloads) {
-    WEFT_RETURN_IF_ERROR(BenchRanks(work, options));
+    WEFT_RETURN_IF_ERROR(BenchWorkload(work, options));
     if (work.is_large) WEFT_RETURN_IF_ERROR(BenchFleet(work, options));
   }
   return Report("plan/peak-memory", "MiB", 1, 2048, options,
