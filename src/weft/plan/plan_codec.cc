@@ -204,7 +204,9 @@ absl::StatusOr<CompactPlan> ReadBody(ByteReader& reader) {
 }  // namespace
 
 std::string EncodePlan(const CompactPlan& plan) {
+  constexpr size_t kUsualSeriesBytes = 110;
   ByteWriter writer;
+  writer.Reserve(kUsualSeriesBytes * plan.series.size());
   writer.U32(kPlanMagic);
   writer.U32(kPlanVersion);
   WriteDigest(plan.source_digest, writer);
