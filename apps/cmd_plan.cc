@@ -14,6 +14,7 @@
 #include "fleet_html.h"
 #include "fleet_report.h"
 #include "plan_diff.h"
+#include "plan_file.h"
 #include "plan_job.h"
 #include "tensor_report.h"
 #include "text_file.h"
@@ -31,7 +32,8 @@ struct PlanArgs {
   int64_t rank = -1;  // all
   double link_gigabytes_per_second = 0;
   FleetArgs fleet;
-  std::string tensor;  // explain this one; empty = none
+  std::string out_path;  // of that rank's plan; empty = none
+  std::string tensor;    // explain this one; empty = none
   std::string svg_path;
   std::string diff;  // another --to, or a file; empty = none
   std::string diff_from;
@@ -85,6 +87,8 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
   // Says what is so anyway, for who would rather have said it.
   command.add_flag_callback(
       "--fleet", [] {}, "all ranks in brief, as without --rank");
+  command.add_option("--out", args.out_path,
+                     "write that rank's plan (docs/formats/plan_file.md)");
   command.add_option("--link-gbs", args.link_gigabytes_per_second,
                      "GB/s of the slowest link, for the bound of that rank");
   command.add_option("--tensor,--explain", args.tensor,
@@ -96,8 +100,8 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
   command.add_option("--html", args.fleet.html_path,
                      "write a page with a heat map of bytes by ranks");
   command.add_option("--diff", args.diff,
-                     "compare with another --to, or with a placement in a "
-                     "file (docs/formats/placement.md)");
+                     "compare with another --to, or with a placement "
+                     "(docs/formats/placement.md) or a plan in a file");
   command.add_option("--diff-from", args.diff_from,
                      "compare with another --from");
 }
@@ -147,6 +151,8 @@ absl::Status CheckOptions(const CLI::App& command) {
          "is for the simulation; say --gpus-per-node as well");
   }
   need({"--svg"}, given("--tensor"), "draws one tensor; say --tensor as well");
+  need({"--out"}, given("--rank"),
+       "writes the plan of one rank; say --rank as well");
   need({"--link-gbs"}, given("--rank"),
        "is for the bound of one rank; say --rank as well");
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
@@ -162,7 +168,14 @@ absl::StatusOr<std::string> ExplainRank(const PlanArgs& args,
                      job.targets.size(), " ranks of \"", job.to_text, "\""));
   }
   const manifest::Placement& target = job.targets[args.rank];
-  WEFT_ASSIGN_OR_RETURN(const plan::Plan built, PlanRank(job, args.rank));
+  WEFT_ASSIGN_OR_RETURN(const plan::CompactPlan compact,
+                        PlanRank(job, args.rank));
+  const std::string bytes = PlanFileBytes(compact);
+  explain.file_bytes = static_cast<int64_t>(bytes.size());
+  if (!args.out_path.empty()) {
+    WEFT_RETURN_IF_ERROR(WriteText(args.out_path, bytes));
+  }
+  WEFT_ASSIGN_OR_RETURN(const plan::Plan built, ExpandRank(job, compact));
   return args.json ? plan::ExplainPlanJson(built, *job.index, target, explain)
                    : plan::ExplainPlan(built, *job.index, target, explain);
 }
@@ -179,9 +192,10 @@ absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
   if (NamesFile(args.diff)) {
     if (!args.diff_from.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("--diff-from compares plans and ", args.diff,
-                       " is a placement; leave out one of them"));
+          absl::StrCat("--diff-from compares plans of two layouts and ",
+                       args.diff, " is a file; leave out one of them"));
     }
+    if (IsPlanFile(args.diff)) return DiffPlanFile(job, args.diff, args.json);
     return DiffCaptured(job, args.diff, args.json);
   }
   WEFT_ASSIGN_OR_RETURN(
@@ -189,10 +203,8 @@ absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
       MakePlanJob(args.config, args.recipes,
                   args.diff_from.empty() ? args.from : args.diff_from,
                   args.diff.empty() ? args.to : args.diff));
-  WEFT_ASSIGN_OR_RETURN(const FleetResult ours,
-                        PlanFleet(job, nullptr, /*keep_moves=*/true));
-  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs,
-                        PlanFleet(other, nullptr, /*keep_moves=*/true));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult ours, PlanFleet(job, nullptr));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult theirs, PlanFleet(other, nullptr));
   return DiffFleets(job, ours, other, theirs, args.json);
 }
 
@@ -200,8 +212,7 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
                                         const PlanJob& job) {
   WEFT_ASSIGN_OR_RETURN(
       FleetResult fleet,
-      PlanFleet(job, args.fleet.simulate ? &args.fleet : nullptr,
-                /*keep_moves=*/args.json));
+      PlanFleet(job, args.fleet.simulate ? &args.fleet : nullptr));
   if (args.fleet.simulate) {
     WEFT_RETURN_IF_ERROR(SimulateFleet(args.fleet, fleet));
   }
@@ -209,7 +220,8 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
     WEFT_RETURN_IF_ERROR(
         WriteText(args.fleet.html_path, FleetHtml(job, fleet)));
   }
-  return args.json ? FleetJson(job, fleet) : FormatFleet(job, fleet);
+  if (args.json) return FleetJson(job, fleet);
+  return FormatFleet(job, fleet);
 }
 
 absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
@@ -222,8 +234,7 @@ absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
     return DiffPlans(args, job);
   }
   if (args.tensor.empty()) return ReportFleet(args, job);
-  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet,
-                        PlanFleet(job, nullptr, /*keep_moves=*/true));
+  WEFT_ASSIGN_OR_RETURN(const FleetResult fleet, PlanFleet(job, nullptr));
   return DescribeTensor(job, fleet.plans, args.tensor, args.svg_path,
                         args.json);
 }

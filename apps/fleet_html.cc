@@ -47,8 +47,8 @@ std::vector<std::vector<int64_t>> BytesOf(const FleetResult& result,
   std::vector<std::vector<int64_t>> bytes(
       static_cast<size_t>(engines.num),
       std::vector<int64_t>(static_cast<size_t>(trainers.num)));
-  for (const plan::Plan& each : result.plans) {
-    for (const plan::PeerPlan& peer : each.peers) {
+  for (const plan::CompactPlan& each : result.plans) {
+    for (const plan::PeerTraffic& peer : each.peers) {
       bytes[each.target_rank / engines.size][peer.src_rank / trainers.size] +=
           peer.src_bytes;
     }

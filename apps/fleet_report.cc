@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "console.h"
@@ -22,12 +23,17 @@ namespace {
 constexpr size_t kMaxListedNames = 5;
 
 std::vector<std::string> UnusedTensors(const PlanJob& job) {
-  std::set<std::string_view> held;
+  absl::flat_hash_set<std::string_view> held;
+  held.reserve(job.logical.size());
   for (const manifest::Placement& target : job.targets) {
+    std::vector<bool> is_held(target.tensors.size(), false);
     for (const layout::StoredTensor& stored : target.stored) {
       for (const layout::Fragment& fragment : stored.fragments) {
-        held.insert(target.tensors[fragment.tensor].name);
+        is_held[fragment.tensor] = true;
       }
+    }
+    for (size_t i = 0; i < is_held.size(); ++i) {
+      if (is_held[i]) held.insert(target.tensors[i].name);
     }
   }
   std::vector<std::string> unused;
@@ -120,10 +126,10 @@ nlohmann::json SimulationJson(const FleetResult& fleet) {
 }
 
 // A row for each rank, one for neighbours that are alike.
-std::string FormatRanks(const std::vector<plan::Plan>& plans) {
+std::string FormatRanks(const std::vector<plan::CompactPlan>& plans) {
   std::vector<std::vector<std::string>> rows;
   std::vector<std::pair<int64_t, int64_t>> ranks;  // of each row
-  for (const plan::Plan& each : plans) {
+  for (const plan::CompactPlan& each : plans) {
     std::vector<std::string> row = {"",
                                     absl::StrCat(each.peers.size()),
                                     absl::StrCat(each.totals.moves),
@@ -228,16 +234,8 @@ absl::StatusOr<plan::FleetTopology> TopologyOf(const FleetArgs& args,
   return plan::PlaceInOrder(uniform, num_trainers, num_engines);
 }
 
-// What a plan is without its moves: totals, conversions, bytes by peer.
-void DropMoves(plan::Plan& plan) {
-  for (plan::PeerPlan& peer : plan.peers) {
-    std::vector<plan::Move>().swap(peer.moves);
-    std::vector<plan::Witness>().swap(peer.witnesses);
-  }
-}
-
-absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
-                                      bool keep_moves) {
+absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job,
+                                      const FleetArgs* args) {
   FleetResult fleet;
   if (args != nullptr) {
     WEFT_ASSIGN_OR_RETURN(fleet.topology, TopologyOf(*args, job));
@@ -246,14 +244,13 @@ absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
                          args != nullptr ? &fleet.topology : nullptr);
   for (size_t r = 0; r < job.targets.size(); ++r) {
     const auto start = std::chrono::steady_clock::now();
-    WEFT_ASSIGN_OR_RETURN(plan::Plan built,
+    WEFT_ASSIGN_OR_RETURN(plan::CompactPlan built,
                           PlanRank(job, static_cast<int64_t>(r)));
     fleet.planning_seconds_max = std::max(
         fleet.planning_seconds_max,
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count());
     meter.Add(built, job.targets[r]);
-    if (!keep_moves) DropMoves(built);
     fleet.plans.push_back(std::move(built));
   }
   fleet.load = meter.Finish();
@@ -290,15 +287,17 @@ std::string FormatFleet(const PlanJob& job, const FleetResult& result) {
       "\ncoverage: every destination element of every rank is written exactly "
       "once (checked)\n",
       FormatLeftOver(result), FormatStages(job),
-      fmt::format("sent {}, unique {}; load per source max/mean {:.2f}\n",
+      fmt::format("sent {}, unique {}; load per source max/mean {:.2f}, by "
+                  "any choice of replicas at least {:.2f}\n",
                   HumanBytes(load.sent_bytes), HumanBytes(load.unique_bytes),
-                  load.max_over_mean),
+                  load.max_over_mean, load.least_max_over_mean),
       result.simulation.has_value() ? FormatSimulation(result) : "",
       fmt::format("planned in at most {} a rank",
                   HumanSeconds(result.planning_seconds_max)));
 }
 
-std::string FleetJson(const PlanJob& job, const FleetResult& result) {
+absl::StatusOr<std::string> FleetJson(const PlanJob& job,
+                                      const FleetResult& result) {
   const plan::FleetLoad& load = result.load;
   nlohmann::json json = {{"from", job.from_text},
                          {"to", job.to_text},
@@ -306,6 +305,7 @@ std::string FleetJson(const PlanJob& job, const FleetResult& result) {
                          {"sent_bytes", load.sent_bytes},
                          {"unique_bytes", load.unique_bytes},
                          {"max_over_mean", load.max_over_mean},
+                         {"least_max_over_mean", load.least_max_over_mean},
                          {"unused_checkpoint_tensors", result.unused},
                          {"unread_trainer_tensors", load.unread},
                          {"seconds_max_per_rank", result.planning_seconds_max}};
@@ -313,8 +313,11 @@ std::string FleetJson(const PlanJob& job, const FleetResult& result) {
     json["sources"].push_back({{"rank", source.rank}, {"bytes", source.bytes}});
   }
   for (size_t r = 0; r < result.plans.size(); ++r) {
-    json["ranks"].push_back(nlohmann::json::parse(plan::ExplainPlanJson(
-        result.plans[r], *job.index, job.targets[r], {})));
+    // One at a time: the moves of a fleet are too many to hold at once.
+    WEFT_ASSIGN_OR_RETURN(const plan::Plan expanded,
+                          ExpandRank(job, result.plans[r]));
+    json["ranks"].push_back(nlohmann::json::parse(
+        plan::ExplainPlanJson(expanded, *job.index, job.targets[r], {})));
     if (job.steps[r].empty()) continue;
     json["ranks"].back()["stages"] = {{"pieces", job.steps[r].size()},
                                       {"rounds", job.staging[r].rounds},

@@ -31,9 +31,7 @@ struct FleetArgs {
 };
 
 struct FleetResult {
-  // Of all engine ranks; only totals and bytes by peer if moves were not to be
-  // kept.
-  std::vector<plan::Plan> plans;
+  std::vector<plan::CompactPlan> plans;  // of all engine ranks
   double planning_seconds_max = 0;
   plan::FleetLoad load;
   // Tensors of the checkpoint of which no engine rank holds anything.
@@ -51,15 +49,16 @@ std::string RanksText(const std::set<int64_t>& ranks);
 
 // Plans all engine ranks. `args`: whose topology counts, if it is to be
 // simulated; nullptr if it is not.
-absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job, const FleetArgs* args,
-                                      bool keep_moves);
+absl::StatusOr<FleetResult> PlanFleet(const PlanJob& job,
+                                      const FleetArgs* args);
 
 // Sets what FleetResult has once simulated, and writes the trace.
 absl::Status SimulateFleet(const FleetArgs& args, FleetResult& result);
 
 std::string FormatFleet(const PlanJob& job, const FleetResult& result);
 // One JSON object.
-std::string FleetJson(const PlanJob& job, const FleetResult& result);
+absl::StatusOr<std::string> FleetJson(const PlanJob& job,
+                                      const FleetResult& result);
 
 }  // namespace weft::apps
 

@@ -23,11 +23,6 @@ namespace {
 
 constexpr size_t kMaxShown = 40;
 
-struct RankDifference {
-  int64_t rank = 0;
-  plan::StoredDifference difference;
-};
-
 // "model.layers.*.mlp": layers and experts that differ alike are one row.
 std::string PatternOf(const std::string& name) {
   std::vector<std::string> parts = absl::StrSplit(name, '.');
@@ -41,8 +36,54 @@ std::string PatternOf(const std::string& name) {
   return absl::StrJoin(parts, ".");
 }
 
-// One paragraph for each pattern of names, in which a line for each kind of
-// difference, with the first rank and tensor as the example.
+struct SourceBytes {
+  int64_t rank = 0;
+  int64_t ours = 0;
+  int64_t theirs = 0;
+};
+
+// Trainer ranks that do not send the same in both.
+std::vector<SourceBytes> DiffLoads(const plan::FleetLoad& ours,
+                                   const plan::FleetLoad& theirs) {
+  std::map<int64_t, SourceBytes> all;
+  for (const plan::FleetLoad::Source& source : ours.sources) {
+    all[source.rank].ours = source.bytes;
+  }
+  for (const plan::FleetLoad::Source& source : theirs.sources) {
+    all[source.rank].theirs = source.bytes;
+  }
+  std::vector<SourceBytes> differing;
+  for (auto& [rank, bytes] : all) {
+    bytes.rank = rank;
+    if (bytes.ours != bytes.theirs) differing.push_back(bytes);
+  }
+  return differing;
+}
+
+std::string FormatLoads(const std::vector<SourceBytes>& loads) {
+  if (loads.empty()) return "every trainer rank sends the same bytes in both";
+  std::vector<std::vector<std::string>> cells;
+  for (const SourceBytes& each : loads) {
+    if (cells.size() == kMaxShown) break;
+    cells.push_back({absl::StrCat(each.rank), absl::StrCat(each.ours),
+                     absl::StrCat(each.theirs)});
+  }
+  std::string text =
+      FormatTable({"TRAINER RANK", "SENDS BYTES HERE", "THERE"}, cells);
+  if (loads.size() > kMaxShown) {
+    absl::StrAppend(&text, "and ", loads.size() - kMaxShown, " more ranks\n");
+  }
+  return text;
+}
+
+std::string Heading(const PlanJob& job, const FleetResult& fleet) {
+  return absl::StrCat(job.from_text, " (", job.sources.size(), " ranks) -> ",
+                      job.to_text, " (", job.targets.size(), " ranks), ",
+                      HumanBytes(fleet.load.sent_bytes));
+}
+
+}  // namespace
+
 std::string FormatDifferences(const std::vector<RankDifference>& all) {
   struct Kind {
     std::set<int64_t> ranks;
@@ -96,54 +137,6 @@ nlohmann::json DifferencesJson(const std::vector<RankDifference>& all) {
   }
   return list;
 }
-
-struct SourceBytes {
-  int64_t rank = 0;
-  int64_t ours = 0;
-  int64_t theirs = 0;
-};
-
-// Trainer ranks that do not send the same in both.
-std::vector<SourceBytes> DiffLoads(const plan::FleetLoad& ours,
-                                   const plan::FleetLoad& theirs) {
-  std::map<int64_t, SourceBytes> all;
-  for (const plan::FleetLoad::Source& source : ours.sources) {
-    all[source.rank].ours = source.bytes;
-  }
-  for (const plan::FleetLoad::Source& source : theirs.sources) {
-    all[source.rank].theirs = source.bytes;
-  }
-  std::vector<SourceBytes> differing;
-  for (auto& [rank, bytes] : all) {
-    bytes.rank = rank;
-    if (bytes.ours != bytes.theirs) differing.push_back(bytes);
-  }
-  return differing;
-}
-
-std::string FormatLoads(const std::vector<SourceBytes>& loads) {
-  if (loads.empty()) return "every trainer rank sends the same bytes in both";
-  std::vector<std::vector<std::string>> cells;
-  for (const SourceBytes& each : loads) {
-    if (cells.size() == kMaxShown) break;
-    cells.push_back({absl::StrCat(each.rank), absl::StrCat(each.ours),
-                     absl::StrCat(each.theirs)});
-  }
-  std::string text =
-      FormatTable({"TRAINER RANK", "SENDS BYTES HERE", "THERE"}, cells);
-  if (loads.size() > kMaxShown) {
-    absl::StrAppend(&text, "and ", loads.size() - kMaxShown, " more ranks\n");
-  }
-  return text;
-}
-
-std::string Heading(const PlanJob& job, const FleetResult& fleet) {
-  return absl::StrCat(job.from_text, " (", job.sources.size(), " ranks) -> ",
-                      job.to_text, " (", job.targets.size(), " ranks), ",
-                      HumanBytes(fleet.load.sent_bytes));
-}
-
-}  // namespace
 
 std::string DiffFleets(const PlanJob& our_job, const FleetResult& ours,
                        const PlanJob& their_job, const FleetResult& theirs,

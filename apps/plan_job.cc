@@ -25,6 +25,7 @@ absl::Status LayOutAllRanks(const recipe::Recipe& recipe,
                             Side side) {
   WEFT_ASSIGN_OR_RETURN(std::vector<recipe::RankLayout> layouts,
                         recipe.Layouts(config, spec, logical));
+  side.placements.reserve(layouts.size());
   for (recipe::RankLayout& layout : layouts) {
     side.origins.push_back(std::move(layout.origins));
     side.placements.push_back(session::ToPlacement(std::move(layout)));
@@ -98,10 +99,15 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
   return job;
 }
 
-absl::StatusOr<plan::Plan> PlanRank(const PlanJob& job, int64_t rank) {
+absl::StatusOr<plan::CompactPlan> PlanRank(const PlanJob& job, int64_t rank) {
   const auto r = static_cast<std::size_t>(rank);
-  return plan::BuildStagedPlan(*job.index, job.targets[r], job.steps[r],
-                               job.target_digests[r], {});
+  return plan::BuildStagedCompactPlan(*job.index, job.targets[r], job.steps[r],
+                                      job.target_digests[r], {});
+}
+
+absl::StatusOr<plan::Plan> ExpandRank(const PlanJob& job,
+                                      const plan::CompactPlan& plan) {
+  return plan::ExpandPlan(plan, *job.index, job.targets[plan.target_rank], {});
 }
 
 }  // namespace weft::apps

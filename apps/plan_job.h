@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/plan/compact_plan.h"
 #include "weft/plan/plan.h"
 #include "weft/plan/stages.h"
 
@@ -44,7 +45,11 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
                                     const std::string& to,
                                     bool with_stages = true);
 
-absl::StatusOr<plan::Plan> PlanRank(const PlanJob& job, int64_t rank);
+absl::StatusOr<plan::CompactPlan> PlanRank(const PlanJob& job, int64_t rank);
+
+// The moves and runs of a plan that PlanRank made.
+absl::StatusOr<plan::Plan> ExpandRank(const PlanJob& job,
+                                      const plan::CompactPlan& plan);
 
 }  // namespace weft::apps
 

@@ -100,11 +100,9 @@ std::string PartsJson(const PlanJob& job,
 
 }  // namespace
 
-absl::StatusOr<std::string> DescribeTensor(const PlanJob& job,
-                                           const std::vector<plan::Plan>& plans,
-                                           const std::string& name,
-                                           const std::string& svg_path,
-                                           bool json) {
+absl::StatusOr<std::string> DescribeTensor(
+    const PlanJob& job, const std::vector<plan::CompactPlan>& plans,
+    const std::string& name, const std::string& svg_path, bool json) {
   WEFT_ASSIGN_OR_RETURN(
       const std::vector<plan::TensorPart> parts,
       plan::ExplainTensor(plans, job.targets, *job.index, name));

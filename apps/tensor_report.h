@@ -13,11 +13,9 @@ namespace weft::apps {
 // A table of where each box of tensor `name` comes from, by which rules, and
 // what is done to it, or JSON. Draws it into `svg_path` unless that is empty.
 // `plans`: of all engine ranks.
-absl::StatusOr<std::string> DescribeTensor(const PlanJob& job,
-                                           const std::vector<plan::Plan>& plans,
-                                           const std::string& name,
-                                           const std::string& svg_path,
-                                           bool json);
+absl::StatusOr<std::string> DescribeTensor(
+    const PlanJob& job, const std::vector<plan::CompactPlan>& plans,
+    const std::string& name, const std::string& svg_path, bool json);
 
 }  // namespace weft::apps
 

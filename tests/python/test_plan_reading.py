@@ -316,6 +316,43 @@ def captured():
             "tensors": tensors, "stored": stored}
 
 
+def test_a_plan_in_a_file(answer, plan, tmp_path):
+    path = tmp_path / "rank1.plan"
+    said = plan("fsdp:shard=3", "vllm:tp=2", "--rank", 1, "--out", path)
+    assert said.returncode == 0, said.stderr
+    assert f"as a file: {path.stat().st_size} B" in said.stdout
+    found = answer("fsdp:shard=3", "vllm:tp=2", "--rank", 1)
+    assert found["file_bytes"] == path.stat().st_size
+
+    same = answer("fsdp:shard=3", "vllm:tp=2", "--diff", path)
+    assert same["equal"] and same["misfit"] is None and same["rank"] == 1
+    text = plan("fsdp:shard=3", "vllm:tp=2", "--diff", path).stdout
+    assert "the same plan, and it still fits (checked)" in text
+    # Another trainer, another engine: the plan is for neither.
+    other = answer("fsdp:shard=4", "vllm:tp=2", "--diff", path)
+    assert not other["equal"] and "the plan is for sources" in other["misfit"]
+    other = answer("fsdp:shard=3", "vllm:tp=4", "--diff", path)
+    assert not other["equal"] and "the plan is for target" in other["misfit"]
+    text = plan("fsdp:shard=3", "vllm:tp=4", "--diff", path).stdout
+    assert "the file does not fit these layouts" in text
+
+
+def test_files_that_are_no_plan(plan, tmp_path):
+    path = tmp_path / "rank1.plan"
+    plan("fsdp:shard=3", "vllm:tp=2", "--rank", 1, "--out", path)
+    whole = path.read_bytes()
+    for spoiled, part in [(whole[:-1], "damaged"), (whole[:20], "damaged"),
+                          (whole[:12] + bytes(len(whole) - 12), "claim")]:
+        path.write_bytes(spoiled)
+        result = plan("fsdp:shard=3", "vllm:tp=2", "--diff", path)
+        assert result.returncode == 1 and part in result.stderr, result.stderr
+    path.write_bytes(whole)
+    result = plan("fsdp:shard=3", "vllm", "--diff", path)
+    assert result.returncode == 1 and "plan of rank 1" in result.stderr
+    result = plan("hf", "vllm", "--out", path)
+    assert result.returncode == 1 and "say --rank as well" in result.stderr
+
+
 def test_what_cannot_be_compared(plan, tmp_path):
     for diff, part in [
             (tmp_path / "missing.json", "cannot read"),

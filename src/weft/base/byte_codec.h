@@ -23,6 +23,8 @@ class ByteWriter {
   // U32 byte count, then the bytes; fewer than 2^32 of them.
   void Bytes(std::string_view bytes);
 
+  // Room for as many bytes in all, so that long encodings need not grow.
+  void Reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   const std::string& bytes() const { return bytes_; }
   std::string Take() { return std::move(bytes_); }
 

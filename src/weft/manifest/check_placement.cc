@@ -1,4 +1,5 @@
 #include <string>
+#include <string_view>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
@@ -10,7 +11,8 @@ namespace weft::manifest {
 namespace {
 
 void CheckNames(const Placement& placement, base::FaultList& faults) {
-  absl::flat_hash_set<std::string> seen;
+  absl::flat_hash_set<std::string_view> seen;
+  seen.reserve(placement.tensors.size());
   for (const tensor::TensorSpec& spec : placement.tensors) {
     if (!seen.insert(spec.name).second) {
       faults.Add(

@@ -170,7 +170,12 @@ absl::StatusOr<Placement> ReadBody(ByteReader& reader) {
 }  // namespace
 
 std::string EncodePlacement(const Placement& placement) {
+  // Of a matrix with one fragment and names of 60 bytes.
+  constexpr size_t kUsualTensorBytes = 90;
+  constexpr size_t kUsualStoredBytes = 180;
   ByteWriter writer;
+  writer.Reserve(kUsualTensorBytes * placement.tensors.size() +
+                 kUsualStoredBytes * placement.stored.size());
   writer.U32(kPlacementMagic);
   writer.U32(kPlacementVersion);
   writer.Bytes(placement.layout_spec);

@@ -19,13 +19,13 @@
 // of how BuildPlan selects or counts is used. Witnesses are proven like moves,
 // with their block of scratch as the destination.
 #include <algorithm>
-#include <iterator>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/plan/box_set.h"
+#include "weft/plan/check_series.h"
 #include "weft/plan/move_runs.h"
 #include "weft/plan/run_proof.h"
 #include "weft/plan/source_table.h"
@@ -70,7 +70,6 @@ class CoverageCheck {
   void CheckFragments();
   void CheckFragment(int32_t stored, int32_t fragment,
                      absl::Span<const MoveRef> moves);
-  void CheckZeroFills();
   std::string Where(const PeerPlan& peer, const Move& move) const;
   std::string Where(int32_t stored, int32_t fragment) const;
 
@@ -102,7 +101,7 @@ absl::Status CoverageCheck::Run() {
   num_moves_.assign(num_fragments, 0);
   for (const PeerPlan& peer : plan_.peers) CheckPeer(peer);
   CheckFragments();
-  CheckZeroFills();
+  CheckZeroFills(plan_.zero_fills, target_, faults_);
   return faults_.ToStatus(absl::StatusCode::kFailedPrecondition);
 }
 
@@ -300,47 +299,6 @@ void CoverageCheck::CheckFragment(int32_t stored, int32_t fragment,
                              hole.ToString(), "; ",
                              sources_.MissingRanksText()));
   }
-}
-
-void CoverageCheck::CheckZeroFills() {
-  using Fill = std::pair<int32_t, const Box*>;
-  std::vector<Fill> declared;
-  for (size_t i = 0; i < target_.stored.size(); ++i) {
-    for (const Box& box : target_.stored[i].zero_fill) {
-      if (!box.empty()) declared.push_back({static_cast<int32_t>(i), &box});
-    }
-  }
-  std::vector<Fill> planned;
-  for (const ZeroFill& fill : plan_.zero_fills) {
-    if (!HasIndex(target_.stored, fill.dst_stored)) {
-      faults_.Add(absl::StrCat("a zero fill names stored tensor ",
-                               fill.dst_stored, ", which target rank ",
-                               target_.rank, " lacks"));
-      continue;
-    }
-    planned.push_back({fill.dst_stored, &fill.box});
-  }
-  const auto less = [](const Fill& a, const Fill& b) {
-    return a.first != b.first ? a.first < b.first
-                              : LessBox(*a.second, *b.second);
-  };
-  std::sort(declared.begin(), declared.end(), less);
-  std::sort(planned.begin(), planned.end(), less);
-  const auto report = [&](const std::vector<Fill>& from,
-                          const std::vector<Fill>& without,
-                          std::string_view what) {
-    std::vector<Fill> rest;
-    std::set_difference(from.begin(), from.end(), without.begin(),
-                        without.end(), std::back_inserter(rest), less);
-    for (const Fill& fill : rest) {
-      faults_.Add(absl::StrCat("zero fill ", fill.second->ToString(), " of \"",
-                               target_.stored[fill.first].name,
-                               "\" at target rank ", target_.rank, " is ",
-                               std::string(what)));
-    }
-  };
-  report(declared, planned, "declared but not in the plan");
-  report(planned, declared, "in the plan but not declared, or there twice");
 }
 
 std::string CoverageCheck::Where(const PeerPlan& peer, const Move& move) const {

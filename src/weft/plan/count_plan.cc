@@ -98,6 +98,9 @@ absl::Status CountPlan(Plan& plan, int64_t staging_bytes) {
             " need more scratch than 64 bits can count"));
       }
     }
+    // So that the sum does not depend on which witness is the last.
+    totals.scratch_bytes =
+        base::AlignUp(totals.scratch_bytes, kScratchAlignBytes);
     totals.src_bytes += peer.src_bytes;
     totals.dst_bytes += peer.dst_bytes;
     totals.witness_bytes += peer.witness_bytes;

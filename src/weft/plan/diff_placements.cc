@@ -163,12 +163,13 @@ void CompareStored(const manifest::Placement& ours,
 
 // Bytes by source rank of each stored tensor.
 std::vector<std::map<int64_t, int64_t>> BytesBySource(
-    const Plan& plan, const manifest::Placement& target) {
+    const CompactPlan& plan, const manifest::Placement& target) {
   std::vector<std::map<int64_t, int64_t>> bytes(target.stored.size());
-  for (const PeerPlan& peer : plan.peers) {
-    for (const Move& move : peer.moves) {
-      bytes[move.dst_stored][peer.src_rank] +=
-          move.box.num_elements() * tensor::ItemBytes(move.conversion.from);
+  for (const MoveSeries& series : plan.series) {
+    const int64_t item_bytes = tensor::ItemBytes(series.conversion.from);
+    for (int64_t i = 0; i < series.num_moves; ++i) {
+      bytes[series.dst_stored][series.RankOf(i)] +=
+          series.ElementsOf(i) * item_bytes;
     }
   }
   return bytes;
@@ -210,9 +211,9 @@ std::vector<StoredDifference> DiffPlacements(
   return differences;
 }
 
-std::vector<StoredDifference> DiffSources(const Plan& our_plan,
+std::vector<StoredDifference> DiffSources(const CompactPlan& our_plan,
                                           const manifest::Placement& ours,
-                                          const Plan& their_plan,
+                                          const CompactPlan& their_plan,
                                           const manifest::Placement& theirs) {
   const auto our_bytes = BytesBySource(our_plan, ours);
   const auto their_bytes = BytesBySource(their_plan, theirs);

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "weft/plan/plan.h"
+#include "weft/plan/compact_plan.h"
 
 namespace weft::plan {
 
@@ -28,9 +28,9 @@ std::vector<StoredDifference> DiffPlacements(const manifest::Placement& ours,
 
 // Stored tensors of both targets that do not take the same bytes from the same
 // source ranks, by name.
-std::vector<StoredDifference> DiffSources(const Plan& our_plan,
+std::vector<StoredDifference> DiffSources(const CompactPlan& our_plan,
                                           const manifest::Placement& ours,
-                                          const Plan& their_plan,
+                                          const CompactPlan& their_plan,
                                           const manifest::Placement& theirs);
 
 }  // namespace weft::plan

@@ -78,23 +78,27 @@ TEST(DiffPlacementsTest, SourcesAreComparedByBytes) {
   const auto target = Stack("s", {{0, 8}});
   const auto plan_of =
       [](const std::vector<std::pair<int64_t, tensor::Range>>& from) {
-        Plan plan;
+        CompactPlan plan;
         for (const auto& [rank, rows] : from) {
-          PeerPlan peer;
-          peer.src_rank = rank;
-          Move move;
-          move.box = Rows(rows.begin, rows.end);
-          peer.moves.push_back(move);
-          plan.peers.push_back(peer);
+          MoveSeries series;
+          series.src_rank = rank;
+          series.box = Rows(rows.begin, rows.end);
+          plan.series.push_back(series);
         }
         return plan;
       };
-  const Plan halves = plan_of({{0, {0, 4}}, {1, {4, 8}}});
+  const CompactPlan halves = plan_of({{0, {0, 4}}, {1, {4, 8}}});
   EXPECT_THAT(DiffSources(halves, target, halves, target), IsEmpty());
   EXPECT_THAT(
       DiffSources(halves, target, plan_of({{3, {0, 8}}}), target),
       ElementsAre(StoredDifference{"s", "sources", "rank 0: 32 B, rank 1: 32 B",
                                    "rank 3: 64 B"}));
+  // Two moves as one series are the same bytes.
+  CompactPlan series = plan_of({{0, {0, 8}}});
+  series.series[0].num_moves = 2;
+  series.series[0].rank_step = 1;
+  series.series[0].head = series.series[0].chunk = 4;
+  EXPECT_THAT(DiffSources(halves, target, series, target), IsEmpty());
 }
 
 }  // namespace

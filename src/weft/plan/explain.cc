@@ -177,6 +177,9 @@ void AppendVerdict(const PlanFacts& facts, const ExplainOptions& options,
     absl::StrAppend(&text, "coverage: FAILED: ", facts.coverage.message(),
                     "\n");
   }
+  if (options.file_bytes > 0) {
+    absl::StrAppend(&text, "as a file: ", BytesText(options.file_bytes), "\n");
+  }
   if (options.link_bytes_per_second <= 0) return;
   absl::StrAppendFormat(
       &text, "bound: %.4f s (every byte read, at %.2f GB/s)\n",

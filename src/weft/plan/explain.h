@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "weft/plan/compact_plan.h"
 #include "weft/plan/fleet_topology.h"
 #include "weft/plan/plan.h"
 
@@ -15,6 +16,8 @@ struct ExplainOptions {
   // Bytes per second of the slowest link, for the bound; 0 = not known.
   double link_bytes_per_second = 0;
   int max_tensors = 20;  // rows of the per-tensor table; 0 = all
+  // Of the plan as a file, packed; 0 = not known.
+  int64_t file_bytes = 0;
 };
 
 // Several lines: totals, bytes by peer, run lengths, direct or staged and why,
@@ -38,6 +41,9 @@ struct FleetLoad {
   int64_t sent_bytes = 0;
   int64_t unique_bytes = 0;  // distinct source elements needed, once each
   double max_over_mean = 0;  // over sources that hold anything
+  // What no choice among replicas gets below: some sources alone hold what is
+  // read most.
+  double least_max_over_mean = 0;
   // What would cross nodes if every node of engines took each element once and
   // its GPUs copied it by NVLink.
   int64_t once_per_node_bytes = 0;
@@ -46,7 +52,7 @@ struct FleetLoad {
 };
 
 // Adds up the plans of a fleet one after another, so that none of them need be
-// kept: those of a large model have hundreds of thousands of moves each.
+// kept.
 class FleetMeter {
  public:
   // `sources` and `topology` outlive it. `topology` must have passed Check and
@@ -54,7 +60,7 @@ class FleetMeter {
   FleetMeter(const SourceIndex& sources, const FleetTopology* topology);
   ~FleetMeter();
   // `target`: what the plan is for.
-  void Add(const Plan& plan, const manifest::Placement& target);
+  void Add(const CompactPlan& plan, const manifest::Placement& target);
   FleetLoad Finish() const;
 
  private:

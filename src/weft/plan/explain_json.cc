@@ -137,6 +137,8 @@ std::string ExplainPlanJson(const Plan& plan, const SourceIndex& sources,
       {"zero_fills", ZeroFillsJson(facts)},
       {"coverage", CoverageJson(facts)},
       {"time", TimeJson(facts, options)},
+      {"file_bytes",
+       options.file_bytes > 0 ? Json(options.file_bytes) : Json(nullptr)},
   };
   // A name that is no UTF-8 is printed with replacement characters; throwing
   // is the library's other choice.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "weft/base/status.h"
 #include "weft/tensor/dtype.h"
 
 namespace weft::plan {
@@ -22,7 +23,7 @@ const manifest::Placement* SourceOf(const SourceIndex& sources, int64_t rank) {
   return nullptr;
 }
 
-TensorPart PartOf(const Plan& plan, const manifest::Placement& target,
+TensorPart PartOf(const CompactPlan& plan, const manifest::Placement& target,
                   const manifest::Placement& source, const PeerPlan& peer,
                   const Move& move) {
   TensorPart part;
@@ -46,7 +47,7 @@ TensorPart PartOf(const Plan& plan, const manifest::Placement& target,
   return part;
 }
 
-TensorPart ZerosOf(const Plan& plan, const manifest::Placement& target,
+TensorPart ZerosOf(const CompactPlan& plan, const manifest::Placement& target,
                    const ZeroFill& fill) {
   const layout::StoredTensor& stored = target.stored[fill.dst_stored];
   TensorPart part;
@@ -263,20 +264,24 @@ const tensor::TensorSpec* FindLogical(
 }  // namespace
 
 absl::StatusOr<std::vector<TensorPart>> ExplainTensor(
-    const std::vector<Plan>& plans,
+    const std::vector<CompactPlan>& plans,
     const std::vector<manifest::Placement>& targets, const SourceIndex& sources,
     std::string_view name) {
   std::vector<TensorPart> parts;
   for (size_t i = 0; i < plans.size(); ++i) {
-    const Plan& plan = plans[i];
-    for (const PeerPlan& peer : plan.peers) {
+    const CompactPlan& plan = plans[i];
+    std::vector<MoveSeries> wanted;
+    for (const MoveSeries& series : plan.series) {
+      if (targets[i].tensors[series.tensor].name == name ||
+          targets[i].stored[series.dst_stored].name == name) {
+        wanted.push_back(series);
+      }
+    }
+    WEFT_ASSIGN_OR_RETURN(const std::vector<PeerPlan> peers,
+                          ExpandSeries(wanted, sources, targets[i], {}));
+    for (const PeerPlan& peer : peers) {
       const manifest::Placement* source = SourceOf(sources, peer.src_rank);
-      if (source == nullptr) continue;  // a plan of other sources
       for (const Move& move : peer.moves) {
-        if (targets[i].tensors[move.tensor].name != name &&
-            targets[i].stored[move.dst_stored].name != name) {
-          continue;
-        }
         parts.push_back(PartOf(plan, targets[i], *source, peer, move));
       }
     }

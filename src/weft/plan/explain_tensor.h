@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/plan/compact_plan.h"
 #include "weft/plan/plan.h"
 
 namespace weft::plan {
@@ -35,7 +36,7 @@ struct TensorPart {
 // engine, by engine rank and then in the order of the plan. `targets[i]` is the
 // placement behind `plans[i]`. kNotFound lists names that are near.
 absl::StatusOr<std::vector<TensorPart>> ExplainTensor(
-    const std::vector<Plan>& plans,
+    const std::vector<CompactPlan>& plans,
     const std::vector<manifest::Placement>& targets, const SourceIndex& sources,
     std::string_view name);
 

@@ -59,16 +59,17 @@ struct Fleet {
     }
     index = SourceIndex::Make(std::move(infos)).value();
     for (const auto& target : targets) {
-      plans.push_back(
-          BuildPlan(*index, target,
-                    manifest::DigestOf(manifest::EncodePlacement(target)), {})
-              .value());
+      plans.push_back(BuildCompactPlan(
+                          *index, target,
+                          manifest::DigestOf(manifest::EncodePlacement(target)),
+                          {})
+                          .value());
     }
   }
   std::vector<manifest::Placement> sources;
   std::vector<manifest::Placement> targets;
   std::shared_ptr<const SourceIndex> index;
-  std::vector<Plan> plans;
+  std::vector<CompactPlan> plans;
 };
 
 TEST(ExplainTensorTest, EveryBoxWithItsSource) {

@@ -191,13 +191,14 @@ TEST(FleetMeter, CountsDistinctElements) {
     Rng rng(*rc::gen::noShrink(rc::gen::inRange<uint64_t>(0, 1u << 30)));
     const World world = testing::MakeRandomWorld(rng);
     const auto index = SourceIndex::Make(testing::InfosOf(world));
-    std::vector<Plan> plans;
+    std::vector<CompactPlan> plans;
     std::map<std::string, std::set<testing::Coords>> needed;
     std::map<std::string, int64_t> item_bytes;
     std::map<int64_t, int64_t> bytes;
     for (const testing::Rank& target : world.targets) {
-      plans.push_back(*BuildPlan(**index, target.placement, {}, {}));
-      for (const PeerPlan& peer : plans.back().peers) {
+      plans.push_back(*BuildCompactPlan(**index, target.placement, {}, {}));
+      const Plan plan = *BuildPlan(**index, target.placement, {}, {});
+      for (const PeerPlan& peer : plan.peers) {
         for (const Move& move : peer.moves) {
           const std::string& name = target.placement.tensors[move.tensor].name;
           const int64_t item =
@@ -241,7 +242,45 @@ TEST(FleetMeter, CountsDistinctElements) {
         static_cast<double>(sent) / static_cast<double>(holders);
     RC_ASSERT(std::abs(load.max_over_mean * mean - static_cast<double>(most)) <
               1e-6 * static_cast<double>(most));
+    RC_ASSERT(load.least_max_over_mean >= 1);
+    RC_ASSERT(load.least_max_over_mean <= load.max_over_mean * (1 + 1e-9));
   }));
+}
+
+// Ranks 0 and 1 alone hold "large", in halves and each half twice; "small" is
+// on all four. Four receivers read 4 x 64 KiB of the one and 4 x 4 KiB of the
+// other: the two cannot send less than 128 KiB each, of a mean of 68.
+TEST(FleetMeter, SaysWhatNoChoiceOfReplicasGetsBelow) {
+  World world;
+  world.sources = testing::EmptyMesh("source", 4);
+  world.targets = testing::EmptyMesh("target", 4);
+  world.tensors.push_back({{"large", tensor::DType::kBF16, {256, 128}}, 1});
+  world.tensors.push_back({{"small", tensor::DType::kBF16, {16, 128}}, 1});
+  for (int64_t r = 0; r < 4; ++r) {
+    if (r < 2) {
+      for (int64_t half = 0; half < 2; ++half) {
+        testing::AddBox(world, world.sources[r], 0,
+                        testing::ChunkBox(world, 0, 0, 2, half),
+                        tensor::DType::kBF16, false, 0, false);
+      }
+    }
+    testing::AddBox(world, world.sources[r], 1, testing::WholeBox(world, 1),
+                    tensor::DType::kBF16, false, 0, false);
+    for (int32_t tensor = 0; tensor < 2; ++tensor) {
+      testing::AddBox(world, world.targets[r], tensor,
+                      testing::WholeBox(world, tensor), tensor::DType::kBF16,
+                      false, 0, true);
+    }
+  }
+  const auto index = SourceIndex::Make(testing::InfosOf(world));
+  FleetMeter meter(**index, nullptr);
+  for (const testing::Rank& target : world.targets) {
+    meter.Add(*BuildCompactPlan(**index, target.placement, {}, {}),
+              target.placement);
+  }
+  const FleetLoad load = meter.Finish();
+  EXPECT_DOUBLE_EQ(load.least_max_over_mean, 128.0 / 68.0);
+  EXPECT_DOUBLE_EQ(load.max_over_mean, 128.0 / 68.0);
 }
 
 TEST(FleetMeter, IsZeroWithoutPlans) {

@@ -1,13 +1,13 @@
 #include <algorithm>
 #include <memory>
-#include <set>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "weft/plan/box_set.h"
 #include "weft/plan/explain.h"
+#include "weft/plan/replica_bound.h"
 #include "weft/plan/source_table.h"
 
 namespace weft::plan {
@@ -15,16 +15,13 @@ namespace {
 
 using tensor::Box;
 
-// Names of the logical tensors of which a source holds any element.
-std::set<std::string_view> NamesHeld(const manifest::Placement& placement) {
-  std::set<std::string_view> names;
+bool HoldsAnything(const manifest::Placement& placement) {
   for (const layout::StoredTensor& stored : placement.stored) {
     for (const layout::Fragment& fragment : stored.fragments) {
-      if (fragment.map.box().empty()) continue;
-      names.insert(placement.tensors[fragment.tensor].name);
+      if (!fragment.map.box().empty()) return true;
     }
   }
-  return names;
+  return false;
 }
 
 // The distinct boxes that are read of one tensor, by whoever.
@@ -60,12 +57,32 @@ class NeededTensor {
   int64_t item_bytes_ = 0;
 };
 
+// The parts of a series that come to `node` from other nodes: moves that follow
+// each other are one box.
+void ForEachCrossing(const MoveSeries& series, const FleetTopology& topology,
+                     int32_t node, absl::FunctionRef<void(const Box&)> visit) {
+  const auto crosses = [&](int64_t move) {
+    return topology.trainers[series.RankOf(move)].node != node;
+  };
+  for (int64_t begin = 0, end = 0; begin < series.num_moves; begin = end) {
+    end = begin + 1;
+    if (!crosses(begin)) continue;
+    while (end < series.num_moves && crosses(end)) ++end;
+    visit(end - begin == series.num_moves
+              ? series.box
+              : series.box.WithRange(
+                    series.dim, {series.BoxOf(begin).range(series.dim).begin,
+                                 series.BoxOf(end - 1).range(series.dim).end}));
+  }
+}
+
 }  // namespace
 
 struct FleetMeter::State {
   const SourceTable& table;
   const FleetTopology* topology;
   std::vector<int64_t> bytes;  // by source
+  ReplicaBound bound;
   absl::flat_hash_map<const TensorEntry*, NeededTensor> needed;
   // By node of engines: what comes from other nodes.
   absl::flat_hash_map<std::pair<int32_t, const TensorEntry*>, NeededTensor>
@@ -77,45 +94,47 @@ FleetMeter::FleetMeter(const SourceIndex& sources,
     : state_(new State{SourceTable::Of(sources),
                        topology,
                        std::vector<int64_t>(sources.sources().size(), 0),
+                       ReplicaBound(SourceTable::Of(sources)),
                        {},
                        {}}) {}
 
 FleetMeter::~FleetMeter() = default;
 
-void FleetMeter::Add(const Plan& plan, const manifest::Placement& target) {
+void FleetMeter::Add(const CompactPlan& plan,
+                     const manifest::Placement& target) {
   State& state = *state_;
-  // Names are looked up once a tensor, and a fragment counts once, however
-  // many sources it comes from: coverage is proven.
-  std::vector<const TensorEntry*> entries(target.tensors.size(), nullptr);
-  std::vector<std::vector<bool>> counted(target.stored.size());
-  for (const PeerPlan& peer : plan.peers) {
+  for (const PeerTraffic& peer : plan.peers) {
     const int32_t source = state.table.SourceOfRank(peer.src_rank);
     if (source < 0) continue;  // a plan of other sources
     state.bytes[static_cast<size_t>(source)] += peer.src_bytes;
-    const bool crosses = state.topology != nullptr &&
-                         state.topology->trainers[peer.src_rank].node !=
-                             state.topology->engines[plan.target_rank].node;
-    for (const Move& move : peer.moves) {
-      const TensorEntry*& entry = entries[move.tensor];
-      if (entry == nullptr) {
-        entry = state.table.Find(target.tensors[move.tensor].name);
-      }
-      const int64_t item_bytes = tensor::ItemBytes(move.conversion.from);
-      const layout::StoredTensor& stored = target.stored[move.dst_stored];
-      std::vector<bool>& is_counted = counted[move.dst_stored];
-      is_counted.resize(stored.fragments.size(), false);
-      NeededTensor& needed = state.needed[entry];
-      needed.AddItemBytes(item_bytes);
-      if (!is_counted[move.dst_fragment]) {
-        is_counted[move.dst_fragment] = true;
-        needed.Add(stored.fragments[move.dst_fragment].map.box());
-      }
-      if (!crosses) continue;
-      NeededTensor& of_node = state.needed_of_node[{
-          state.topology->engines[plan.target_rank].node, entry}];
-      of_node.AddItemBytes(item_bytes);
-      of_node.Add(move.box);
+  }
+  // Names are looked up once a tensor, and a fragment counts once, however
+  // many series it comes in: coverage is proven.
+  std::vector<const TensorEntry*> entries(target.tensors.size(), nullptr);
+  const MoveSeries* last = nullptr;
+  for (const MoveSeries& series : plan.series) {
+    const TensorEntry*& entry = entries[series.tensor];
+    if (entry == nullptr) {
+      entry = state.table.Find(target.tensors[series.tensor].name);
     }
+    state.bound.Add(*entry, series);
+    const int64_t item_bytes = tensor::ItemBytes(series.conversion.from);
+    NeededTensor& needed = state.needed[entry];
+    needed.AddItemBytes(item_bytes);
+    if (last == nullptr || last->dst_stored != series.dst_stored ||
+        last->dst_fragment != series.dst_fragment) {
+      needed.Add(target.stored[series.dst_stored]
+                     .fragments[series.dst_fragment]
+                     .map.box());
+    }
+    last = &series;
+    if (state.topology == nullptr) continue;
+    const int32_t node = state.topology->engines[plan.target_rank].node;
+    ForEachCrossing(series, *state.topology, node, [&](const Box& box) {
+      NeededTensor& of_node = state.needed_of_node[{node, entry}];
+      of_node.AddItemBytes(item_bytes);
+      of_node.Add(box);
+    });
   }
 }
 
@@ -124,21 +143,19 @@ FleetLoad FleetMeter::Finish() const {
   FleetLoad load;
   int64_t num_holders = 0;
   int64_t most = 0;
-  std::set<std::string_view> held;
   for (size_t i = 0; i < state.bytes.size(); ++i) {
     const manifest::Placement& placement = *state.table.sources()[i].placement;
     load.sources.push_back({placement.rank, state.bytes[i]});
     load.sent_bytes += state.bytes[i];
     most = std::max(most, state.bytes[i]);
-    std::set<std::string_view> names = NamesHeld(placement);
-    if (!names.empty()) ++num_holders;
-    held.merge(names);
+    if (HoldsAnything(placement)) ++num_holders;
   }
-  for (const std::string_view name : held) {
-    if (!state.needed.contains(state.table.Find(name))) {
-      load.unread.emplace_back(name);
+  for (const TensorEntry& entry : state.table.entries()) {
+    if (entry.num_groups > 0 && !state.needed.contains(&entry)) {
+      load.unread.push_back(entry.spec->name);
     }
   }
+  std::sort(load.unread.begin(), load.unread.end());
   for (const auto& [entry, tensor] : state.needed) {
     load.unique_bytes += tensor.UniqueBytes();
   }
@@ -146,9 +163,11 @@ FleetLoad FleetMeter::Finish() const {
     load.once_per_node_bytes += tensor.UniqueBytes();
   }
   if (load.sent_bytes > 0 && num_holders > 0) {
-    load.max_over_mean = static_cast<double>(most) *
-                         static_cast<double>(num_holders) /
-                         static_cast<double>(load.sent_bytes);
+    const double mean =
+        static_cast<double>(load.sent_bytes) / static_cast<double>(num_holders);
+    load.max_over_mean = static_cast<double>(most) / mean;
+    load.least_max_over_mean =
+        std::max(1.0, static_cast<double>(state.bound.LeastBytes()) / mean);
   }
   return load;
 }

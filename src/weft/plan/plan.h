@@ -141,8 +141,8 @@ class SourceIndex {
 
 // Plans one target rank. Pure: equal inputs give equal plans, byte for byte.
 // Among replicas: the mildest conversion (none, then exact, then lossy), then
-// the nearest, then the least loaded within this plan, then a rotation by the
-// target's rank. `target` must have passed manifest::CheckPlacement. Moves are
+// the nearest, then the least loaded within this plan, then a spread by the
+// target's rank; large fragments choose first. `target` must have passed manifest::CheckPlacement. Moves are
 // ordered by (dst_stored, dst_fragment, box), boxes by (begin, end) of the
 // first dimension, then of the next. Every destination element comes from
 // exactly one source or is zero-filled by declaration; otherwise

@@ -26,6 +26,16 @@ int Harm(const Candidate& from, tensor::DType to, tensor::Transform transform) {
   return tensor::IsLossy(conversion) ? 2 : 1;
 }
 
+// The sum of the digits of `rank` in base `count`, modulo `count`. Receivers
+// with equal needs are neighbours, or every eighth rank, or blocks of either;
+// `rank` modulo `count` would give every eighth one the same of four replicas,
+// this deals all of them out evenly.
+int64_t SpreadOf(int64_t rank, int64_t count) {
+  int64_t sum = 0;
+  for (; rank > 0; rank /= count) sum += rank % count;
+  return sum % count;
+}
+
 absl::Status MergeFaults(const base::FaultList& first,
                          const base::FaultList& second,
                          const base::FaultList& third, absl::StatusCode code) {
@@ -52,20 +62,48 @@ PieceSelector::PieceSelector(const SourceTable& sources,
   }
 }
 
-absl::StatusOr<std::vector<Piece>> PieceSelector::Select() {
-  for (size_t stored = 0; stored < target_.stored.size(); ++stored) {
-    const size_t num_fragments = target_.stored[stored].fragments.size();
-    for (size_t fragment = 0; fragment < num_fragments; ++fragment) {
-      SelectFragment(static_cast<int32_t>(stored),
-                     static_cast<int32_t>(fragment));
-    }
+absl::StatusOr<std::vector<MoveSeries>> PieceSelector::Select() {
+  for (const FragmentRef& each : ListFragments()) {
+    SelectFragment(each.stored, each.fragment);
   }
   absl::StatusCode code = absl::StatusCode::kFailedPrecondition;
   if (!conversion_faults_.empty()) code = absl::StatusCode::kUnimplemented;
   if (!shape_faults_.empty()) code = absl::StatusCode::kInvalidArgument;
   WEFT_RETURN_IF_ERROR(
       MergeFaults(shape_faults_, conversion_faults_, coverage_faults_, code));
-  return std::move(pieces_);
+  const auto less = [](const MoveSeries& a, const MoveSeries& b) {
+    if (a.dst_stored != b.dst_stored) return a.dst_stored < b.dst_stored;
+    if (a.dst_fragment != b.dst_fragment) {
+      return a.dst_fragment < b.dst_fragment;
+    }
+    return LessBox(a.box, b.box);
+  };
+  if (!std::is_sorted(series_.begin(), series_.end(), less)) {
+    std::sort(series_.begin(), series_.end(), less);
+  }
+  return std::move(series_);
+}
+
+// In the order in which they choose their sources.
+std::vector<PieceSelector::FragmentRef> PieceSelector::ListFragments() const {
+  std::vector<FragmentRef> all;
+  for (size_t stored = 0; stored < target_.stored.size(); ++stored) {
+    const layout::StoredTensor& each = target_.stored[stored];
+    for (size_t fragment = 0; fragment < each.fragments.size(); ++fragment) {
+      all.push_back({static_cast<int32_t>(stored),
+                     static_cast<int32_t>(fragment),
+                     each.fragments[fragment].map.box().num_elements() *
+                         tensor::ItemBytes(each.dtype)});
+    }
+  }
+  if (sources_.has_replicas()) {
+    // The large ones first: what is small evens out what they left uneven.
+    std::stable_sort(all.begin(), all.end(),
+                     [](const FragmentRef& a, const FragmentRef& b) {
+                       return a.bytes > b.bytes;
+                     });
+  }
+  return all;
 }
 
 const TensorEntry* PieceSelector::EntryOf(int32_t tensor) {
@@ -100,18 +138,10 @@ void PieceSelector::SelectFragment(int32_t dst_stored, int32_t dst_fragment) {
     return;
   }
   sources_.FindGroups(*entry, box, matches_);
-  const size_t first_piece = pieces_.size();
   if (entry->disjoint) {
     TakeFromDisjoint(box);
   } else {
     TakeFromOverlapping(box);
-  }
-  const auto less = [](const Piece& a, const Piece& b) {
-    return LessBox(a.box, b.box);
-  };
-  const auto begin = pieces_.begin() + static_cast<std::ptrdiff_t>(first_piece);
-  if (!std::is_sorted(begin, pieces_.end(), less)) {
-    std::sort(begin, pieces_.end(), less);
   }
 }
 
@@ -119,7 +149,7 @@ void PieceSelector::TakeFromDisjoint(const Box& box) {
   int64_t missing = box.num_elements();
   for (const BoxGroup*& group : matches_) {
     Take(absl::MakeConstSpan(&group, 1), box);
-    missing -= pieces_.back().box.num_elements();
+    missing -= series_.back().box.num_elements();
   }
   if (missing == 0) return;
   std::vector<const Box*> held;
@@ -142,7 +172,7 @@ void PieceSelector::TakeFromOverlapping(const Box& box) {
       continue;
     }
     Take(holders, rest);
-    for (Box& piece : tensor::Subtract(rest, pieces_.back().box)) {
+    for (Box& piece : tensor::Subtract(rest, series_.back().box)) {
       remaining.push_back(std::move(piece));
     }
   }
@@ -155,9 +185,9 @@ void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
   int64_t count = 0;
   for (const BoxGroup* group : groups) count += group->count;
   // Receivers with equal needs begin at different replicas.
-  const int64_t first_turn = count > 1 ? target_.rank % count : 0;
+  const int64_t first_turn = count > 1 ? SpreadOf(target_.rank, count) : 0;
   const Candidate* best = nullptr;
-  const Box* best_box = nullptr;
+  const BoxGroup* best_group = nullptr;
   std::tuple<int, int32_t, int64_t, int64_t> best_key;
   int64_t position = 0;
   for (const BoxGroup* group : groups) {
@@ -165,21 +195,80 @@ void PieceSelector::Take(absl::Span<const BoxGroup* const> groups,
       const int64_t turn = (position++ - first_turn + count) % count;
       const std::tuple<int, int32_t, int64_t, int64_t> key(
           OtherScheme(each) ? 3 : Harm(each, dst.dtype, transform),
-          each.distance, assigned_bytes_[each.source], turn);
+          each.distance, count > 1 ? LoadOf(*group, each, wanted) : 0, turn);
       if (best == nullptr || key < best_key) {
         best = &each;
-        best_box = &group->box;
+        best_group = group;
         best_key = key;
       }
     }
   }
   if (std::get<0>(best_key) == 3) CheckConversion(*best);
-  pieces_.push_back({*best, dst_stored_, dst_fragment_,
-                     tensor::Contains(wanted, *best_box)
-                         ? *best_box
-                         : tensor::Intersect(wanted, *best_box)});
-  assigned_bytes_[best->source] +=
-      pieces_.back().box.num_elements() * tensor::ItemBytes(best->dtype);
+  AddSeries(*best_group, *best,
+            tensor::Contains(wanted, best_group->box)
+                ? best_group->box
+                : tensor::Intersect(wanted, best_group->box));
+}
+
+int64_t PieceSelector::LoadOf(const BoxGroup& group, const Candidate& from,
+                              const Box& wanted) const {
+  const auto [first, end] =
+      SourceTable::MembersIn(*entries_[tensor_], group, wanted);
+  int64_t load = 0;
+  for (int64_t member = first; member < end; ++member) {
+    load = std::max(load, assigned_bytes_[from.SourceOf(member)]);
+  }
+  return load;
+}
+
+void PieceSelector::AddSeries(const BoxGroup& group, const Candidate& from,
+                              Box box) {
+  const TensorEntry& entry = *entries_[tensor_];
+  const layout::StoredTensor& dst = target_.stored[dst_stored_];
+  const auto [first, end] = SourceTable::MembersIn(entry, group, box);
+  const auto rank_of = [&](int64_t member) {
+    return sources_.sources()[from.SourceOf(member)].placement->rank;
+  };
+  MoveSeries& series = series_.emplace_back();
+  series.tensor = tensor_;
+  series.src_stored = from.stored;
+  series.src_fragment = from.fragment;
+  series.dst_stored = dst_stored_;
+  series.dst_fragment = dst_fragment_;
+  // A pair of transforms that do not compose is among the faults by now.
+  series.conversion = {
+      from.dtype, dst.dtype,
+      tensor::ComposeTransforms(from.transform,
+                                dst.fragments[dst_fragment_].transform)
+          .value_or(tensor::Transform::kNone)};
+  series.box = std::move(box);
+  series.src_rank = rank_of(first);
+  series.num_moves = end - first;
+  if (end - first > 1) {
+    const tensor::Range& all = group.box.range(entry.sort_dim);
+    series.rank_step = rank_of(first + 1) - series.src_rank;
+    series.dim = entry.sort_dim;
+    series.chunk = group.chunk;
+    series.head = all.begin + (first + 1) * group.chunk -
+                  series.box.range(series.dim).begin;
+  }
+  if (!sources_.has_replicas()) return;  // nobody asks for the load
+  // By hand and not by ElementsOf: this is done for every move of the plan.
+  const int64_t item_bytes = tensor::ItemBytes(from.dtype);
+  if (end - first == 1) {
+    assigned_bytes_[from.SourceOf(first)] +=
+        series.box.num_elements() * item_bytes;
+    return;
+  }
+  const int64_t extent = series.box.extent(series.dim);
+  const int64_t row_bytes = series.box.num_elements() / extent * item_bytes;
+  int64_t rows = series.head;
+  int64_t rest = extent;
+  for (int64_t member = first; member < end; ++member) {
+    assigned_bytes_[from.SourceOf(member)] += rows * row_bytes;
+    rest -= rows;
+    rows = std::min(series.chunk, rest);
+  }
 }
 
 void PieceSelector::AddHole(const Box& box) {

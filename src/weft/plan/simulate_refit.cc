@@ -38,7 +38,7 @@ class Simulator {
   Simulator(const FleetTopology& topology, const SimulationOptions& options)
       : topology_(topology), options_(options) {}
 
-  RefitSimulation Run(const std::vector<Plan>& plans) {
+  RefitSimulation Run(const std::vector<CompactPlan>& plans) {
     MakeFlows(plans);
     MeasureBounds();
     ChooseOperationSize();
@@ -138,11 +138,11 @@ class Simulator {
     return flow;
   }
 
-  void MakeFlows(const std::vector<Plan>& plans) {
-    for (const Plan& plan : plans) {
+  void MakeFlows(const std::vector<CompactPlan>& plans) {
+    for (const CompactPlan& plan : plans) {
       Reader reader;
       reader.rank = plan.target_rank;
-      for (const PeerPlan& peer : plan.peers) {
+      for (const PeerTraffic& peer : plan.peers) {
         if (peer.src_bytes == 0) continue;
         reader.flows.push_back(
             MakeFlow(peer.src_rank, plan.target_rank, peer.src_bytes));
@@ -286,7 +286,7 @@ class Simulator {
   int64_t next_number_ = 0;
 };
 
-absl::Status CheckInputs(const std::vector<Plan>& plans,
+absl::Status CheckInputs(const std::vector<CompactPlan>& plans,
                          const FleetTopology& topology,
                          const SimulationOptions& options) {
   WEFT_RETURN_IF_ERROR(topology.Check());
@@ -300,12 +300,12 @@ absl::Status CheckInputs(const std::vector<Plan>& plans,
   check("bytes of an operation", options.operation_bytes);
   check("most operations", options.max_operations);
   std::set<int64_t> trainers;
-  for (const Plan& plan : plans) {
+  for (const CompactPlan& plan : plans) {
     if (plan.target_rank >= static_cast<int64_t>(topology.engines.size())) {
       faults.Add(absl::StrCat("engine rank ", plan.target_rank,
                               " has no place in the topology"));
     }
-    for (const PeerPlan& peer : plan.peers) trainers.insert(peer.src_rank);
+    for (const PeerTraffic& peer : plan.peers) trainers.insert(peer.src_rank);
   }
   for (const int64_t rank : trainers) {
     if (rank >= static_cast<int64_t>(topology.trainers.size())) {
@@ -330,7 +330,7 @@ std::string SimulatedPort::ToString() const {
 }
 
 absl::StatusOr<RefitSimulation> SimulateRefit(
-    const std::vector<Plan>& plans, const FleetTopology& topology,
+    const std::vector<CompactPlan>& plans, const FleetTopology& topology,
     const SimulationOptions& options) {
   WEFT_RETURN_IF_ERROR(CheckInputs(plans, topology, options));
   return Simulator(topology, options).Run(plans);

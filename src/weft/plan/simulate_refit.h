@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/plan/compact_plan.h"
 #include "weft/plan/fleet_topology.h"
-#include "weft/plan/plan.h"
 
 namespace weft::plan {
 
@@ -85,9 +85,9 @@ struct RefitSimulation {
 
 // `plans`: of all target ranks. kInvalidArgument with all that is wrong with
 // the topology or the options, and ranks of the plans that it does not place.
-absl::StatusOr<RefitSimulation> SimulateRefit(const std::vector<Plan>& plans,
-                                              const FleetTopology& topology,
-                                              const SimulationOptions& options);
+absl::StatusOr<RefitSimulation> SimulateRefit(
+    const std::vector<CompactPlan>& plans, const FleetTopology& topology,
+    const SimulationOptions& options);
 
 // What a trainer pays beside if it gathers its shards first, so that each
 // element is on some GPU whole: `unique_bytes` once over all its NICs, or over

@@ -16,12 +16,13 @@ namespace {
 constexpr int64_t kMiB = int64_t{1} << 20;
 
 // A plan of which only the bytes by peer matter here.
-Plan PlanOf(int64_t target_rank,
-            const std::vector<std::pair<int64_t, int64_t>>& bytes_by_source) {
-  Plan plan;
+CompactPlan PlanOf(
+    int64_t target_rank,
+    const std::vector<std::pair<int64_t, int64_t>>& bytes_by_source) {
+  CompactPlan plan;
   plan.target_rank = target_rank;
   for (const auto& [rank, bytes] : bytes_by_source) {
-    PeerPlan peer;
+    PeerTraffic peer;
     peer.src_rank = rank;
     peer.src_bytes = bytes;
     plan.peers.push_back(std::move(peer));
@@ -40,7 +41,7 @@ UniformFleet Simple() {
   return fleet;
 }
 
-RefitSimulation Simulate(const std::vector<Plan>& plans,
+RefitSimulation Simulate(const std::vector<CompactPlan>& plans,
                          const UniformFleet& fleet = Simple(),
                          SimulationOptions options = {}) {
   return SimulateRefit(plans, PlaceInOrder(fleet, kRanks, kRanks), options)
@@ -93,7 +94,7 @@ TEST(SimulateRefitTest, AWindowOfOneWaitsForEachOperation) {
   SimulationOptions options;
   options.window = 1;
   options.operation_bytes = 10 * kMiB;
-  const std::vector<Plan> plans = {PlanOf(0, {{0, 100 * kMiB}})};
+  const std::vector<CompactPlan> plans = {PlanOf(0, {{0, 100 * kMiB}})};
   // Ten times latency and 0.1 s on the wire.
   EXPECT_NEAR(Simulate(plans, topology, options).seconds, 2, 1e-9);
   options.window = 2;
@@ -115,7 +116,7 @@ TEST(SimulateRefitTest, RandomFleets) {
     return std::uniform_int_distribution<int64_t>(least, most)(random);
   };
   for (int round = 0; round < 200; ++round) {
-    std::vector<Plan> plans;
+    std::vector<CompactPlan> plans;
     const int64_t sources = pick(1, 9);
     double serial_seconds = 0;
     int64_t total = 0;
@@ -174,8 +175,8 @@ TEST(SimulateRefitTest, RandomFleets) {
 }
 
 TEST(SimulateRefitTest, TheSameInputsGiveTheSameResult) {
-  const std::vector<Plan> plans = {PlanOf(0, {{0, 70 * kMiB}, {1, 50 * kMiB}}),
-                                   PlanOf(1, {{1, 30 * kMiB}})};
+  const std::vector<CompactPlan> plans = {
+      PlanOf(0, {{0, 70 * kMiB}, {1, 50 * kMiB}}), PlanOf(1, {{1, 30 * kMiB}})};
   SimulationOptions options;
   options.keep_trace = true;
   const RefitSimulation first = Simulate(plans, Simple(), options);
@@ -237,7 +238,7 @@ TEST(SimulateRefitTest, GpusShareTheNicsOfTheirNode) {
 TEST(SimulateRefitTest, TheSpineCarriesWhatChangesItsRail) {
   FleetTopology topology = PlaceInOrder(Simple(), 2, 2);
   topology.rails = true;
-  const std::vector<Plan> plans = {
+  const std::vector<CompactPlan> plans = {
       PlanOf(0, {{0, 100 * kMiB}, {1, 100 * kMiB}}),
       PlanOf(1, {{1, 60 * kMiB}})};
   RefitSimulation found = SimulateRefit(plans, topology, {}).value();

@@ -11,13 +11,6 @@ namespace weft::plan {
 
 using tensor::Box;
 
-// A candidate before it has a place in the table.
-struct SourceTable::Record {
-  int32_t entry = 0;
-  Candidate candidate;
-  const Box* box = nullptr;
-};
-
 namespace {
 
 std::string Quoted(std::string_view name) {
@@ -146,75 +139,6 @@ void SourceTable::NameSchemes(base::FaultList& faults) {
   }
 }
 
-std::vector<SourceTable::Record> SourceTable::ListFragments() const {
-  std::vector<Record> records;
-  for (size_t source = 0; source < sources_.size(); ++source) {
-    const manifest::Placement& placement = *sources_[source].placement;
-    for (size_t stored = 0; stored < placement.stored.size(); ++stored) {
-      const layout::StoredTensor& each = placement.stored[stored];
-      for (size_t i = 0; i < each.fragments.size(); ++i) {
-        const layout::Fragment& fragment = each.fragments[i];
-        if (fragment.map.box().empty()) continue;
-        const Candidate candidate{static_cast<int32_t>(source),
-                                  static_cast<int32_t>(stored),
-                                  static_cast<int32_t>(i),
-                                  sources_[source].distance,
-                                  each.dtype,
-                                  fragment.transform};
-        records.push_back({entry_of_tensor_[source][fragment.tensor], candidate,
-                           &fragment.map.box()});
-      }
-    }
-  }
-  std::stable_sort(
-      records.begin(), records.end(),
-      [](const Record& a, const Record& b) { return a.entry < b.entry; });
-  return records;
-}
-
-void SourceTable::IndexFragments(std::vector<Record> records) {
-  candidates_.reserve(records.size());
-  for (size_t begin = 0, end = 0; begin < records.size(); begin = end) {
-    while (end < records.size() && records[end].entry == records[begin].entry) {
-      ++end;
-    }
-    SortEntry(entries_[records[begin].entry],
-              absl::MakeSpan(records).subspan(begin, end - begin));
-  }
-}
-
-// Appends the entry's groups and candidates; `records` are in the order of
-// (source, stored, fragment), which a stable sort keeps among replicas.
-void SourceTable::SortEntry(TensorEntry& entry, absl::Span<Record> records) {
-  std::vector<const Box*> boxes;
-  boxes.reserve(records.size());
-  for (const Record& record : records) boxes.push_back(record.box);
-  const int dim = MostCutDimension(boxes);
-  std::stable_sort(
-      records.begin(), records.end(), [dim](const Record& a, const Record& b) {
-        if (dim >= 0 && a.box->range(dim).begin != b.box->range(dim).begin) {
-          return a.box->range(dim).begin < b.box->range(dim).begin;
-        }
-        return LessBox(*a.box, *b.box);
-      });
-  entry.sort_dim = dim;
-  entry.first_group = static_cast<int32_t>(groups_.size());
-  boxes.clear();
-  int64_t reach = 0;
-  for (const Record& record : records) {
-    if (boxes.empty() || !(*boxes.back() == *record.box)) {
-      boxes.push_back(record.box);
-      if (dim >= 0) reach = std::max(reach, record.box->range(dim).end);
-      groups_.push_back(
-          {*record.box, reach, static_cast<int32_t>(candidates_.size()), 0});
-    }
-    candidates_.push_back(record.candidate);
-    ++groups_.back().count;
-  }
-  entry.num_groups = static_cast<int32_t>(boxes.size());
-  entry.disjoint = !FindOverlap(boxes).has_value();
-}
-
 absl::StatusOr<std::shared_ptr<const SourceTable>> SourceTable::Build(
     std::vector<SourceInfo> sources) {
   if (sources.empty()) {
@@ -264,24 +188,6 @@ int32_t SourceTable::SourceOfRank(int64_t rank) const {
                                    });
   if (it == sources_.end() || it->placement->rank != rank) return -1;
   return static_cast<int32_t>(it - sources_.begin());
-}
-
-void SourceTable::FindGroups(const TensorEntry& entry, const Box& box,
-                             std::vector<const BoxGroup*>& matches) const {
-  matches.clear();
-  const absl::Span<const BoxGroup> groups = GroupsOf(entry);
-  const int dim = entry.sort_dim;
-  const BoxGroup* group = groups.data();
-  const BoxGroup* const end = groups.data() + groups.size();
-  if (dim >= 0) {
-    group = std::partition_point(group, end, [&](const BoxGroup& each) {
-      return each.reach <= box.range(dim).begin;
-    });
-  }
-  for (; group != end; ++group) {
-    if (dim >= 0 && group->box.range(dim).begin >= box.range(dim).end) break;
-    if (Overlaps(group->box, box)) matches.push_back(group);
-  }
 }
 
 std::string SourceTable::MissingRanksText() const {

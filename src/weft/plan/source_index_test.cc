@@ -122,8 +122,13 @@ TEST(SourceTable, FindsTheFragmentsThatMeetABox) {
       using Key = std::vector<int64_t>;
       std::multiset<Key> found, expected;
       for (const BoxGroup* group : groups) {
+        const auto [first, end] = SourceTable::MembersIn(*entry, *group, box);
         for (const Candidate& each : (*table)->CandidatesOf(*group)) {
-          found.insert({each.source, each.stored, each.fragment});
+          for (int64_t member = first; member < end; ++member) {
+            found.insert({each.SourceOf(member), each.stored, each.fragment});
+            RC_ASSERT((*table)->FragmentOf(each, member).map.box() ==
+                      SourceTable::MemberBox(*entry, *group, member));
+          }
         }
       }
       for (size_t s = 0; s < world.sources.size(); ++s) {

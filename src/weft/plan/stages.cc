@@ -148,11 +148,15 @@ std::vector<Box> Stager::HeldBlocks(const ScaledTensor& scaled) const {
           return each.dtype == tensor::DType::kF8E4M3;
         });
     if (!quantised) continue;
-    const Box blocks =
-        tensor::WholeBlocksIn(scaled.scheme, matrix.shape, group.box);
-    for (const BoxGroup& known : sources_.GroupsOf(*scales)) {
-      if (known.box.rank() != 2 || !Overlaps(known.box, blocks)) continue;
-      held.push_back(tensor::Intersect(known.box, blocks));
+    // A block that two members share is whole in neither.
+    for (int64_t member = 0; member < group.members; ++member) {
+      const Box blocks =
+          tensor::WholeBlocksIn(scaled.scheme, matrix.shape,
+                                SourceTable::MemberBox(entry, group, member));
+      for (const BoxGroup& known : sources_.GroupsOf(*scales)) {
+        if (known.box.rank() != 2 || !Overlaps(known.box, blocks)) continue;
+        held.push_back(tensor::Intersect(known.box, blocks));
+      }
     }
   }
   return held;
@@ -288,7 +292,7 @@ void AddWritten(const layout::Fragment& fragment, const Box& box,
 // Adds to the conversions of a plan what the steps do.
 void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
                      const std::vector<tensor::TensorSpec>& tensors,
-                     Plan& plan) {
+                     std::vector<ConversionUse>& conversions) {
   std::vector<ConversionUse> uses;
   int32_t last_tensor = -1;
   for (const QuantiseStep& step : steps) {
@@ -306,7 +310,7 @@ void AddQuantiseUses(const std::vector<QuantiseStep>& steps,
     last_tensor = step.tensor;
     use->num_elements += step.box.num_elements();
   }
-  plan.conversions.insert(plan.conversions.end(), uses.begin(), uses.end());
+  conversions.insert(conversions.end(), uses.begin(), uses.end());
 }
 
 }  // namespace
@@ -371,7 +375,17 @@ absl::StatusOr<Plan> BuildStagedPlan(const SourceIndex& sources,
                                      const PlanLimits& limits) {
   WEFT_ASSIGN_OR_RETURN(Plan plan,
                         BuildPlan(sources, placement, digest, limits));
-  AddQuantiseUses(steps, placement.tensors, plan);
+  AddQuantiseUses(steps, placement.tensors, plan.conversions);
+  return plan;
+}
+
+absl::StatusOr<CompactPlan> BuildStagedCompactPlan(
+    const SourceIndex& sources, const manifest::Placement& placement,
+    const std::vector<QuantiseStep>& steps,
+    const manifest::LayoutDigest& digest, const PlanLimits& limits) {
+  WEFT_ASSIGN_OR_RETURN(CompactPlan plan,
+                        BuildCompactPlan(sources, placement, digest, limits));
+  AddQuantiseUses(steps, placement.tensors, plan.conversions);
   return plan;
 }
 

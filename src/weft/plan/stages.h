@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weft/manifest/placement.h"
+#include "weft/plan/compact_plan.h"
 #include "weft/plan/plan.h"
 #include "weft/tensor/box.h"
 #include "weft/tensor/scale_scheme.h"
@@ -73,6 +74,12 @@ absl::StatusOr<Plan> BuildStagedPlan(const SourceIndex& sources,
                                      const std::vector<QuantiseStep>& steps,
                                      const manifest::LayoutDigest& digest,
                                      const PlanLimits& limits);
+
+// BuildCompactPlan likewise.
+absl::StatusOr<CompactPlan> BuildStagedCompactPlan(
+    const SourceIndex& sources, const manifest::Placement& placement,
+    const std::vector<QuantiseStep>& steps,
+    const manifest::LayoutDigest& digest, const PlanLimits& limits);
 
 // Independent proof: what remains in the staged target and what the steps
 // write tile each stored tensor of `target`, and each step stays within its

@@ -303,6 +303,9 @@ absl::Status StoredBuilder::Finish(RankLayout& layout) {
   for (const layout::ScaledTensor& scaled : scaled_) {
     new_index[scaled.tensor] = new_index[scaled.scales] = 0;
   }
+  layout.tensors.reserve(new_index.size() -
+                         static_cast<std::size_t>(std::count(
+                             new_index.begin(), new_index.end(), -1)));
   for (std::size_t i = 0; i < new_index.size(); ++i) {
     if (new_index[i] < 0) continue;
     new_index[i] = static_cast<int32_t>(layout.tensors.size());
