@@ -19,24 +19,23 @@ inline constexpr int kGroupThreads = 256;
 inline constexpr int kGroups = 4;  // of a thread block
 inline constexpr int kBlockThreads = kGroupThreads * kGroups;
 // Elements of a tile of kCast and kStrided; sides of a tile of kTranspose, of
-// which the columns are doubled where it is wide.
+// which the columns are doubled where it is wide and halved for 8-byte
+// elements.
 inline constexpr int64_t kElementTile = 8192;
 inline constexpr int64_t kTransposeSide = 64;
 inline constexpr int64_t kWideCols = 2 * kTransposeSide;
-// Bytes of a group's shared memory: a transposed tile of 8-byte elements, a
-// column more so that columns lie in different banks.
-inline constexpr int64_t kGroupSharedBytes =
-    kTransposeSide * (kTransposeSide + 1) * 8;
+inline constexpr int64_t kLongCols = kTransposeSide / 2;
 inline constexpr int kMaxPieces = 128;  // of a tile
 // Elements that a group holds in registers, 8 a chunk: a block read once.
 inline constexpr int64_t kChunkElements = 8;
 inline constexpr int64_t kBlockChunks = 2048;
-// Tiles of the digest lattice that a warp takes at a time, in row-major order.
+// Tiles of the digest lattice that a warp takes at a time at most.
 inline constexpr uint32_t kDigestTiles = 4;
 
 struct Tile {
-  uint32_t op = 0;
   uint32_t index = 0;
+  uint32_t op : 29 = 0;
+  uint32_t more : 3 = 0;  // digests: tiles right of it that go with it
 };
 
 enum class MoveKind : uint8_t {
@@ -80,8 +79,9 @@ struct MoveOp {
   uint8_t item = 1;       // kTranspose and kStrided of unchanged elements
   bool converts = false;
   bool aligned = false;  // every element at a multiple of its size
-  // kTranspose of unchanged 2-byte elements: 8 of them at a multiple of 16
-  // bytes on both sides, rows and columns multiples of 8.
+  // kRows: everything is a multiple of 16 bytes. kTranspose of unchanged 2-byte
+  // elements: 8 of them at a multiple of 16 bytes on both sides, rows and
+  // columns multiples of 8.
   bool wide = false;
 
   int64_t num_tiles() const {

@@ -7,6 +7,7 @@
 #include "weft/convert/cuda/element.cuh"
 #include "weft/convert/cuda/kernels_internal.h"
 #include "weft/convert/cuda/rows.cuh"
+#include "weft/convert/cuda/stage.cuh"
 #include "weft/convert/cuda/tile_sum.cuh"
 #include "weft/convert/cuda/walk.cuh"
 
@@ -16,7 +17,6 @@ namespace {
 using tensor::DType;
 
 constexpr int kDigestUnroll = 4;
-constexpr int kWholeUnroll = 8;  // divides the rows that a lane has
 
 // What of a tile of the lattice a plane has: rows [row_begin, row_end) of the
 // tile, and of each of them bytes [byte_begin, byte_end).
@@ -140,34 +140,89 @@ __device__ __forceinline__ void StoreChunk(const DigestOp& op,
   }
 }
 
-// A whole tile, aligned, unchanged: what nearly all tiles are.
-template <bool kCopies>
-__device__ __forceinline__ TileSum SumWhole(const DigestOp& op,
-                                            const TilePart& part,
-                                            const DigestWeights& weights) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int chunks = kTileCols * op.item / 16;  // of a row
-  const int byte = lane % chunks * 16;
-  const int rows_at_once = 32 / chunks;
-  const int first = lane / chunks;
-  const uint4 col0 = *reinterpret_cast<const uint4*>(&weights.col[0][byte / 4]);
-  const uint4 col1 = *reinterpret_cast<const uint4*>(&weights.col[1][byte / 4]);
-  const int64_t step = rows_at_once * op.row_bytes;
-  const int64_t dst_step = rows_at_once * op.dst_row_bytes;
-  const std::byte* src = part.data + first * op.row_bytes + byte;
-  std::byte* dst = part.dst + first * op.dst_row_bytes + byte;
-  TileSum sum;
-  for (int row = first; row < kTileRows; row += kWholeUnroll * rows_at_once) {
-    uint4 data[kWholeUnroll];
-#pragma unroll
-    for (int i = 0; i < kWholeUnroll; ++i) data[i] = Load16(src + i * step);
-#pragma unroll
-    for (int i = 0; i < kWholeUnroll; ++i) {
-      if constexpr (kCopies) Store16(dst + i * dst_step, data[i]);
-      sum.AddRow(weights, data[i], col0, col1, row + i * rows_at_once);
+// A whole tile, aligned and unchanged, which is what nearly all tiles are, goes
+// through the stage: in as many batches as an element has bytes, a chunk a
+// slot.
+struct WholeTile {
+  const std::byte* src;  // of this lane
+  std::byte* dst;
+  int64_t src_step;  // from slot to slot
+  int64_t dst_step;
+  int64_t value;
+  int row;  // of slot 0
+  int rows_at_once;
+  int word;
+  int batches;  // 0: no tile
+
+  template <bool kCopies>
+  __device__ __forceinline__ static WholeTile Of(const DigestOp& op,
+                                                 uint32_t index) {
+    WholeTile tile;
+    const TilePart part = PartOf(op, index);
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int chunks = kTileCols * op.item / 16;  // of a row
+    tile.batches = op.item;
+    tile.rows_at_once = 32 / chunks;
+    tile.row = lane / chunks;
+    tile.word = lane % chunks * 4;
+    tile.src = part.data + tile.row * op.row_bytes + tile.word * 4;
+    tile.src_step = tile.rows_at_once * op.row_bytes;
+    tile.value = part.value;
+    if constexpr (kCopies) {
+      tile.dst = part.dst + tile.row * op.dst_row_bytes + tile.word * 4;
+      tile.dst_step = tile.rows_at_once * op.dst_row_bytes;
     }
-    src += kWholeUnroll * step;
-    if constexpr (kCopies) dst += kWholeUnroll * dst_step;
+    return tile;
+  }
+
+  __device__ __forceinline__ void Start(const Stage& stage, int batch,
+                                        int slot) const {
+    stage.Start(slot, src + (batch * kSlots + slot) * src_step);
+  }
+};
+// 64 rows of 64 elements of `item` bytes are `item` batches of a warp's slots.
+static_assert(kTileRows * kTileCols == kSlots * 32 * 16);
+
+// The tile's sum. The loads of `next`, if it is a whole tile, too, begin as
+// this one leaves the stage.
+template <bool kCopies>
+__device__ __forceinline__ TileSum SumWhole(const WholeTile& tile,
+                                            const WholeTile& next,
+                                            const Stage& stage,
+                                            const DigestWeights& weights) {
+  TileSum sum;
+  const uint4 col0 =
+      *reinterpret_cast<const uint4*>(&weights.col[0][tile.word]);
+  const uint4 col1 =
+      *reinterpret_cast<const uint4*>(&weights.col[1][tile.word]);
+  int row = tile.row;
+  std::byte* dst = tile.dst;
+  for (int batch = 0; batch < tile.batches; ++batch) {
+    const bool last = batch + 1 == tile.batches;
+    stage.Wait();
+#pragma unroll
+    for (int i = 0; i < kSlots; i += kTaken) {
+      uint4 data[kTaken];
+#pragma unroll
+      for (int j = 0; j < kTaken; ++j) data[j] = stage.Take(i + j);
+#pragma unroll
+      for (int j = 0; j < kTaken; ++j) {
+        if (!last) {
+          tile.Start(stage, batch + 1, i + j);
+        } else if (next.batches > 0) {
+          next.Start(stage, 0, i + j);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kTaken; ++j) {
+        if constexpr (kCopies) {
+          Store16(dst, data[j]);
+          dst += tile.dst_step;
+        }
+        sum.AddRow(weights, data[j], col0, col1, row);
+        row += tile.rows_at_once;
+      }
+    }
   }
   return sum;
 }
@@ -231,57 +286,108 @@ __device__ __forceinline__ int64_t Magnitude(int64_t value) {
   return value < 0 ? -value : value;
 }
 
+// The tiles of the lattice that a warp does: some of each tile of the list.
+class DigestWalk {
+ public:
+  __device__ __forceinline__ DigestWalk(const Walk& walk, const DigestOp* ops)
+      : walk_(walk), ops_(ops) {
+    Open();
+  }
+  __device__ __forceinline__ bool has() const { return walk_.has(); }
+  __device__ __forceinline__ const DigestOp& op() const { return *op_; }
+  __device__ __forceinline__ uint32_t index() const { return index_; }
+  __device__ __forceinline__ void Advance() {
+    if (++index_ < end_) return;
+    walk_.Advance();
+    Open();
+  }
+
+ private:
+  __device__ __forceinline__ void Open() {
+    if (!walk_.has()) return;
+    const Tile tile = walk_.tile();
+    op_ = ops_ + tile.op;
+    index_ = tile.index;
+    end_ = index_ + tile.more + 1;
+  }
+
+  Walk walk_;
+  const DigestOp* ops_;
+  const DigestOp* op_ = nullptr;
+  uint32_t index_ = 0;
+  uint32_t end_ = 0;
+};
+
 template <bool kCopies>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    DigestKernel(const Tile* tiles, uint32_t count, uint32_t* counter,
-                 const DigestOp* ops,
-                 const __grid_constant__ DigestWeights parameter,
-                 DigestValue* values) {
+    WholeKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
+                const DigestOp* ops,
+                const __grid_constant__ DigestWeights parameter,
+                DigestValue* values) {
+  extern __shared__ uint4 dynamic[];
   __shared__ alignas(16) DigestWeights weights;
   LoadWeights(parameter, weights);
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  uint32_t next = 0;
-  if (lane == 0) next = atomicAdd(counter, 1u);
-  for (uint32_t number = __shfl_sync(~0u, next, 0); number < count;
-       number = __shfl_sync(~0u, next, 0)) {
-    if (lane == 0) next = atomicAdd(counter, 1u);
-    const Tile tile = tiles[number];
-    const DigestOp& op = ops[tile.op];
-    const uint32_t end =
-        min(tile.index + kDigestTiles, op.tiles_down * op.tiles_across);
-    for (uint32_t index = tile.index; index < end; ++index) {
-      const TilePart part = PartOf(op, index);
-      const bool by_cols = !kCopies && op.alignment == 0 &&
-                           Magnitude(op.row_bytes) < Magnitude(op.col_bytes);
-      TileSum sum;
-      if (op.alignment == 16 && !op.converts && part.row_begin == 0 &&
-          part.byte_begin == 0 && part.row_end == kTileRows &&
-          part.byte_end == kTileCols * op.item) {
-        sum = SumWhole<kCopies>(op, part, weights);
-      } else {
-        sum = by_cols ? SumCols(op, part, weights)
-                      : SumRows<kCopies>(op, part, weights);
-      }
-      const uint64_t sum0 = WarpSum(sum.sum[0]);
-      const uint64_t sum1 = WarpSum(sum.sum[1]);
-      if (lane == 0 && values != nullptr) {
-        AddToValue(values, part.value, sum0, sum1);
-      }
-    }
+  const Stage stage(reinterpret_cast<std::byte*>(dynamic));
+  const Walk walk = Walk::OfWarp(tiles, count, stop);
+  DigestWalk at(walk, ops);
+  if (!at.has()) return;
+  WholeTile next = WholeTile::Of<kCopies>(at.op(), at.index());
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) next.Start(stage, 0, i);
+  while (at.has()) {
+    const WholeTile tile = next;
+    const bool stopped = walk.Stopped();
+    at.Advance();
+    next.batches = 0;
+    if (at.has()) next = WholeTile::Of<kCopies>(at.op(), at.index());
+    const TileSum sum = SumWhole<kCopies>(tile, next, stage, weights);
+    if (values != nullptr) AddToValue(values, tile.value, sum);
+    if (__any_sync(~0u, stopped)) break;
+  }
+  stage.Wait();
+}
+
+template <bool kCopies>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    PartsKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
+                const DigestOp* ops,
+                const __grid_constant__ DigestWeights parameter,
+                DigestValue* values) {
+  __shared__ alignas(16) DigestWeights weights;
+  LoadWeights(parameter, weights);
+  const Walk walk = Walk::OfWarp(tiles, count, stop);
+  for (DigestWalk at(walk, ops); at.has(); at.Advance()) {
+    const DigestOp& op = at.op();
+    const TilePart part = PartOf(op, at.index());
+    const bool by_cols = !kCopies && op.alignment == 0 &&
+                         Magnitude(op.row_bytes) < Magnitude(op.col_bytes);
+    const TileSum sum = by_cols ? SumCols(op, part, weights)
+                                : SumRows<kCopies>(op, part, weights);
+    if (values != nullptr) AddToValue(values, part.value, sum);
+    if (__any_sync(~0u, walk.Stopped())) break;
   }
 }
 
 }  // namespace
 
+cudaError_t PrepareDigests() {
+  const cudaError_t error = cudaFuncSetAttribute(
+      WholeKernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+      kStageBytes);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(WholeKernel<true>,
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kStageBytes);
+}
+
 cudaError_t LaunchDigests(const Grid& grid, const TileList& list,
-                          const DigestOp* ops, bool copies,
+                          const DigestOp* ops, DigestKind kind,
                           const DigestSink& sink) {
-  constexpr unsigned kWarps = kBlockThreads / 32;
-  const auto blocks = static_cast<unsigned>(std::min<uint64_t>(
-      grid.num_sms, (uint64_t{list.count} + kWarps - 1) / kWarps));
-  auto* const kernel = copies ? DigestKernel<true> : DigestKernel<false>;
-  kernel<<<blocks, kBlockThreads, 0, grid.stream>>>(
-      list.tiles, list.count, list.counter, ops, WeightsOf(sink.constants),
+  auto* kernel = kind.whole ? WholeKernel<false> : PartsKernel<false>;
+  if (kind.copies) kernel = kind.whole ? WholeKernel<true> : PartsKernel<true>;
+  kernel<<<BlocksFor(grid, list, kBlockThreads / 32), kBlockThreads,
+           kind.whole ? kStageBytes : 0, grid.stream>>>(
+      list.tiles, list.count, grid.stop, ops, WeightsOf(sink.constants),
       sink.constants == nullptr ? nullptr : sink.values);
   return cudaGetLastError();
 }

@@ -192,14 +192,35 @@ DigestOp MakeDigestOp(const Digest& digest) {
   return op;
 }
 
-void AddDigestOp(const DigestOp& op, std::vector<Tile>& tiles,
-                 Lowered& lowered) {
-  const auto number = static_cast<uint32_t>(lowered.digests.size());
-  const int64_t count = int64_t{op.tiles_down} * op.tiles_across;
-  for (int64_t tile = 0; tile < count; tile += kDigestTiles) {
-    tiles.push_back({number, static_cast<uint32_t>(tile)});
+// Tiles [begin, end) of a row of the lattice, some at a time.
+void AddTileRun(size_t op, int64_t begin, int64_t end,
+                std::vector<Tile>& tiles) {
+  for (int64_t tile = begin; tile < end; tile += kDigestTiles) {
+    tiles.push_back(
+        MakeTile(op, tile, std::min<int64_t>(kDigestTiles, end - tile) - 1));
   }
+}
+
+void AddDigestOp(const DigestOp& op, std::vector<Tile>& whole,
+                 std::vector<Tile>& parts, Lowered& lowered) {
+  const size_t number = lowered.digests.size();
   lowered.digests.push_back(op);
+  const bool fast = op.alignment == 16 && !op.converts;
+  // Columns of tiles that the plane has all of.
+  const int64_t first = op.place.col_phase == 0 ? 0 : 1;
+  const int64_t last = (op.place.col_phase + op.cols) / kTileCols;
+  for (int64_t down = 0; down < op.tiles_down; ++down) {
+    const int64_t row = down * op.tiles_across;
+    const int64_t row_begin = down * kTileRows - op.place.row_phase;
+    if (!fast || last <= first || row_begin < 0 ||
+        row_begin + kTileRows > op.rows) {
+      AddTileRun(number, row, row + op.tiles_across, parts);
+      continue;
+    }
+    AddTileRun(number, row, row + first, parts);
+    AddTileRun(number, row + first, row + last, whole);
+    AddTileRun(number, row + last, row + op.tiles_across, parts);
+  }
 }
 
 // Whether the group that quantises a block can hold it in registers.
@@ -291,7 +312,7 @@ void LowerQuantisation(const Quantisation& work, Lowered& lowered) {
   } else if (work.result_digest) {
     LowerDigest(ResultDigest(work), lowered);
   }
-  const auto number = static_cast<uint32_t>(lowered.quantisations.size());
+  const size_t number = lowered.quantisations.size();
   int64_t tiles = blocks;
   if (!once) {
     CutChunks(block, op);
@@ -301,7 +322,7 @@ void LowerQuantisation(const Quantisation& work, Lowered& lowered) {
   }
   auto& list = once ? lowered.block_tiles : lowered.chunk_tiles;
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    list.push_back({number, static_cast<uint32_t>(tile)});
+    list.push_back(MakeTile(number, tile));
   }
   lowered.quantisations.push_back(op);
   lowered.info.quantised_elements += elements;
@@ -309,7 +330,8 @@ void LowerQuantisation(const Quantisation& work, Lowered& lowered) {
 
 void LowerDigest(const Digest& digest, Lowered& lowered) {
   if (digest.rows == 0 || digest.cols == 0) return;
-  AddDigestOp(MakeDigestOp(digest), lowered.digest_tiles, lowered);
+  AddDigestOp(MakeDigestOp(digest), lowered.digest_whole_tiles,
+              lowered.digest_part_tiles, lowered);
   lowered.info.digested_bytes += digest.rows * digest.cols * digest.item_bytes;
 }
 
@@ -336,7 +358,8 @@ void LowerDigestedCopy(const Copy& copy, CopyWay way, const Costs& costs,
   if (op.alignment == 16 && side_by_side &&
       IsMultiple(op.dst - int64_t{op.place.col_phase} * to, 16) &&
       op.dst_row_bytes % 16 == 0) {
-    AddDigestOp(op, lowered.fused_tiles, lowered);
+    AddDigestOp(op, lowered.fused_whole_tiles, lowered.fused_part_tiles,
+                lowered);
     lowered.info.fused_digest_bytes += rows.extent * cols.extent * from;
     lowered.info.kernel_copy_bytes += rows.extent * cols.extent * to;
     return;
@@ -346,6 +369,15 @@ void LowerDigestedCopy(const Copy& copy, CopyWay way, const Costs& costs,
       {copy.copy.src, static_cast<int>(from), rows.extent, cols.extent,
        rows.src_stride_bytes, cols.src_stride_bytes, *copy.source_digest},
       lowered);
+}
+
+std::array<const std::vector<Tile>*, kNumLists> ListsOf(
+    const Lowered& lowered) {
+  return {&lowered.row_tiles,          &lowered.byte_tiles,
+          &lowered.wide_tiles,         &lowered.element_tiles,
+          &lowered.fused_whole_tiles,  &lowered.fused_part_tiles,
+          &lowered.block_tiles,        &lowered.chunk_tiles,
+          &lowered.digest_whole_tiles, &lowered.digest_part_tiles};
 }
 
 absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,
@@ -367,10 +399,9 @@ absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,
   }
   for (const Digest& digest : spec.digests) LowerDigest(digest, lowered);
   lowered.info.engine_copies = static_cast<int64_t>(lowered.engine.size());
-  lowered.info.tiles = static_cast<int64_t>(
-      lowered.move_tiles.size() + lowered.block_tiles.size() +
-      lowered.chunk_tiles.size() + lowered.fused_tiles.size() +
-      lowered.digest_tiles.size());
+  for (const auto* tiles : ListsOf(lowered)) {
+    lowered.info.tiles += static_cast<int64_t>(tiles->size());
+  }
   return lowered;
 }
 

@@ -188,6 +188,25 @@ bool LowerToEngine(const Canonical& copy, CopyWay way, const Costs& costs,
   return true;
 }
 
+// Whether rows and pieces of columns can be moved 16 bytes at a time.
+bool IsWide(const MoveOp& op) {
+  const bool rows = op.kind == MoveKind::kRows;
+  if (!rows && (op.kind != MoveKind::kTranspose || op.converts ||
+                op.item != 2 || op.rows % 8 != 0 || op.cols % 8 != 0)) {
+    return false;
+  }
+  uint64_t bits = reinterpret_cast<uintptr_t>(op.src) |
+                  reinterpret_cast<uintptr_t>(op.dst) |
+                  static_cast<uint64_t>(op.dst_row_bytes) |
+                  static_cast<uint64_t>(rows ? op.src_row_bytes | op.cols
+                                             : op.src_col_bytes);
+  for (int i = 0; i < 2; ++i) {
+    bits |= static_cast<uint64_t>(op.outer_src_bytes[i]) |
+            static_cast<uint64_t>(op.outer_dst_bytes[i]);
+  }
+  return bits % 16 == 0;
+}
+
 bool ElementsAligned(const MoveOp& op, int64_t from, int64_t to) {
   const auto src = reinterpret_cast<uintptr_t>(op.src);
   const auto dst = reinterpret_cast<uintptr_t>(op.dst);
@@ -204,20 +223,6 @@ bool ElementsAligned(const MoveOp& op, int64_t from, int64_t to) {
   return aligned;
 }
 
-// Whether columns at the source and rows at the destination begin at multiples
-// of 16 bytes.
-bool IsWideAligned(const MoveOp& op, const Modes& outer) {
-  uint64_t bits = reinterpret_cast<uintptr_t>(op.src) |
-                  reinterpret_cast<uintptr_t>(op.dst) |
-                  static_cast<uint64_t>(op.src_col_bytes) |
-                  static_cast<uint64_t>(op.dst_row_bytes);
-  for (const CopyMode& mode : outer) {
-    bits |= static_cast<uint64_t>(mode.src_stride_bytes) |
-            static_cast<uint64_t>(mode.dst_stride_bytes);
-  }
-  return bits % 16 == 0;
-}
-
 // Tiles of at most `tile_elements`, as wide as the plane if that leaves room.
 void CutPlane(int64_t tile_elements, MoveOp& op) {
   op.tile_cols = static_cast<uint32_t>(std::min(op.cols, tile_elements));
@@ -225,6 +230,23 @@ void CutPlane(int64_t tile_elements, MoveOp& op) {
       std::clamp<int64_t>(tile_elements / op.cols, 1, op.rows));
   op.col_tiles = static_cast<uint32_t>(CeilDiv(op.cols, op.tile_cols));
   op.row_tiles = static_cast<uint32_t>(CeilDiv(op.rows, op.tile_rows));
+}
+
+void CutSquares(MoveOp& op) {
+  op.tile_rows = kTransposeSide;
+  op.tile_cols = kTransposeSide;
+  if (op.wide) op.tile_cols = kWideCols;
+  if (!op.converts && op.item == 8) op.tile_cols = kLongCols;
+  op.row_tiles = static_cast<uint32_t>(CeilDiv(op.rows, op.tile_rows));
+  op.col_tiles = static_cast<uint32_t>(CeilDiv(op.cols, op.tile_cols));
+}
+
+std::vector<Tile>& TilesOf(const MoveOp& op, Lowered& lowered) {
+  if (op.kind == MoveKind::kRows) {
+    return op.wide ? lowered.row_tiles : lowered.byte_tiles;
+  }
+  if (op.kind == MoveKind::kTranspose && op.wide) return lowered.wide_tiles;
+  return lowered.element_tiles;
 }
 
 // Adds `op`, once for every combination of the modes that it has no place for.
@@ -247,9 +269,12 @@ void AddMove(MoveOp op, Modes outer, int64_t from, int64_t to,
     each.src += src;
     each.dst += dst;
     each.aligned = ElementsAligned(each, from, to);
-    const auto number = static_cast<uint32_t>(lowered.moves.size());
+    each.wide = IsWide(each);
+    if (each.kind == MoveKind::kTranspose) CutSquares(each);
+    const size_t number = lowered.moves.size();
+    std::vector<Tile>& tiles = TilesOf(each, lowered);
     for (int64_t tile = 0; tile < each.num_tiles(); ++tile) {
-      lowered.move_tiles.push_back({number, static_cast<uint32_t>(tile)});
+      tiles.push_back(MakeTile(number, tile));
     }
     lowered.moves.push_back(each);
   });
@@ -342,12 +367,6 @@ void LowerElements(const tensor::Conversion& conversion, Canonical copy,
     op.kind = MoveKind::kTranspose;
     TakeCols(copy.modes, op);
     TakeRows(copy.modes, op);
-    op.wide = !op.converts && from == 2 && op.rows % 8 == 0 &&
-              op.cols % 8 == 0 && IsWideAligned(op, copy.modes);
-    op.tile_rows = kTransposeSide;
-    op.tile_cols = op.wide ? kWideCols : kTransposeSide;
-    op.row_tiles = static_cast<uint32_t>(CeilDiv(op.rows, op.tile_rows));
-    op.col_tiles = static_cast<uint32_t>(CeilDiv(op.cols, op.tile_cols));
   } else {
     op.kind = MoveKind::kStrided;
     TakeCols(copy.modes, op);
@@ -388,8 +407,7 @@ void PackPieces(Lowered& lowered) {
       if (bytes > kRowTileBytes && op.num_pieces > 0) break;
       ++op.num_pieces;
     }
-    lowered.move_tiles.push_back(
-        {static_cast<uint32_t>(lowered.moves.size()), 0});
+    lowered.byte_tiles.push_back(MakeTile(lowered.moves.size(), 0));
     lowered.moves.push_back(op);
   }
 }

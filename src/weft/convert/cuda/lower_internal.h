@@ -3,6 +3,8 @@
 #ifndef WEFT_CONVERT_CUDA_LOWER_INTERNAL_H_
 #define WEFT_CONVERT_CUDA_LOWER_INTERNAL_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -33,17 +35,49 @@ struct Lowered {
   std::vector<EngineCopy> engine;
   std::vector<Piece> pieces;
   std::vector<MoveOp> moves;
-  std::vector<Tile> move_tiles;
+  std::vector<Tile> row_tiles;      // kRows that are wide
+  std::vector<Tile> byte_tiles;     // kRows that are not, kPieces
+  std::vector<Tile> wide_tiles;     // kTranspose that is wide
+  std::vector<Tile> element_tiles;  // the other kinds
   std::vector<QuantiseOp> quantisations;
   std::vector<Tile> block_tiles;  // one block a tile, read once
   std::vector<Tile> chunk_tiles;  // one chunk a tile, read in two passes
   int64_t num_amax = 0;
   std::vector<DigestOp> digests;
-  std::vector<Tile> fused_tiles;   // of ops with dst: part of the copying
-  std::vector<Tile> digest_tiles;  // of ops without, after everything else
+  // Of ops with dst, which are part of the copying; and of ops without, after
+  // everything else. Whole tiles of the lattice, aligned and unchanged, apart
+  // from parts of one.
+  std::vector<Tile> fused_whole_tiles;
+  std::vector<Tile> fused_part_tiles;
+  std::vector<Tile> digest_whole_tiles;
+  std::vector<Tile> digest_part_tiles;
   int64_t num_values = 0;
   ProgramInfo info;
 };
+
+// The lists of tiles, by number.
+enum List {
+  kRows,
+  kBytes,
+  kWide,
+  kElements,
+  kFusedWhole,
+  kFusedParts,
+  kBlocks,
+  kChunks,
+  kDigestWhole,
+  kDigestParts,
+  kNumLists
+};
+std::array<const std::vector<Tile>*, kNumLists> ListsOf(const Lowered& lowered);
+
+inline Tile MakeTile(size_t op, int64_t index, int64_t more = 0) {
+  Tile tile;
+  tile.op = static_cast<uint32_t>(op) & ((uint32_t{1} << 29) - 1);
+  tile.index = static_cast<uint32_t>(index);
+  tile.more = static_cast<uint32_t>(more) & 7u;
+  return tile;
+}
 
 // kInvalidArgument with all faults.
 absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,

@@ -54,10 +54,9 @@ class CurrentDevice {
   bool restore_ = false;
 };
 
-enum Walk { kMoves, kBlocks, kMaxima, kChunks, kFused, kDigests, kNumWalks };
 constexpr size_t kAlignment = 256;
-// A counter of bytes that are this is beyond every list, and far from wrapping.
-constexpr int kStoppedByte = 0x40;
+// What the word that stops kernels has room for before the maxima begin.
+constexpr size_t kStopBytes = 16;
 constexpr int64_t kMostTiles = int64_t{1} << 30;
 
 size_t RoundUp(size_t bytes) {
@@ -91,7 +90,10 @@ class DeviceProgram final : public Program {
         cudaDeviceGetAttribute(&all_sms_, cudaDevAttrMultiProcessorCount,
                                device_),
         "counting multiprocessors");
-    WEFT_RETURN_IF_CUDA_ERROR(PrepareKernels(), "preparing kernels");
+    for (const auto prepare : {PrepareRows, PrepareWide, PrepareElements,
+                               PrepareQuantisers, PrepareDigests}) {
+      WEFT_RETURN_IF_CUDA_ERROR(prepare(), "preparing kernels");
+    }
     WEFT_RETURN_IF_ERROR(MakeStreams());
     WEFT_RETURN_IF_ERROR(Upload(lowered));
     WEFT_RETURN_IF_CUDA_ERROR(cudaMemset(memory_, 0, scratch_bytes_),
@@ -105,9 +107,10 @@ class DeviceProgram final : public Program {
     const CurrentDevice current(device_);
     WEFT_RETURN_IF_ERROR(current.status());
     WEFT_RETURN_IF_ERROR(ClearAbort());
-    const Grid grid{stream, options.num_sms > 0
-                                ? std::min(options.num_sms, all_sms_)
-                                : all_sms_};
+    const Grid grid{
+        stream,
+        options.num_sms > 0 ? std::min(options.num_sms, all_sms_) : all_sms_,
+        stop_};
     WEFT_RETURN_IF_CUDA_ERROR(ClearScratch(stream, options),
                               "clearing scratch");
     const bool forks = !engine_.empty() && (HasKernels() || stream == nullptr);
@@ -133,9 +136,7 @@ class DeviceProgram final : public Program {
     WEFT_RETURN_IF_ERROR(current.status());
     aborted_ = true;
     if (abort_ == nullptr) WEFT_RETURN_IF_ERROR(MakeStream(abort_));
-    return ToStatus(cudaMemsetAsync(counters_, kStoppedByte,
-                                    kNumWalks * sizeof(uint32_t), abort_),
-                    "stopping");
+    return ToStatus(cudaMemsetAsync(stop_, 1, kStopBytes, abort_), "stopping");
   }
 
   absl::Span<const DigestValue> digest_values() const override {
@@ -178,8 +179,8 @@ class DeviceProgram final : public Program {
   // Memory of the device is one allocation: scratch that each run clears, the
   // values, and what is uploaded once.
   absl::Status Upload(const Lowered& lowered) {
-    scratch_bytes_ = kNumWalks * sizeof(uint32_t) +
-                     static_cast<size_t>(num_amax_) * sizeof(uint32_t);
+    scratch_bytes_ =
+        kStopBytes + static_cast<size_t>(num_amax_) * sizeof(uint32_t);
     const size_t values_at = RoundUp(scratch_bytes_);
     const size_t upload_at = RoundUp(
         values_at + static_cast<size_t>(num_values_) * sizeof(DigestValue));
@@ -188,12 +189,10 @@ class DeviceProgram final : public Program {
     const size_t pieces = Append(lowered.pieces, image);
     const size_t quantisations = Append(lowered.quantisations, image);
     const size_t digests = Append(lowered.digests, image);
-    const std::vector<Tile>* const lists[kNumWalks] = {
-        &lowered.move_tiles,  &lowered.block_tiles, &lowered.chunk_tiles,
-        &lowered.chunk_tiles, &lowered.fused_tiles, &lowered.digest_tiles};
-    size_t tiles[kNumWalks] = {};
-    for (int walk = 0; walk < kNumWalks; ++walk) {
-      tiles[walk] = Append(*lists[walk], image);
+    const auto lists = ListsOf(lowered);
+    size_t tiles[kNumLists] = {};
+    for (size_t i = 0; i < kNumLists; ++i) {
+      tiles[i] = Append(*lists[i], image);
     }
     void* memory = nullptr;
     WEFT_RETURN_IF_CUDA_ERROR(cudaMalloc(&memory, upload_at + image.size()),
@@ -206,17 +205,16 @@ class DeviceProgram final : public Program {
           cudaMemcpy(base, image.data(), image.size(), cudaMemcpyHostToDevice),
           "uploading descriptors");
     }
-    counters_ = reinterpret_cast<uint32_t*>(memory_);
-    amax_ = counters_ + kNumWalks;
+    stop_ = reinterpret_cast<uint32_t*>(memory_);
+    amax_ = reinterpret_cast<uint32_t*>(memory_ + kStopBytes);
     values_ = reinterpret_cast<DigestValue*>(memory_ + values_at);
     moves_ = reinterpret_cast<const MoveOp*>(base + moves);
     pieces_ = reinterpret_cast<const Piece*>(base + pieces);
     quantisations_ = reinterpret_cast<const QuantiseOp*>(base + quantisations);
     digests_ = reinterpret_cast<const DigestOp*>(base + digests);
-    for (int walk = 0; walk < kNumWalks; ++walk) {
-      lists_[walk] = {reinterpret_cast<const Tile*>(base + tiles[walk]),
-                      static_cast<uint32_t>(lists[walk]->size()),
-                      counters_ + walk};
+    for (size_t i = 0; i < kNumLists; ++i) {
+      lists_[i] = {reinterpret_cast<const Tile*>(base + tiles[i]),
+                   static_cast<uint32_t>(lists[i]->size())};
     }
     return absl::OkStatus();
   }
@@ -232,7 +230,7 @@ class DeviceProgram final : public Program {
     return at;
   }
 
-  // A stop may reach the counters late: not in a run that was not meant.
+  // A stop may come late: not into a run that was not meant.
   absl::Status ClearAbort() {
     if (!aborted_) return absl::OkStatus();
     WEFT_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(abort_),
@@ -240,12 +238,9 @@ class DeviceProgram final : public Program {
     aborted_ = false;
     WEFT_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(done_),
                               "waiting for the run that was stopped");
-    return ToStatus(cudaMemset(counters_, 0, kNumWalks * sizeof(uint32_t)),
-                    "clearing counters");
+    return ToStatus(cudaMemset(stop_, 0, kStopBytes), "clearing the stop");
   }
 
-  // Not the counters, or a stop that comes before the first kernel would be
-  // wiped out: each run leaves them at zero for the next.
   cudaError_t ClearScratch(cudaStream_t stream, const LaunchOptions& options) {
     if (num_amax_ > 0) {
       const cudaError_t error = cudaMemsetAsync(
@@ -259,8 +254,8 @@ class DeviceProgram final : public Program {
   }
 
   bool HasKernels() const {
-    for (int walk = 0; walk < kDigests; ++walk) {
-      if (lists_[walk].count > 0) return true;
+    for (size_t i = 0; i < kDigestWhole; ++i) {
+      if (lists_[i].count > 0) return true;
     }
     return false;
   }
@@ -313,20 +308,29 @@ class DeviceProgram final : public Program {
     const DigestSink sink{num_values_ > 0 ? options.constants : nullptr,
                           values_};
     cudaError_t error = cudaSuccess;
-    const auto ready = [&](Walk walk) {
-      return error == cudaSuccess && lists_[walk].count > 0;
+    const auto ready = [&](List list) {
+      return error == cudaSuccess && lists_[list].count > 0;
     };
-    if (ready(kMoves)) {
-      error = LaunchMoves(grid, lists_[kMoves], moves_, pieces_);
+    if (ready(kRows)) error = LaunchRows(grid, lists_[kRows], moves_);
+    if (ready(kBytes)) {
+      error = LaunchBytes(grid, lists_[kBytes], moves_, pieces_);
     }
-    if (ready(kFused)) {
-      error = LaunchDigests(grid, lists_[kFused], digests_, true, sink);
+    if (ready(kWide)) error = LaunchWide(grid, lists_[kWide], moves_);
+    if (ready(kElements)) {
+      error = LaunchElements(grid, lists_[kElements], moves_);
+    }
+    for (const bool whole : {true, false}) {
+      const List list = whole ? kFusedWhole : kFusedParts;
+      if (ready(list)) {
+        error =
+            LaunchDigests(grid, lists_[list], digests_, {whole, true}, sink);
+      }
     }
     if (ready(kBlocks)) {
       error = LaunchBlocks(grid, lists_[kBlocks], quantisations_, sink);
     }
-    if (ready(kMaxima)) {
-      error = LaunchMaxima(grid, lists_[kMaxima], quantisations_, amax_);
+    if (ready(kChunks)) {
+      error = LaunchMaxima(grid, lists_[kChunks], quantisations_, amax_);
     }
     if (ready(kChunks)) {
       error = LaunchChunks(grid, lists_[kChunks], quantisations_, amax_);
@@ -337,13 +341,12 @@ class DeviceProgram final : public Program {
   cudaError_t LaunchLast(const Grid& grid, const LaunchOptions& options) {
     const bool digests = options.constants != nullptr && num_values_ > 0;
     cudaError_t error = cudaSuccess;
-    if (digests && lists_[kDigests].count > 0) {
-      error = LaunchDigests(grid, lists_[kDigests], digests_, false,
-                            {options.constants, values_});
-    }
-    if (error == cudaSuccess) {
-      error = cudaMemsetAsync(counters_, 0, kNumWalks * sizeof(uint32_t),
-                              grid.stream);
+    for (const bool whole : {true, false}) {
+      const List list = whole ? kDigestWhole : kDigestParts;
+      if (error == cudaSuccess && digests && lists_[list].count > 0) {
+        error = LaunchDigests(grid, lists_[list], digests_, {whole, false},
+                              {options.constants, values_});
+      }
     }
     if (error != cudaSuccess || !digests || !options.values_to_host) {
       return error;
@@ -385,14 +388,14 @@ class DeviceProgram final : public Program {
   cudaEvent_t done_ = nullptr;
   std::byte* memory_ = nullptr;
   size_t scratch_bytes_ = 0;
-  uint32_t* counters_ = nullptr;
+  uint32_t* stop_ = nullptr;
   uint32_t* amax_ = nullptr;
   DigestValue* values_ = nullptr;
   const MoveOp* moves_ = nullptr;
   const Piece* pieces_ = nullptr;
   const QuantiseOp* quantisations_ = nullptr;
   const DigestOp* digests_ = nullptr;
-  TileList lists_[kNumWalks];
+  TileList lists_[kNumLists];
   DigestValue* host_values_ = nullptr;
 };
 

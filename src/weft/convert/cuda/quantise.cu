@@ -8,6 +8,7 @@
 #include "weft/convert/cuda/element.cuh"
 #include "weft/convert/cuda/kernels_internal.h"
 #include "weft/convert/cuda/rows.cuh"
+#include "weft/convert/cuda/stage.cuh"
 #include "weft/convert/cuda/tile_sum.cuh"
 #include "weft/convert/cuda/walk.cuh"
 
@@ -16,7 +17,7 @@ namespace {
 
 using tensor::DType;
 
-constexpr int kThreadChunks = kBlockChunks / kGroupThreads;
+static_assert(kBlockChunks == kSlots * kGroupThreads);
 constexpr int kChunk = static_cast<int>(kChunkElements);
 
 // The block, or the part of it, that a tile is.
@@ -132,131 +133,200 @@ struct RunningSum {
   }
 };
 
-template <bool kDigests>
-__device__ __forceinline__ void QuantiseBlock(const QuantiseOp& op,
-                                              int64_t number, int thread,
-                                              uint32_t* shared,
-                                              const DigestWeights& weights,
-                                              DigestValue* values) {
-  const Region block = BlockOf(op, number);
-  const auto from = static_cast<DType>(op.from);
-  const std::byte* const src =
-      op.src + block.row * op.src_row_bytes + block.col * 2;
-  const uint32_t across = (block.cols + kChunk - 1) / kChunk;
-  const uint32_t total = block.rows * across;
-  const SmallDivisor divide(across);
-  uint4 data[kThreadChunks];
-  uint32_t pair = 0;
-#pragma unroll
-  for (int i = 0; i < kThreadChunks; ++i) {
-    const uint32_t chunk = thread + i * kGroupThreads;
-    data[i] = {0, 0, 0, 0};
-    if (chunk < total) {
-      const uint32_t row = divide.Quotient(chunk);
-      const int col = static_cast<int>(chunk - row * across) * kChunk;
-      data[i] =
-          LoadChunk(src + row * op.src_row_bytes + col * 2, block.cols - col);
+// A block that a group holds, a chunk of 8 elements a slot.
+struct Block {
+  const QuantiseOp* op;
+  uint32_t number;
+  Region region;
+  SmallDivisor across;  // chunks of a row
+  uint32_t total;
+
+  __device__ __forceinline__ Block(const QuantiseOp* ops, const Tile& tile)
+      : op(ops + tile.op),
+        number(tile.index),
+        region(BlockOf(*op, tile.index)),
+        across((region.cols + kChunk - 1) / kChunk),
+        total(region.rows * across.divisor) {}
+
+  struct Chunk {
+    int row;
+    int col;
+  };
+  __device__ __forceinline__ Chunk ChunkAt(uint32_t at) const {
+    const uint32_t row = across.Quotient(at);
+    return {static_cast<int>(row),
+            static_cast<int>(at - row * across.divisor) * kChunk};
+  }
+  __device__ __forceinline__ const std::byte* Src(const Chunk& chunk) const {
+    return op->src + (region.row + chunk.row) * op->src_row_bytes +
+           (region.col + chunk.col) * 2;
+  }
+  __device__ __forceinline__ std::byte* Dst(const Chunk& chunk) const {
+    return op->dst + (region.row + chunk.row) * op->dst_row_bytes + region.col +
+           chunk.col;
+  }
+
+  __device__ __forceinline__ void Start(const Stage& stage, int thread,
+                                        int slot) const {
+    const uint32_t at = thread + slot * kGroupThreads;
+    if (at >= total) return;
+    const Chunk chunk = ChunkAt(at);
+    // What the matrix ends in is loaded when it is taken.
+    if (chunk.col + kChunk <= region.cols) stage.Start(slot, Src(chunk));
+  }
+  __device__ __forceinline__ uint4 Take(const Stage& stage, int thread,
+                                        int slot) const {
+    const uint32_t at = thread + slot * kGroupThreads;
+    if (at >= total) return {0, 0, 0, 0};
+    if (region.cols % kChunk != 0) {
+      const Chunk chunk = ChunkAt(at);
+      if (chunk.col + kChunk > region.cols) {
+        return LoadChunk(Src(chunk), region.cols - chunk.col);
+      }
     }
+    return stage.Take(slot);
   }
-#pragma unroll
-  for (int i = 0; i < kThreadChunks; ++i) pair = MaxMagnitude(data[i], pair);
-  const uint32_t half =
-      GroupMax(max(pair & 0xffffu, pair >> 16), thread, shared);
-  const uint32_t amax = ToBits(from, half);
-  const float scale = ScaleOf(amax, op.power_of_two);
-  const float inverse = __fdiv_rn(1.0f, scale);
-  const bool special = amax >= kInfinityBits;
-  if (thread == 0) {
-    const int64_t row = number / op.blocks_across;
-    const int64_t col = number % op.blocks_across;
-    StoreItem(op.scales + row * op.scale_row_bytes + col * op.scale_col_bytes,
-              4,
-              IsAligned(op.scales, 4) &&
-                  (op.scale_row_bytes | op.scale_col_bytes) % 4 == 0,
-              __float_as_uint(scale));
+  __device__ __forceinline__ void StoreScale(float scale) const {
+    std::byte* const at = op->scales +
+                          number / op->blocks_across * op->scale_row_bytes +
+                          number % op->blocks_across * op->scale_col_bytes;
+    StoreItem(at, 4, IsAligned(at, 4), __float_as_uint(scale));
   }
-  std::byte* const dst = op.dst + block.row * op.dst_row_bytes + block.col;
+};
+
+// Codes of the elements that the matrix has: beyond its end there is nothing,
+// not a zero's code.
+__device__ __forceinline__ uint2 ClipCodes(uint2 codes, int count) {
+  if (count < 4) codes.x &= (1u << (8 * count)) - 1;
+  if (count <= 4) {
+    codes.y = 0;
+  } else if (count < kChunk) {
+    codes.y &= (1u << (8 * (count - 4))) - 1;
+  }
+  return codes;
+}
+
+// Digests of a block's values and codes, as a thread meets them.
+struct BlockDigests {
   RunningSum source;
   RunningSum result;
-#pragma unroll
-  for (int i = 0; i < kThreadChunks; ++i) {
-    const uint32_t chunk = thread + i * kGroupThreads;
-    const bool present = chunk < total;
-    const uint32_t row = divide.Quotient(present ? chunk : 0);
-    const int col =
-        static_cast<int>((present ? chunk : 0) - row * across) * kChunk;
-    const uint2 codes = QuantiseChunk(from, data[i], inverse, special);
-    if (present) {
-      StoreChunk(dst + row * op.dst_row_bytes + col, codes, block.cols - col);
-    }
-    if constexpr (kDigests) {
-      const int64_t plane_row = block.row + row;
-      const int64_t plane_col = block.col + col;
-      if (op.source_place.first_value >= 0) {
-        source.MoveTo(
-            values,
-            present ? ValueOf(op.source_place, plane_row, plane_col) : -1);
-        const int place_col = static_cast<int>(
-            (op.source_place.col_phase + plane_col) % kTileCols);
-        if (present) {
-          source.sum.Add4(
-              weights, data[i],
-              static_cast<int>((op.source_place.row_phase + plane_row) %
-                               kTileRows),
-              place_col / 2);
-        }
+
+  __device__ __forceinline__ void Add(const Block& block,
+                                      const Block::Chunk& chunk, bool present,
+                                      const uint4& data, const uint2& codes,
+                                      const DigestWeights& weights,
+                                      DigestValue* values) {
+    const int64_t row = block.region.row + chunk.row;
+    const int64_t col = block.region.col + chunk.col;
+    const Place& from = block.op->source_place;
+    const Place& to = block.op->result_place;
+    if (from.first_value >= 0) {
+      source.MoveTo(values, present ? ValueOf(from, row, col) : -1);
+      if (present) {
+        source.sum.Add4(
+            weights, data, static_cast<int>((from.row_phase + row) % kTileRows),
+            static_cast<int>((from.col_phase + col) % kTileCols) / 2);
       }
-      if (op.result_place.first_value >= 0) {
-        result.MoveTo(
-            values,
-            present ? ValueOf(op.result_place, plane_row, plane_col) : -1);
-        const int place_col = static_cast<int>(
-            (op.result_place.col_phase + plane_col) % kTileCols);
-        const int count = block.cols - col;
-        uint2 seen = codes;
-        // Beyond the matrix's end there is nothing, not a zero's code.
-        if (count < 4) seen.x &= (1u << (8 * count)) - 1;
-        if (count <= 4) {
-          seen.y = 0;
-        } else if (count < kChunk) {
-          seen.y &= (1u << (8 * (count - 4))) - 1;
-        }
-        if (present) {
-          result.sum.Add2(
-              weights, seen,
-              static_cast<int>((op.result_place.row_phase + plane_row) %
-                               kTileRows),
-              place_col / 4);
-        }
+    }
+    if (to.first_value >= 0) {
+      result.MoveTo(values, present ? ValueOf(to, row, col) : -1);
+      if (present) {
+        result.sum.Add2(weights,
+                        ClipCodes(codes, block.region.cols - chunk.col),
+                        static_cast<int>((to.row_phase + row) % kTileRows),
+                        static_cast<int>((to.col_phase + col) % kTileCols) / 4);
       }
     }
   }
-  if constexpr (kDigests) {
-    if (op.source_place.first_value >= 0) {
+  __device__ __forceinline__ void End(const Block& block, DigestValue* values) {
+    if (block.op->source_place.first_value >= 0) {
       Flush(values, source.tile, source.sum);
     }
-    if (op.result_place.first_value >= 0) {
+    if (block.op->result_place.first_value >= 0) {
       Flush(values, result.tile, result.sum);
     }
   }
+};
+
+// `next`, if there is one, starts to be loaded as this block leaves the stage.
+template <bool kDigests>
+__device__ __forceinline__ void QuantiseBlock(const Block& block,
+                                              const Block& next, bool has_next,
+                                              const Stage& stage, int thread,
+                                              uint32_t* shared,
+                                              const DigestWeights& weights,
+                                              DigestValue* values) {
+  const auto from = static_cast<DType>(block.op->from);
+  uint32_t pair = 0;
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) {
+    pair = MaxMagnitude(block.Take(stage, thread, i), pair);
+  }
+  const uint32_t amax =
+      ToBits(from, GroupMax(max(pair & 0xffffu, pair >> 16), thread, shared));
+  const float scale = ScaleOf(amax, block.op->power_of_two);
+  const float inverse = __fdiv_rn(1.0f, scale);
+  const bool special = amax >= kInfinityBits;
+  if (thread == 0) block.StoreScale(scale);
+  std::byte* const dst = block.Dst({0, 0});
+  const int64_t row_bytes = block.op->dst_row_bytes;
+  BlockDigests digests;
+#pragma unroll
+  for (int i = 0; i < kSlots; i += kTaken) {
+    uint4 data[kTaken];
+#pragma unroll
+    for (int j = 0; j < kTaken; ++j) data[j] = block.Take(stage, thread, i + j);
+    if (has_next) {
+#pragma unroll
+      for (int j = 0; j < kTaken; ++j) next.Start(stage, thread, i + j);
+    }
+#pragma unroll
+    for (int j = 0; j < kTaken; ++j) {
+      const uint32_t at = thread + (i + j) * kGroupThreads;
+      const bool present = at < block.total;
+      const Block::Chunk chunk = block.ChunkAt(present ? at : 0);
+      const uint2 codes = QuantiseChunk(from, data[j], inverse, special);
+      if (present) {
+        StoreChunk(dst + chunk.row * row_bytes + chunk.col, codes,
+                   block.region.cols - chunk.col);
+      }
+      if constexpr (kDigests) {
+        digests.Add(block, chunk, present, data[j], codes, weights, values);
+      }
+    }
+  }
+  if constexpr (kDigests) digests.End(block, values);
 }
 
 template <bool kDigests>
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    BlockKernel(const Tile* tiles, uint32_t count, uint32_t* counter,
+    BlockKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
                 const QuantiseOp* ops,
                 const __grid_constant__ DigestWeights parameter,
                 DigestValue* values) {
+  extern __shared__ uint4 dynamic[];
   __shared__ alignas(16) DigestWeights weights;
-  __shared__ uint32_t slots[kGroups];
   __shared__ uint32_t maxima[kGroups][kGroupThreads / 32];
   if constexpr (kDigests) LoadWeights(parameter, weights);
-  const unsigned group = threadIdx.x / kGroupThreads;
-  WalkTiles(tiles, count, counter, &slots[group],
-            [&](const Tile& tile, int thread) {
-              QuantiseBlock<kDigests>(ops[tile.op], tile.index, thread,
-                                      maxima[group], weights, values);
-            });
+  const Stage stage(reinterpret_cast<std::byte*>(dynamic));
+  const int thread = GroupThread();
+  Walk walk = Walk::OfGroup(tiles, count, stop);
+  if (!walk.has()) return;
+  Block next(ops, walk.tile());
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) next.Start(stage, thread, i);
+  while (walk.has()) {
+    const Block block = next;
+    const bool stopped = walk.Stopped();
+    walk.Advance();
+    if (walk.has()) next = Block(ops, walk.tile());
+    stage.Wait();
+    QuantiseBlock<kDigests>(block, next, walk.has(), stage, thread,
+                            maxima[threadIdx.x / kGroupThreads], weights,
+                            values);
+    if (GroupAny(stopped)) break;
+  }
+  stage.Wait();
 }
 
 // A chunk of a block that is too large for one group.
@@ -319,104 +389,115 @@ __device__ __forceinline__ uint32_t ElementBits(const QuantiseOp& op,
       from, static_cast<uint32_t>(LoadItem(src, item, IsAligned(src, item))));
 }
 
+// Calls `work(tile, thread of the group)` for the tiles of this group.
+template <typename Work>
+__device__ __forceinline__ void WalkGroup(const Tile* tiles, uint32_t count,
+                                          const uint32_t* stop,
+                                          const Work& work) {
+  for (Walk walk = Walk::OfGroup(tiles, count, stop); walk.has();
+       walk.Advance()) {
+    work(walk.tile(), GroupThread());
+    if (GroupAny(walk.Stopped())) break;
+  }
+}
+
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    MaximaKernel(const Tile* tiles, uint32_t count, uint32_t* counter,
+    MaximaKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
                  const QuantiseOp* ops, uint32_t* amax) {
-  __shared__ uint32_t slots[kGroups];
   __shared__ uint32_t maxima[kGroups][kGroupThreads / 32];
   const unsigned group = threadIdx.x / kGroupThreads;
-  WalkTiles(tiles, count, counter, &slots[group],
-            [&](const Tile& tile, int thread) {
-              const QuantiseOp& op = ops[tile.op];
-              const ChunkOf chunk(op, tile.index);
-              uint32_t most = 0;
-              if (HasVectors(op, chunk)) {
-                uint32_t pair = 0;
-                ForEach(chunk, kChunk, thread, [&](int64_t row, int64_t col) {
-                  pair = MaxMagnitude(
-                      LoadChunk(op.src + row * op.src_row_bytes + col * 2,
-                                static_cast<int>(chunk.col + chunk.cols - col)),
-                      pair);
-                });
-                most = ToBits(static_cast<DType>(op.from),
-                              max(pair & 0xffffu, pair >> 16));
-              } else {
-                ForEach(chunk, 1, thread, [&](int64_t row, int64_t col) {
-                  most = max(most, ElementBits(op, row, col) & kMagnitudeBits);
-                });
-              }
-              most = GroupMax(most, thread, maxima[group]);
-              if (thread == 0)
-                atomicMax(amax + op.first_amax + chunk.block, most);
-            });
+  WalkGroup(tiles, count, stop, [&](const Tile& tile, int thread) {
+    const QuantiseOp& op = ops[tile.op];
+    const ChunkOf chunk(op, tile.index);
+    uint32_t most = 0;
+    if (HasVectors(op, chunk)) {
+      uint32_t pair = 0;
+      ForEach(chunk, kChunk, thread, [&](int64_t row, int64_t col) {
+        pair = MaxMagnitude(
+            LoadChunk(op.src + row * op.src_row_bytes + col * 2,
+                      static_cast<int>(chunk.col + chunk.cols - col)),
+            pair);
+      });
+      most =
+          ToBits(static_cast<DType>(op.from), max(pair & 0xffffu, pair >> 16));
+    } else {
+      ForEach(chunk, 1, thread, [&](int64_t row, int64_t col) {
+        most = max(most, ElementBits(op, row, col) & kMagnitudeBits);
+      });
+    }
+    most = GroupMax(most, thread, maxima[group]);
+    if (thread == 0) atomicMax(amax + op.first_amax + chunk.block, most);
+  });
 }
 
 __global__ void __launch_bounds__(kBlockThreads, 1)
-    ChunkKernel(const Tile* tiles, uint32_t count, uint32_t* counter,
+    ChunkKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
                 const QuantiseOp* ops, const uint32_t* amax) {
-  __shared__ uint32_t slots[kGroups];
-  WalkTiles(
-      tiles, count, counter, &slots[threadIdx.x / kGroupThreads],
-      [&](const Tile& tile, int thread) {
-        const QuantiseOp& op = ops[tile.op];
-        const ChunkOf chunk(op, tile.index);
-        const uint32_t most = amax[op.first_amax + chunk.block];
-        const float scale = ScaleOf(most, op.power_of_two);
-        const float inverse = __fdiv_rn(1.0f, scale);
-        const bool special = most >= kInfinityBits;
-        if (thread == 0 && chunk.first) {
-          std::byte* const at =
-              op.scales + chunk.block / op.blocks_across * op.scale_row_bytes +
-              chunk.block % op.blocks_across * op.scale_col_bytes;
-          StoreItem(at, 4, IsAligned(at, 4), __float_as_uint(scale));
-        }
-        if (HasVectors(op, chunk)) {
-          ForEach(chunk, kChunk, thread, [&](int64_t row, int64_t col) {
-            const int left = static_cast<int>(chunk.col + chunk.cols - col);
-            const uint4 data =
-                LoadChunk(op.src + row * op.src_row_bytes + col * 2, left);
-            StoreChunk(op.dst + row * op.dst_row_bytes + col,
-                       QuantiseChunk(static_cast<DType>(op.from), data, inverse,
-                                     special),
-                       left);
-          });
-          return;
-        }
-        ForEach(chunk, 1, thread, [&](int64_t row, int64_t col) {
-          op.dst[row * op.dst_row_bytes + col] = static_cast<std::byte>(
-              QuantisePair(ElementBits(op, row, col), 0, inverse, special));
-        });
+  WalkGroup(tiles, count, stop, [&](const Tile& tile, int thread) {
+    const QuantiseOp& op = ops[tile.op];
+    const ChunkOf chunk(op, tile.index);
+    const uint32_t most = amax[op.first_amax + chunk.block];
+    const float scale = ScaleOf(most, op.power_of_two);
+    const float inverse = __fdiv_rn(1.0f, scale);
+    const bool special = most >= kInfinityBits;
+    if (thread == 0 && chunk.first) {
+      std::byte* const at =
+          op.scales + chunk.block / op.blocks_across * op.scale_row_bytes +
+          chunk.block % op.blocks_across * op.scale_col_bytes;
+      StoreItem(at, 4, IsAligned(at, 4), __float_as_uint(scale));
+    }
+    if (HasVectors(op, chunk)) {
+      ForEach(chunk, kChunk, thread, [&](int64_t row, int64_t col) {
+        const int left = static_cast<int>(chunk.col + chunk.cols - col);
+        const uint4 data =
+            LoadChunk(op.src + row * op.src_row_bytes + col * 2, left);
+        StoreChunk(
+            op.dst + row * op.dst_row_bytes + col,
+            QuantiseChunk(static_cast<DType>(op.from), data, inverse, special),
+            left);
       });
-}
-
-unsigned BlocksFor(const Grid& grid, const TileList& list) {
-  return static_cast<unsigned>(std::min<uint64_t>(
-      grid.num_sms, (uint64_t{list.count} + kGroups - 1) / kGroups));
+      return;
+    }
+    ForEach(chunk, 1, thread, [&](int64_t row, int64_t col) {
+      op.dst[row * op.dst_row_bytes + col] = static_cast<std::byte>(
+          QuantisePair(ElementBits(op, row, col), 0, inverse, special));
+    });
+  });
 }
 
 }  // namespace
+
+cudaError_t PrepareQuantisers() {
+  const cudaError_t error = cudaFuncSetAttribute(
+      BlockKernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+      kStageBytes);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(BlockKernel<true>,
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kStageBytes);
+}
 
 cudaError_t LaunchBlocks(const Grid& grid, const TileList& list,
                          const QuantiseOp* ops, const DigestSink& sink) {
   auto* const kernel =
       sink.constants == nullptr ? BlockKernel<false> : BlockKernel<true>;
-  kernel<<<BlocksFor(grid, list), kBlockThreads, 0, grid.stream>>>(
-      list.tiles, list.count, list.counter, ops, WeightsOf(sink.constants),
-      sink.values);
+  kernel<<<BlocksFor(grid, list, kGroups), kBlockThreads, kStageBytes,
+           grid.stream>>>(list.tiles, list.count, grid.stop, ops,
+                          WeightsOf(sink.constants), sink.values);
   return cudaGetLastError();
 }
 
 cudaError_t LaunchMaxima(const Grid& grid, const TileList& list,
                          const QuantiseOp* ops, uint32_t* amax) {
-  MaximaKernel<<<BlocksFor(grid, list), kBlockThreads, 0, grid.stream>>>(
-      list.tiles, list.count, list.counter, ops, amax);
+  MaximaKernel<<<BlocksFor(grid, list, kGroups), kBlockThreads, 0,
+                 grid.stream>>>(list.tiles, list.count, grid.stop, ops, amax);
   return cudaGetLastError();
 }
 
 cudaError_t LaunchChunks(const Grid& grid, const TileList& list,
                          const QuantiseOp* ops, const uint32_t* amax) {
-  ChunkKernel<<<BlocksFor(grid, list), kBlockThreads, 0, grid.stream>>>(
-      list.tiles, list.count, list.counter, ops, amax);
+  ChunkKernel<<<BlocksFor(grid, list, kGroups), kBlockThreads, 0,
+                grid.stream>>>(list.tiles, list.count, grid.stop, ops, amax);
   return cudaGetLastError();
 }
 

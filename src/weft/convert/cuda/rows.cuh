@@ -11,9 +11,7 @@
 
 namespace weft::convert::cuda {
 
-// Loads in flight a thread.
-inline constexpr int kAlignedUnroll = 8;
-inline constexpr int kUnroll = 4;
+inline constexpr int kUnroll = 4;  // loads in flight a thread
 
 // Data is used once: it should not displace what a serving engine holds.
 __device__ __forceinline__ uint4 Load16(const std::byte* src) {

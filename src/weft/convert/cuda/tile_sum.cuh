@@ -82,19 +82,24 @@ struct TileSum {
   }
 };
 
-__device__ __forceinline__ uint64_t WarpSum(uint64_t value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    value += __shfl_xor_sync(~0u, value, step);
-  }
-  return value;
-}
-
+// Adds the warp's sums to the value of one tile: the lower half of the lanes
+// sums up the first, the upper half the second. All lanes together.
 __device__ __forceinline__ void AddToValue(DigestValue* values, int64_t tile,
-                                           uint64_t sum0, uint64_t sum1) {
-  auto* const to = reinterpret_cast<unsigned long long*>(values[tile].sum);
-  atomicAdd(to, static_cast<unsigned long long>(sum0));
-  atomicAdd(to + 1, static_cast<unsigned long long>(sum1));
+                                           const TileSum& own) {
+  const unsigned lane = threadIdx.x % 32;
+  const bool upper = lane >= 16;
+  uint64_t mine = upper ? own.sum[1] : own.sum[0];
+  const uint64_t other = upper ? own.sum[0] : own.sum[1];
+  mine += __shfl_xor_sync(~0u, other, 16);
+#pragma unroll
+  for (int step = 8; step > 0; step /= 2) {
+    mine += __shfl_xor_sync(~0u, mine, step);
+  }
+  if (lane % 16 == 0) {
+    auto* const to =
+        reinterpret_cast<unsigned long long*>(&values[tile].sum[upper ? 1 : 0]);
+    atomicAdd(to, static_cast<unsigned long long>(mine));
+  }
 }
 
 // Adds what each lane of the warp has to the value of its tile (-1: nothing).
@@ -105,9 +110,7 @@ __device__ __forceinline__ void Flush(DigestValue* values, int64_t tile,
   while (rest != 0) {
     const int64_t one = __shfl_sync(~0u, tile, __ffs(rest) - 1);
     const bool mine = tile == one;
-    const uint64_t sum0 = WarpSum(mine ? own.sum[0] : 0);
-    const uint64_t sum1 = WarpSum(mine ? own.sum[1] : 0);
-    if (threadIdx.x % 32 == 0) AddToValue(values, one, sum0, sum1);
+    AddToValue(values, one, mine ? own : TileSum{});
     rest &= ~__ballot_sync(~0u, mine);
   }
 }

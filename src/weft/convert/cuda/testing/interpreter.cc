@@ -30,14 +30,21 @@ class Interpreter {
 
   absl::StatusOr<std::vector<DigestValue>> Run() {
     for (const EngineCopy& copy : lowered_.engine) RunEngine(copy);
-    for (const Tile& tile : lowered_.move_tiles) {
-      RunMove(lowered_.moves[tile.op], tile.index);
+    const auto lists = ListsOf(lowered_);
+    for (const List list : {kRows, kBytes, kWide, kElements}) {
+      for (const Tile& tile : *lists[list]) {
+        RunMove(lowered_.moves[tile.op], tile.index);
+      }
     }
-    for (const Tile& tile : lowered_.fused_tiles) RunDigest(tile);
+    for (const List list : {kFusedWhole, kFusedParts}) {
+      for (const Tile& tile : *lists[list]) RunDigest(tile);
+    }
     for (const Tile& tile : lowered_.block_tiles) RunBlock(tile);
     for (const Tile& tile : lowered_.chunk_tiles) RunChunk(tile);
     if (inputs_.constants != nullptr) {
-      for (const Tile& tile : lowered_.digest_tiles) RunDigest(tile);
+      for (const List list : {kDigestWhole, kDigestParts}) {
+        for (const Tile& tile : *lists[list]) RunDigest(tile);
+      }
     }
     if (!fault_.empty()) return absl::OutOfRangeError(fault_);
     return std::move(values_);
@@ -147,9 +154,7 @@ class Interpreter {
 
   void RunDigest(const Tile& tile) {
     const DigestOp& op = lowered_.digests[tile.op];
-    const int64_t end =
-        std::min<int64_t>(int64_t{tile.index} + kDigestTiles,
-                          int64_t{op.tiles_down} * op.tiles_across);
+    const int64_t end = int64_t{tile.index} + tile.more + 1;
     for (int64_t index = tile.index; index < end; ++index) {
       const int64_t row_begin =
           index / op.tiles_across * kTileRows - op.place.row_phase;
@@ -238,7 +243,7 @@ class Interpreter {
       fault_ = "a maximum without a place";
     }
     if (tile.index % chunks == 0) {
-      RunBlock({tile.op, static_cast<uint32_t>(tile.index / chunks)});
+      RunBlock(MakeTile(tile.op, tile.index / chunks));
     }
   }
 
