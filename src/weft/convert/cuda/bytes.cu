@@ -16,7 +16,7 @@ namespace {
 __device__ __forceinline__ void CopyAnyRows(const MoveOp& op, uint32_t index,
                                             int thread) {
   const Plane plane = PlaneOf(op, index);
-  const uint32_t across = (plane.cols + 30) / 16;
+  const uint32_t across = ChunksOf(kLineBytes - 1, plane.cols);
   const SmallDivisor divide(across);
   CopyChunks(plane.rows * across, thread, [&](uint32_t number) {
     const uint32_t row = divide.Quotient(number);
@@ -51,9 +51,8 @@ __device__ __forceinline__ void FillPieceTable(const Piece* pieces, int count,
         table.src[number] = piece.src;
         table.dst[number] = piece.dst;
         table.bytes[number] = static_cast<int32_t>(piece.bytes);
-        chunks[i] = static_cast<uint32_t>(
-            (reinterpret_cast<uintptr_t>(piece.dst) % 16 + piece.bytes + 15) /
-            16);
+        chunks[i] =
+            ChunksOf(LinePhase(piece.dst), static_cast<uint32_t>(piece.bytes));
       }
       sum += chunks[i];
     }

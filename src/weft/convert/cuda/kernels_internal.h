@@ -54,6 +54,8 @@ cudaError_t LaunchElements(const Grid& grid, const TileList& list,
                            const MoveOp* ops);
 cudaError_t LaunchBlocks(const Grid& grid, const TileList& list,
                          const QuantiseOp* ops, const DigestSink& sink);
+cudaError_t LaunchHeld(const Grid& grid, const TileList& list,
+                       const QuantiseOp* ops, const DigestSink& sink);
 // Maxima of all blocks, then their elements; `amax` is zero when it begins.
 cudaError_t LaunchMaxima(const Grid& grid, const TileList& list,
                          const QuantiseOp* ops, uint32_t* amax);

@@ -241,6 +241,16 @@ bool ReadOnce(const BlockQuantisation& work) {
                       work.dst_stride_bytes % kChunkElements == 0));
 }
 
+// Whether a block consists of whole chunks of which a group holds whole rows at
+// a time.
+bool IsRegular(const QuantiseOp& op, int64_t block) {
+  const int64_t col = block % op.blocks_across * op.block_cols;
+  const int64_t cols = std::min(op.block_cols, op.cols - col);
+  const int64_t chunks = cols / kChunkElements;
+  return cols % kChunkElements == 0 && chunks <= kGroupThreads &&
+         kGroupThreads % chunks == 0;
+}
+
 void CutChunks(const BlockQuantisation& work, QuantiseOp& op) {
   const int64_t block_rows = std::min(work.block_rows, work.rows);
   const int64_t block_cols = std::min(work.block_cols, work.cols);
@@ -320,8 +330,10 @@ void LowerQuantisation(const Quantisation& work, Lowered& lowered) {
     op.first_amax = lowered.num_amax;
     lowered.num_amax += blocks;
   }
-  auto& list = once ? lowered.block_tiles : lowered.chunk_tiles;
   for (int64_t tile = 0; tile < tiles; ++tile) {
+    std::vector<Tile>& list = !once                 ? lowered.chunk_tiles
+                              : IsRegular(op, tile) ? lowered.block_tiles
+                                                    : lowered.held_tiles;
     list.push_back(MakeTile(number, tile));
   }
   lowered.quantisations.push_back(op);
@@ -373,11 +385,12 @@ void LowerDigestedCopy(const Copy& copy, CopyWay way, const Costs& costs,
 
 std::array<const std::vector<Tile>*, kNumLists> ListsOf(
     const Lowered& lowered) {
-  return {&lowered.row_tiles,          &lowered.byte_tiles,
-          &lowered.wide_tiles,         &lowered.element_tiles,
-          &lowered.fused_whole_tiles,  &lowered.fused_part_tiles,
-          &lowered.block_tiles,        &lowered.chunk_tiles,
-          &lowered.digest_whole_tiles, &lowered.digest_part_tiles};
+  return {&lowered.row_tiles,         &lowered.byte_tiles,
+          &lowered.wide_tiles,        &lowered.element_tiles,
+          &lowered.fused_whole_tiles, &lowered.fused_part_tiles,
+          &lowered.block_tiles,       &lowered.held_tiles,
+          &lowered.chunk_tiles,       &lowered.digest_whole_tiles,
+          &lowered.digest_part_tiles};
 }
 
 absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,

@@ -40,7 +40,8 @@ struct Lowered {
   std::vector<Tile> wide_tiles;     // kTranspose that is wide
   std::vector<Tile> element_tiles;  // the other kinds
   std::vector<QuantiseOp> quantisations;
-  std::vector<Tile> block_tiles;  // one block a tile, read once
+  std::vector<Tile> block_tiles;  // one block a tile, read once: regular ones
+  std::vector<Tile> held_tiles;   // and the others
   std::vector<Tile> chunk_tiles;  // one chunk a tile, read in two passes
   int64_t num_amax = 0;
   std::vector<DigestOp> digests;
@@ -64,6 +65,7 @@ enum List {
   kFusedWhole,
   kFusedParts,
   kBlocks,
+  kHeld,
   kChunks,
   kDigestWhole,
   kDigestParts,

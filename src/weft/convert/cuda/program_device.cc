@@ -329,6 +329,9 @@ class DeviceProgram final : public Program {
     if (ready(kBlocks)) {
       error = LaunchBlocks(grid, lists_[kBlocks], quantisations_, sink);
     }
+    if (ready(kHeld)) {
+      error = LaunchHeld(grid, lists_[kHeld], quantisations_, sink);
+    }
     if (ready(kChunks)) {
       error = LaunchMaxima(grid, lists_[kChunks], quantisations_, amax_);
     }

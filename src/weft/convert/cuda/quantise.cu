@@ -133,64 +133,101 @@ struct RunningSum {
   }
 };
 
-// A block that a group holds, a chunk of 8 elements a slot.
-struct Block {
+// Where chunk `slot` of a thread lies in the matrix.
+struct Position {
+  int64_t row;
+  int64_t col;
+};
+
+// A block of whole chunks of which a group holds whole rows at a time, as
+// nearly all blocks are: a thread's chunks lie below each other. Goes through
+// the stage.
+struct RegularBlock {
+  const std::byte* src;  // of the thread's first chunk
+  std::byte* dst;
+  int64_t src_step;
+  int64_t dst_step;
+  int64_t row;
+  int64_t col;
+  int row_step;
+  int slots;  // that the thread has
+
+  __device__ __forceinline__ RegularBlock(const QuantiseOp& op,
+                                          const Region& region, int thread) {
+    const int across = region.cols / kChunk;
+    row_step = kGroupThreads / across;
+    const int first = thread / across;
+    row = region.row + first;
+    col = region.col + (thread - first * across) * kChunk;
+    slots = first < region.rows
+                ? (region.rows - first + row_step - 1) / row_step
+                : 0;
+    src = op.src + row * op.src_row_bytes + col * 2;
+    dst = op.dst + row * op.dst_row_bytes + col;
+    src_step = row_step * op.src_row_bytes;
+    dst_step = row_step * op.dst_row_bytes;
+  }
+  __device__ __forceinline__ void Start(const Stage& stage, int slot) const {
+    if (slot < slots) stage.Start(slot, src + slot * src_step);
+  }
+  __device__ __forceinline__ uint4 Take(const Stage& stage, int slot) const {
+    return slot < slots ? stage.Take(slot) : uint4{0, 0, 0, 0};
+  }
+  __device__ __forceinline__ bool has(int slot) const { return slot < slots; }
+  __device__ __forceinline__ std::byte* Dst(int slot) const {
+    return dst + slot * dst_step;
+  }
+  __device__ __forceinline__ Position At(int slot) const {
+    return {row + slot * row_step, col};
+  }
+  __device__ __forceinline__ int Count(int /*slot*/) const { return kChunk; }
+};
+
+// Any other block that fits: held in registers.
+struct HeldBlock {
   const QuantiseOp* op;
-  uint32_t number;
   Region region;
-  SmallDivisor across;  // chunks of a row
+  SmallDivisor across;
   uint32_t total;
+  int thread;
+  uint4 data[kSlots];
 
-  __device__ __forceinline__ Block(const QuantiseOp* ops, const Tile& tile)
-      : op(ops + tile.op),
-        number(tile.index),
-        region(BlockOf(*op, tile.index)),
-        across((region.cols + kChunk - 1) / kChunk),
-        total(region.rows * across.divisor) {}
-
-  struct Chunk {
-    int row;
-    int col;
-  };
-  __device__ __forceinline__ Chunk ChunkAt(uint32_t at) const {
-    const uint32_t row = across.Quotient(at);
-    return {static_cast<int>(row),
-            static_cast<int>(at - row * across.divisor) * kChunk};
-  }
-  __device__ __forceinline__ const std::byte* Src(const Chunk& chunk) const {
-    return op->src + (region.row + chunk.row) * op->src_row_bytes +
-           (region.col + chunk.col) * 2;
-  }
-  __device__ __forceinline__ std::byte* Dst(const Chunk& chunk) const {
-    return op->dst + (region.row + chunk.row) * op->dst_row_bytes + region.col +
-           chunk.col;
-  }
-
-  __device__ __forceinline__ void Start(const Stage& stage, int thread,
-                                        int slot) const {
-    const uint32_t at = thread + slot * kGroupThreads;
-    if (at >= total) return;
-    const Chunk chunk = ChunkAt(at);
-    // What the matrix ends in is loaded when it is taken.
-    if (chunk.col + kChunk <= region.cols) stage.Start(slot, Src(chunk));
-  }
-  __device__ __forceinline__ uint4 Take(const Stage& stage, int thread,
-                                        int slot) const {
-    const uint32_t at = thread + slot * kGroupThreads;
-    if (at >= total) return {0, 0, 0, 0};
-    if (region.cols % kChunk != 0) {
-      const Chunk chunk = ChunkAt(at);
-      if (chunk.col + kChunk > region.cols) {
-        return LoadChunk(Src(chunk), region.cols - chunk.col);
-      }
+  __device__ __forceinline__ HeldBlock(const QuantiseOp& of,
+                                       const Region& where, int by)
+      : op(&of),
+        region(where),
+        across((where.cols + kChunk - 1) / kChunk),
+        total(where.rows * across.divisor),
+        thread(by) {
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+      data[i] = {0, 0, 0, 0};
+      if (!has(i)) continue;
+      const Position at = At(i);
+      data[i] = LoadChunk(op->src + at.row * op->src_row_bytes + at.col * 2,
+                          Count(i));
     }
-    return stage.Take(slot);
   }
-  __device__ __forceinline__ void StoreScale(float scale) const {
-    std::byte* const at = op->scales +
-                          number / op->blocks_across * op->scale_row_bytes +
-                          number % op->blocks_across * op->scale_col_bytes;
-    StoreItem(at, 4, IsAligned(at, 4), __float_as_uint(scale));
+  __device__ __forceinline__ uint4 Take(const Stage& /*stage*/,
+                                        int slot) const {
+    return data[slot];
+  }
+  __device__ __forceinline__ bool has(int slot) const {
+    return thread + slot * kGroupThreads < total;
+  }
+  __device__ __forceinline__ Position At(int slot) const {
+    const uint32_t number = thread + slot * kGroupThreads;
+    const uint32_t row = across.Quotient(number);
+    return {region.row + row,
+            region.col +
+                static_cast<int64_t>(number - row * across.divisor) * kChunk};
+  }
+  __device__ __forceinline__ std::byte* Dst(int slot) const {
+    const Position at = At(slot);
+    return op->dst + at.row * op->dst_row_bytes + at.col;
+  }
+  __device__ __forceinline__ int Count(int slot) const {
+    return static_cast<int>(region.col + region.cols - At(slot).col);
   }
 };
 
@@ -211,91 +248,104 @@ struct BlockDigests {
   RunningSum source;
   RunningSum result;
 
-  __device__ __forceinline__ void Add(const Block& block,
-                                      const Block::Chunk& chunk, bool present,
+  __device__ __forceinline__ void Add(const QuantiseOp& op, const Position& at,
+                                      bool present, int count,
                                       const uint4& data, const uint2& codes,
                                       const DigestWeights& weights,
                                       DigestValue* values) {
-    const int64_t row = block.region.row + chunk.row;
-    const int64_t col = block.region.col + chunk.col;
-    const Place& from = block.op->source_place;
-    const Place& to = block.op->result_place;
+    const Place& from = op.source_place;
+    const Place& to = op.result_place;
     if (from.first_value >= 0) {
-      source.MoveTo(values, present ? ValueOf(from, row, col) : -1);
+      source.MoveTo(values, present ? ValueOf(from, at.row, at.col) : -1);
       if (present) {
         source.sum.Add4(
-            weights, data, static_cast<int>((from.row_phase + row) % kTileRows),
-            static_cast<int>((from.col_phase + col) % kTileCols) / 2);
+            weights, data,
+            static_cast<int>((from.row_phase + at.row) % kTileRows),
+            static_cast<int>((from.col_phase + at.col) % kTileCols) / 2);
       }
     }
     if (to.first_value >= 0) {
-      result.MoveTo(values, present ? ValueOf(to, row, col) : -1);
+      result.MoveTo(values, present ? ValueOf(to, at.row, at.col) : -1);
       if (present) {
-        result.sum.Add2(weights,
-                        ClipCodes(codes, block.region.cols - chunk.col),
-                        static_cast<int>((to.row_phase + row) % kTileRows),
-                        static_cast<int>((to.col_phase + col) % kTileCols) / 4);
+        result.sum.Add2(
+            weights, ClipCodes(codes, count),
+            static_cast<int>((to.row_phase + at.row) % kTileRows),
+            static_cast<int>((to.col_phase + at.col) % kTileCols) / 4);
       }
     }
   }
-  __device__ __forceinline__ void End(const Block& block, DigestValue* values) {
-    if (block.op->source_place.first_value >= 0) {
+  __device__ __forceinline__ void End(const QuantiseOp& op,
+                                      DigestValue* values) {
+    if (op.source_place.first_value >= 0) {
       Flush(values, source.tile, source.sum);
     }
-    if (block.op->result_place.first_value >= 0) {
+    if (op.result_place.first_value >= 0) {
       Flush(values, result.tile, result.sum);
     }
   }
 };
 
-// `next`, if there is one, starts to be loaded as this block leaves the stage.
-template <bool kDigests>
-__device__ __forceinline__ void QuantiseBlock(const Block& block,
-                                              const Block& next, bool has_next,
-                                              const Stage& stage, int thread,
-                                              uint32_t* shared,
-                                              const DigestWeights& weights,
-                                              DigestValue* values) {
-  const auto from = static_cast<DType>(block.op->from);
+// What the blocks of a thread block share.
+struct BlockContext {
+  Stage stage;
+  int thread;
+  uint32_t* maxima;
+  const DigestWeights* weights;
+  DigestValue* values;
+};
+
+__device__ __forceinline__ void StoreScale(const QuantiseOp& op,
+                                           uint32_t number, float scale) {
+  std::byte* const at = op.scales +
+                        number / op.blocks_across * op.scale_row_bytes +
+                        number % op.blocks_across * op.scale_col_bytes;
+  StoreItem(at, 4, IsAligned(at, 4), __float_as_uint(scale));
+}
+
+// `start_next(slot)` begins the loads of the next block as this one leaves the
+// stage.
+template <bool kDigests, typename Block, typename StartNext>
+__device__ __forceinline__ void QuantiseBlock(const QuantiseOp& op,
+                                              uint32_t number,
+                                              const Block& block,
+                                              const BlockContext& context,
+                                              const StartNext& start_next) {
+  const auto from = static_cast<DType>(op.from);
   uint32_t pair = 0;
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) {
-    pair = MaxMagnitude(block.Take(stage, thread, i), pair);
+    pair = MaxMagnitude(block.Take(context.stage, i), pair);
   }
-  const uint32_t amax =
-      ToBits(from, GroupMax(max(pair & 0xffffu, pair >> 16), thread, shared));
-  const float scale = ScaleOf(amax, block.op->power_of_two);
+  const uint32_t amax = ToBits(from, GroupMax(max(pair & 0xffffu, pair >> 16),
+                                              context.thread, context.maxima));
+  const float scale = ScaleOf(amax, op.power_of_two);
   const float inverse = __fdiv_rn(1.0f, scale);
   const bool special = amax >= kInfinityBits;
-  if (thread == 0) block.StoreScale(scale);
-  std::byte* const dst = block.Dst({0, 0});
-  const int64_t row_bytes = block.op->dst_row_bytes;
+  if (context.thread == 0) StoreScale(op, number, scale);
   BlockDigests digests;
 #pragma unroll
   for (int i = 0; i < kSlots; i += kTaken) {
     uint4 data[kTaken];
 #pragma unroll
-    for (int j = 0; j < kTaken; ++j) data[j] = block.Take(stage, thread, i + j);
-    if (has_next) {
-#pragma unroll
-      for (int j = 0; j < kTaken; ++j) next.Start(stage, thread, i + j);
+    for (int j = 0; j < kTaken; ++j) {
+      data[j] = block.Take(context.stage, i + j);
     }
 #pragma unroll
+    for (int j = 0; j < kTaken; ++j) start_next(i + j);
+#pragma unroll
     for (int j = 0; j < kTaken; ++j) {
-      const uint32_t at = thread + (i + j) * kGroupThreads;
-      const bool present = at < block.total;
-      const Block::Chunk chunk = block.ChunkAt(present ? at : 0);
+      const int slot = i + j;
       const uint2 codes = QuantiseChunk(from, data[j], inverse, special);
-      if (present) {
-        StoreChunk(dst + chunk.row * row_bytes + chunk.col, codes,
-                   block.region.cols - chunk.col);
+      if (block.has(slot)) {
+        StoreChunk(block.Dst(slot), codes, block.Count(slot));
       }
       if constexpr (kDigests) {
-        digests.Add(block, chunk, present, data[j], codes, weights, values);
+        digests.Add(op, block.At(slot), block.has(slot), block.Count(slot),
+                    data[j], codes, *context.weights, context.values);
       }
     }
   }
-  if constexpr (kDigests) digests.End(block, values);
+  if constexpr (kDigests) digests.End(op, context.values);
 }
 
 template <bool kDigests>
@@ -308,25 +358,60 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   __shared__ alignas(16) DigestWeights weights;
   __shared__ uint32_t maxima[kGroups][kGroupThreads / 32];
   if constexpr (kDigests) LoadWeights(parameter, weights);
-  const Stage stage(reinterpret_cast<std::byte*>(dynamic));
-  const int thread = GroupThread();
+  const BlockContext context{Stage(reinterpret_cast<std::byte*>(dynamic)),
+                             GroupThread(), maxima[threadIdx.x / kGroupThreads],
+                             &weights, values};
+  const Stage& stage = context.stage;
   Walk walk = Walk::OfGroup(tiles, count, stop);
   if (!walk.has()) return;
-  Block next(ops, walk.tile());
+  const auto block_of = [&](const Tile& tile) {
+    return RegularBlock(ops[tile.op], BlockOf(ops[tile.op], tile.index),
+                        context.thread);
+  };
+  Tile next_tile = walk.tile();
+  RegularBlock next = block_of(next_tile);
+  const auto start_next = [&](int slot) { next.Start(stage, slot); };
 #pragma unroll
-  for (int i = 0; i < kSlots; ++i) next.Start(stage, thread, i);
+  for (int i = 0; i < kSlots; ++i) start_next(i);
   while (walk.has()) {
-    const Block block = next;
+    const Tile tile = next_tile;
+    const RegularBlock block = next;
     const bool stopped = walk.Stopped();
     walk.Advance();
-    if (walk.has()) next = Block(ops, walk.tile());
+    next.slots = 0;
+    if (walk.has()) {
+      next_tile = walk.tile();
+      next = block_of(next_tile);
+    }
     stage.Wait();
-    QuantiseBlock<kDigests>(block, next, walk.has(), stage, thread,
-                            maxima[threadIdx.x / kGroupThreads], weights,
-                            values);
+    QuantiseBlock<kDigests>(ops[tile.op], tile.index, block, context,
+                            start_next);
     if (GroupAny(stopped)) break;
   }
   stage.Wait();
+}
+
+template <bool kDigests>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    HeldKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
+               const QuantiseOp* ops,
+               const __grid_constant__ DigestWeights parameter,
+               DigestValue* values) {
+  __shared__ alignas(16) DigestWeights weights;
+  __shared__ uint32_t maxima[kGroups][kGroupThreads / 32];
+  if constexpr (kDigests) LoadWeights(parameter, weights);
+  const BlockContext context{Stage(nullptr), GroupThread(),
+                             maxima[threadIdx.x / kGroupThreads], &weights,
+                             values};
+  for (Walk walk = Walk::OfGroup(tiles, count, stop); walk.has();
+       walk.Advance()) {
+    const Tile tile = walk.tile();
+    const QuantiseOp& op = ops[tile.op];
+    const HeldBlock block(op, BlockOf(op, tile.index), context.thread);
+    QuantiseBlock<kDigests>(op, tile.index, block, context,
+                            [](int /*slot*/) {});
+    if (GroupAny(walk.Stopped())) break;
+  }
 }
 
 // A chunk of a block that is too large for one group.
@@ -484,6 +569,16 @@ cudaError_t LaunchBlocks(const Grid& grid, const TileList& list,
   kernel<<<BlocksFor(grid, list, kGroups), kBlockThreads, kStageBytes,
            grid.stream>>>(list.tiles, list.count, grid.stop, ops,
                           WeightsOf(sink.constants), sink.values);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchHeld(const Grid& grid, const TileList& list,
+                       const QuantiseOp* ops, const DigestSink& sink) {
+  auto* const kernel =
+      sink.constants == nullptr ? HeldKernel<false> : HeldKernel<true>;
+  kernel<<<BlocksFor(grid, list, kGroups), kBlockThreads, 0, grid.stream>>>(
+      list.tiles, list.count, grid.stop, ops, WeightsOf(sink.constants),
+      sink.values);
   return cudaGetLastError();
 }
 

@@ -1,5 +1,7 @@
 // Contiguous bytes at any alignment, as chunks: a chunk is what lies between
-// two multiples of 16 bytes at the destination.
+// two multiples of 16 bytes at the destination. They are numbered from the line
+// of 128 bytes on in which a row begins, so that a warp writes whole lines:
+// each is a packet on a link.
 #ifndef WEFT_CONVERT_CUDA_ROWS_CUH_
 #define WEFT_CONVERT_CUDA_ROWS_CUH_
 
@@ -62,6 +64,17 @@ __device__ __forceinline__ uint4 LoadAny16(const std::byte* src,
   return data;
 }
 
+inline constexpr int kLineBytes = 128;
+
+__device__ __forceinline__ uint32_t LinePhase(const std::byte* dst) {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(dst) % kLineBytes);
+}
+
+// Chunks of a row of `bytes`, whole lines of them.
+__device__ __forceinline__ uint32_t ChunksOf(uint32_t phase, uint32_t bytes) {
+  return (phase + bytes + kLineBytes - 1) / kLineBytes * (kLineBytes / 16);
+}
+
 // A row of `bytes` and the chunk number `chunk` of it.
 struct RowChunk {
   const std::byte* src;  // of the row
@@ -70,8 +83,7 @@ struct RowChunk {
   int32_t chunk;
 
   __device__ __forceinline__ int32_t begin() const {
-    return chunk * 16 -
-           static_cast<int32_t>(reinterpret_cast<uintptr_t>(dst) % 16);
+    return chunk * 16 - static_cast<int32_t>(LinePhase(dst));
   }
 };
 

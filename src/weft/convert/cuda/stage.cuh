@@ -22,25 +22,30 @@ class Stage {
  public:
   // `shared`: kStageBytes, of the whole thread block.
   __device__ __forceinline__ explicit Stage(std::byte* shared)
-      : slots_(reinterpret_cast<uint4*>(shared) + threadIdx.x),
-        address_(static_cast<uint32_t>(__cvta_generic_to_shared(slots_))) {}
+      : address_(static_cast<uint32_t>(__cvta_generic_to_shared(shared)) +
+                 threadIdx.x * 16) {}
 
+  // None of these says that it touches memory, or everything that a kernel
+  // knows of its tile would be read again after each: the compiler keeps them
+  // in order, as it does all that is volatile.
   __device__ __forceinline__ void Start(int slot, const std::byte* src) const {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                  :
-                 : "r"(address_ + slot * kBlockThreads * 16), "l"(src)
-                 : "memory");
+                 : "r"(address_ + slot * kBlockThreads * 16), "l"(src));
   }
   // For all that was started.
   __device__ __forceinline__ void Wait() const {
-    asm volatile("cp.async.wait_all;" : : : "memory");
+    asm volatile("cp.async.wait_all;");
   }
   __device__ __forceinline__ uint4 Take(int slot) const {
-    return slots_[slot * kBlockThreads];
+    uint4 data;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(data.x), "=r"(data.y), "=r"(data.z), "=r"(data.w)
+                 : "r"(address_ + slot * kBlockThreads * 16));
+    return data;
   }
 
  private:
-  const uint4* slots_;
   uint32_t address_;
 };
 

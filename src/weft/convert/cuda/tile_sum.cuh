@@ -17,7 +17,7 @@ inline constexpr int kTileCols = static_cast<int>(tensor::kTileCols);
 // A kernel's parameter: 2 KiB that need no buffer of their own.
 struct DigestWeights {
   uint32_t col[2][kMaxWordsPerRow];
-  uint64_t row[2][kTileRows];
+  uint64_t row[kTileRows][2];
 };
 
 inline DigestWeights WeightsOf(const DigestConstants* constants) {
@@ -28,7 +28,7 @@ inline DigestWeights WeightsOf(const DigestConstants* constants) {
       weights.col[s][w] = constants->col[s][w];
     }
     for (int r = 0; r < kTileRows; ++r) {
-      weights.row[s][r] = constants->row[s][r];
+      weights.row[r][s] = constants->row[s][r];
     }
   }
   return weights;
@@ -41,8 +41,7 @@ __device__ __forceinline__ void LoadWeights(const DigestWeights& from,
         from.col[i / kMaxWordsPerRow][i % kMaxWordsPerRow];
   }
   for (unsigned i = threadIdx.x; i < 2 * kTileRows; i += blockDim.x) {
-    shared.row[i / kTileRows][i % kTileRows] =
-        from.row[i / kTileRows][i % kTileRows];
+    shared.row[i / 2][i % 2] = from.row[i / 2][i % 2];
   }
   __syncthreads();
 }
@@ -60,13 +59,15 @@ struct TileSum {
   __device__ __forceinline__ void AddRow(const DigestWeights& weights,
                                          const uint4& data, const uint4& col0,
                                          const uint4& col1, int row) {
-    sum[0] += weights.row[0][row] * Weighted(data, col0);
-    sum[1] += weights.row[1][row] * Weighted(data, col1);
+    const ulonglong2 weight =
+        *reinterpret_cast<const ulonglong2*>(weights.row[row]);
+    sum[0] += weight.x * Weighted(data, col0);
+    sum[1] += weight.y * Weighted(data, col1);
   }
   __device__ __forceinline__ void Add2(const DigestWeights& weights,
                                        const uint2& data, int row, int word) {
     for (int s = 0; s < 2; ++s) {
-      sum[s] += weights.row[s][row] *
+      sum[s] += weights.row[row][s] *
                 (static_cast<uint64_t>(weights.col[s][word]) * data.x +
                  static_cast<uint64_t>(weights.col[s][word + 1]) * data.y);
     }

@@ -39,7 +39,9 @@ class Interpreter {
     for (const List list : {kFusedWhole, kFusedParts}) {
       for (const Tile& tile : *lists[list]) RunDigest(tile);
     }
-    for (const Tile& tile : lowered_.block_tiles) RunBlock(tile);
+    for (const List list : {kBlocks, kHeld}) {
+      for (const Tile& tile : *lists[list]) RunBlock(tile);
+    }
     for (const Tile& tile : lowered_.chunk_tiles) RunChunk(tile);
     if (inputs_.constants != nullptr) {
       for (const List list : {kDigestWhole, kDigestParts}) {
