@@ -9,7 +9,9 @@ set(WEFT_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 
 function(weft_compile_options target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR}/src)
-  target_compile_options(${target} PRIVATE ${WEFT_WARNINGS})
+  target_compile_options(${target} PRIVATE
+      "$<$<COMPILE_LANGUAGE:C,CXX>:${WEFT_WARNINGS}>"
+      "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
 endfunction()
 
 if(WEFT_SANITIZE)
