@@ -51,8 +51,7 @@ struct Prepared {
   // Of the sources, in their order.
   std::vector<std::shared_ptr<const FetchedPlacement>> placements;
   std::shared_ptr<const plan::SourceIndex> index;
-  plan::StagedTarget staged;
-  std::unique_ptr<plan::Plan> plan;                // for staged.placement
+  std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
   std::unique_ptr<Transfer> transfer;
   Bound bound;

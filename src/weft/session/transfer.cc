@@ -139,7 +139,7 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
     part->links.push_back(link->get());
     remotes.push_back((*link)->RemoteRank());
   }
-  part->arrival = std::make_unique<ArrivalCheck>(part->plan, in_.index,
+  part->arrival = std::make_unique<ArrivalCheck>(*part->plan, in_.index,
                                                  in_.staged.placement, memory_);
   execute::ExecuteOptions options = in_.options.execute;
   // Stages take their part of the staging budget.
