@@ -128,6 +128,12 @@ void ArrivalCheck::AddWitnesses(const Item& item,
                                 Values& values) const {
   for (const size_t w : item.witnesses) {
     const plan::Witness& witness = plan_.peers[item.peer].witnesses[w];
+    const auto digested = program.WitnessDigests(item.peer, w);
+    if (!digested.empty()) {
+      AddGrid(tensor::TileGrid::Of(witness.box), digested, item.cover_grid,
+              absl::MakeSpan(values));
+      continue;
+    }
     const tensor::Shape shape = witness.box.shape();
     const absl::InlinedVector<int64_t, 4> origin(shape.size(), 0);
     const layout::IndexMap map =
@@ -150,6 +156,10 @@ std::string ArrivalCheck::CheckItem(size_t index,
     values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
     AddGrid(item.move_grid, program.ConvertedDigests(item.peer, item.move),
             item.cover_grid, absl::MakeSpan(values));
+  } else if (const auto digested = program.LandedDigests(item.peer, item.move);
+             !digested.empty()) {
+    values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
+    AddGrid(item.move_grid, digested, item.cover_grid, absl::MakeSpan(values));
   } else if (values.empty()) {
     values = DigestInPlace(item);
   }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/execute/quantise_round.h"
+#include "weft/execute/quantise_round_device.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/transfer_internal.h"
 #include "weft/tensor/dtype.h"
@@ -86,17 +87,11 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
 
 absl::Status Transfer::Prepare() {
   memory_ = in_.options.memory;
-  if (!in_.staged.rounds.empty()) {
-    WEFT_ASSIGN_OR_RETURN(staging_,
-                          memory::Buffer::Allocate(memory::MemoryKind::kHost,
-                                                   in_.staged.staging_bytes));
-    const auto area = static_cast<int32_t>(memory_.areas.size());
-    memory_.areas.push_back({staging_->span(), staging_.get()});
-    for (const plan::QuantiseStep& step : in_.staged.steps) {
-      memory_.stored.push_back({area, step.stage_offset_bytes});
-    }
-    quantised_bytes_ = QuantisedBytes(in_.staged, in_.options.placement);
-  }
+  WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(memory_));
+  WEFT_ASSIGN_OR_RETURN(
+      device_areas_,
+      DeviceAreas::Make(memory_, in_.options.execute.device));
+  if (!in_.staged.rounds.empty()) WEFT_RETURN_IF_ERROR(AllocateStaging());
   // Our own memory is registered with the transport that posts into it.
   std::vector<const transport::Region*> area_regions(memory_.areas.size(),
                                                      nullptr);
@@ -106,6 +101,7 @@ absl::Status Transfer::Prepare() {
   for (size_t a = 0; posted != in_.links.end() && a < memory_.areas.size();
        ++a) {
     const MemoryArea& area = memory_.areas[a];
+    if (area.device != memory::kHostMemory) continue;
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Region> region,
         (*posted)->transport().Register(area.bytes, area.buffer));
@@ -115,8 +111,9 @@ absl::Status Transfer::Prepare() {
   const auto& stored = in_.staged.placement.stored;
   for (size_t i = 0; i < stored.size(); ++i) {
     WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored[i]));
-    local_.push_back({StoredBase(memory_, i), bytes,
-                      area_regions[memory_.stored[i].buffer]});
+    const int32_t area = memory_.stored[i].buffer;
+    local_.push_back({StoredBase(memory_, i), bytes, area_regions[area],
+                      memory_.areas[area].device});
   }
   for (const auto& link : in_.links) all_links_.push_back(link.get());
   if (!in_.staged.rounds.empty()) {
@@ -125,6 +122,41 @@ absl::Status Transfer::Prepare() {
   WEFT_ASSIGN_OR_RETURN(direct_,
                         Bind(part_plans_.empty() ? in_.plan : part_plans_[0]));
   return absl::OkStatus();
+}
+
+absl::Status Transfer::AllocateStaging() {
+  const auto area = static_cast<int32_t>(memory_.areas.size());
+  if (device_ != memory::kHostMemory) {
+    WEFT_ASSIGN_OR_RETURN(
+        device_staging_,
+        memory::DeviceBuffer::Allocate(*in_.options.execute.device.driver,
+                                       device_, in_.staged.staging_bytes));
+    memory_.areas.push_back(
+        {.bytes = {device_staging_->data(),
+                   static_cast<size_t>(in_.staged.staging_bytes)},
+         .device = device_});
+  } else {
+    WEFT_ASSIGN_OR_RETURN(staging_,
+                          memory::Buffer::Allocate(memory::MemoryKind::kHost,
+                                                   in_.staged.staging_bytes));
+    memory_.areas.push_back({staging_->span(), staging_.get()});
+  }
+  for (const plan::QuantiseStep& step : in_.staged.steps) {
+    memory_.stored.push_back({area, step.stage_offset_bytes});
+  }
+  quantised_bytes_ = QuantisedBytes(in_.staged, in_.options.placement);
+  return absl::OkStatus();
+}
+
+absl::Status Transfer::Quantise(size_t round, base::Deadline deadline) {
+  if (device_ != memory::kHostMemory) {
+    return execute::QuantiseRoundOnDevice(
+        device_, in_.staged, in_.options.placement, round,
+        device_staging_->data(), local_, in_.options.execute.device, deadline);
+  }
+  return execute::QuantiseRound(in_.staged, in_.options.placement, round,
+                                staging_->data(), local_, *in_.options.kernels,
+                                in_.options.execute.num_threads);
 }
 
 absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
@@ -143,7 +175,7 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
                                                  in_.staged.placement, memory_);
   execute::ExecuteOptions options = in_.options.execute;
   // Stages take their part of the staging budget.
-  if (staging_ != nullptr) options.staging_bytes -= in_.staged.staging_bytes;
+  if (!in_.staged.rounds.empty()) options.staging_bytes -= in_.staged.staging_bytes;
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };
@@ -156,6 +188,7 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
 
 absl::Status Transfer::Run(const catalog::VersionId& version,
                            base::Deadline deadline, RefitReport& report) {
+  WEFT_RETURN_IF_ERROR(device_areas_.Check());
   WEFT_RETURN_IF_ERROR(
       CheckEpochWords(all_links_, version, "before", deadline));
   digest_ = {};
@@ -170,9 +203,7 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
                           Bind(part_plans_[round + 1]));
     WEFT_RETURN_IF_ERROR(RunPart(*part, version, deadline, report));
     const auto quantise_start = steady_clock::now();
-    WEFT_RETURN_IF_ERROR(execute::QuantiseRound(
-        in_.staged, in_.options.placement, round, staging_->data(), local_,
-        *in_.options.kernels, in_.options.execute.num_threads));
+    WEFT_RETURN_IF_ERROR(Quantise(round, deadline));
     report.quantise_seconds += SecondsSince(quantise_start);
   }
   report.execute.peak_staging_bytes += in_.staged.staging_bytes;

@@ -17,6 +17,7 @@
 #include "weft/plan/plan.h"
 #include "weft/plan/stages.h"
 #include "weft/session/arrival_check_internal.h"
+#include "weft/session/device_memory_internal.h"
 #include "weft/session/receiver.h"
 #include "weft/session/source_link_internal.h"
 
@@ -52,6 +53,8 @@ class Transfer {
 
   explicit Transfer(const Inputs& inputs) : in_(inputs) {}
   absl::Status Prepare();
+  absl::Status AllocateStaging();
+  absl::Status Quantise(size_t round, base::Deadline deadline);
   absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan) const;
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
@@ -61,7 +64,11 @@ class Transfer {
                                       base::Deadline deadline);
 
   const Inputs in_;
-  std::unique_ptr<memory::Buffer> staging_;  // null without stages
+  int device_ = memory::kHostMemory;  // the GPU that holds the receiver's memory
+  DeviceAreas device_areas_;
+  // Of stages, on the GPU or on the host; null without them.
+  std::unique_ptr<memory::DeviceBuffer> device_staging_;
+  std::unique_ptr<memory::Buffer> staging_;
   RankMemory memory_;                        // the receiver's, and the stages
   std::vector<std::unique_ptr<transport::Region>> regions_;
   std::vector<execute::LocalStored> local_;
