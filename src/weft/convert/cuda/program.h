@@ -107,6 +107,8 @@ struct LaunchOptions {
   int num_sms = 0;
   // Null: nothing is digested. Copied by Launch.
   const DigestConstants* constants = nullptr;
+  // Whether the digests are brought to the host, too.
+  bool values_to_host = true;
 };
 
 // Not thread-safe. The memory that a program touches must outlive it, its peer
@@ -122,8 +124,8 @@ class Program {
   // drains soon: the destination is torn then. Copies of copy engines that were
   // submitted come to their end. The next Launch works as ever.
   virtual absl::Status Abort() = 0;
-  // The digests of the last run, of which an event or a synchronisation said
-  // that it has left the stream; zero without constants. Host memory.
+  // The digests of the last run with constants and `values_to_host`, of which
+  // an event or a synchronisation said that it has left the stream.
   virtual absl::Span<const DigestValue> digest_values() const = 0;
   // The same in device memory, in stream order: for who reads them there.
   virtual const DigestValue* device_digest_values() const = 0;

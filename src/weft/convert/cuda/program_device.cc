@@ -1,13 +1,428 @@
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/convert/cuda/kernels_internal.h"
+#include "weft/convert/cuda/lower_internal.h"
 #include "weft/convert/cuda/program.h"
 
 namespace weft::convert::cuda {
+namespace {
+
+absl::Status ToStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  const std::string text = absl::StrCat(what, ": ", cudaGetErrorName(error),
+                                        ", ", cudaGetErrorString(error));
+  if (error == cudaErrorMemoryAllocation) {
+    return absl::ResourceExhaustedError(text);
+  }
+  return absl::UnavailableError(text);
+}
+
+#define WEFT_RETURN_IF_CUDA_ERROR(call, what) \
+  WEFT_RETURN_IF_ERROR(ToStatus((call), (what)))
+
+// Makes `device` current while it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    status_ = ToStatus(cudaGetDevice(&before_), "asking for the device");
+    if (status_.ok() && before_ != device) {
+      status_ = ToStatus(cudaSetDevice(device), "choosing the device");
+      restore_ = status_.ok();
+    }
+  }
+  ~CurrentDevice() {
+    if (restore_) cudaSetDevice(before_);
+  }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  const absl::Status& status() const { return status_; }
+
+ private:
+  absl::Status status_;
+  int before_ = 0;
+  bool restore_ = false;
+};
+
+enum Walk { kMoves, kBlocks, kMaxima, kChunks, kFused, kDigests, kNumWalks };
+constexpr size_t kAlignment = 256;
+// Beyond every list, and far from wrapping.
+constexpr uint32_t kStopped = uint32_t{1} << 31;
+constexpr int64_t kMostTiles = int64_t{1} << 30;
+
+size_t RoundUp(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+class DeviceProgram final : public Program {
+ public:
+  DeviceProgram(int device, Lowered lowered)
+      : device_(device),
+        engine_(std::move(lowered.engine)),
+        info_(lowered.info),
+        num_values_(lowered.num_values),
+        num_amax_(lowered.num_amax) {}
+
+  ~DeviceProgram() override {
+    const CurrentDevice current(device_);
+    if (done_ != nullptr) cudaEventSynchronize(done_);
+    for (cudaEvent_t event : {fork_, join_, done_}) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+    for (cudaStream_t stream : {side_, abort_}) {
+      if (stream != nullptr) cudaStreamDestroy(stream);
+    }
+    cudaFree(memory_);
+    cudaFreeHost(host_values_);
+    cudaFreeHost(stopped_);
+  }
+
+  absl::Status Prepare(const Lowered& lowered) {
+    WEFT_RETURN_IF_CUDA_ERROR(
+        cudaDeviceGetAttribute(&all_sms_, cudaDevAttrMultiProcessorCount,
+                               device_),
+        "counting multiprocessors");
+    WEFT_RETURN_IF_CUDA_ERROR(PrepareKernels(), "preparing kernels");
+    WEFT_RETURN_IF_ERROR(MakeStreams());
+    WEFT_RETURN_IF_ERROR(Upload(lowered));
+    return MakeHostMemory();
+  }
+
+  absl::Status Launch(CUstream_st* stream,
+                      const LaunchOptions& options) override {
+    const CurrentDevice current(device_);
+    WEFT_RETURN_IF_ERROR(current.status());
+    WEFT_RETURN_IF_ERROR(ClearAbort());
+    const Grid grid{stream, options.num_sms > 0
+                                ? std::min(options.num_sms, all_sms_)
+                                : all_sms_};
+    WEFT_RETURN_IF_CUDA_ERROR(ClearScratch(stream, options),
+                              "clearing scratch");
+    const bool forks = !engine_.empty() && (HasKernels() || stream == nullptr);
+    if (forks) {
+      WEFT_RETURN_IF_CUDA_ERROR(Fork(stream), "starting the copy stream");
+      WEFT_RETURN_IF_ERROR(LaunchEngine(side_));
+      WEFT_RETURN_IF_CUDA_ERROR(cudaEventRecord(join_, side_),
+                                "ending the copy stream");
+    } else {
+      WEFT_RETURN_IF_ERROR(LaunchEngine(stream));
+    }
+    WEFT_RETURN_IF_CUDA_ERROR(LaunchKernels(grid, options), "launching");
+    if (forks) {
+      WEFT_RETURN_IF_CUDA_ERROR(cudaStreamWaitEvent(stream, join_, 0),
+                                "waiting for the copy stream");
+    }
+    WEFT_RETURN_IF_CUDA_ERROR(LaunchLast(grid, options), "digesting");
+    return ToStatus(cudaEventRecord(done_, stream), "recording the end");
+  }
+
+  absl::Status Abort() override {
+    const CurrentDevice current(device_);
+    WEFT_RETURN_IF_ERROR(current.status());
+    aborted_ = true;
+    return ToStatus(
+        cudaMemcpyAsync(counters_, stopped_, kNumWalks * sizeof(uint32_t),
+                        cudaMemcpyHostToDevice, abort_),
+        "stopping");
+  }
+
+  absl::Span<const DigestValue> digest_values() const override {
+    return {host_values_, static_cast<size_t>(num_values_)};
+  }
+  const DigestValue* device_digest_values() const override { return values_; }
+  const ProgramInfo& info() const override { return info_; }
+
+ private:
+  absl::Status MakeStreams() {
+    for (cudaStream_t* stream : {&side_, &abort_}) {
+      WEFT_RETURN_IF_CUDA_ERROR(
+          cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking),
+          "creating a stream");
+    }
+    for (cudaEvent_t* event : {&fork_, &join_, &done_}) {
+      WEFT_RETURN_IF_CUDA_ERROR(
+          cudaEventCreateWithFlags(event, cudaEventDisableTiming),
+          "creating an event");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeHostMemory() {
+    void* memory = nullptr;
+    WEFT_RETURN_IF_CUDA_ERROR(
+        cudaHostAlloc(&memory, kNumWalks * sizeof(uint32_t),
+                      cudaHostAllocPortable),
+        "allocating host memory");
+    stopped_ = static_cast<uint32_t*>(memory);
+    std::fill_n(stopped_, kNumWalks, kStopped);
+    if (num_values_ == 0) return absl::OkStatus();
+    const size_t bytes = static_cast<size_t>(num_values_) * sizeof(DigestValue);
+    WEFT_RETURN_IF_CUDA_ERROR(
+        cudaHostAlloc(&memory, bytes, cudaHostAllocPortable),
+        "allocating host memory for digests");
+    host_values_ = static_cast<DigestValue*>(memory);
+    std::memset(memory, 0, bytes);
+    return absl::OkStatus();
+  }
+
+  // Memory of the device is one allocation: scratch that each run clears, the
+  // values, and what is uploaded once.
+  absl::Status Upload(const Lowered& lowered) {
+    scratch_bytes_ = kNumWalks * sizeof(uint32_t) +
+                     static_cast<size_t>(num_amax_) * sizeof(uint32_t);
+    const size_t values_at = RoundUp(scratch_bytes_);
+    const size_t upload_at = RoundUp(
+        values_at + static_cast<size_t>(num_values_) * sizeof(DigestValue));
+    std::vector<std::byte> image;
+    const size_t moves = Append(lowered.moves, image);
+    const size_t pieces = Append(lowered.pieces, image);
+    const size_t quantisations = Append(lowered.quantisations, image);
+    const size_t digests = Append(lowered.digests, image);
+    const std::vector<Tile>* const lists[kNumWalks] = {
+        &lowered.move_tiles,  &lowered.block_tiles, &lowered.chunk_tiles,
+        &lowered.chunk_tiles, &lowered.fused_tiles, &lowered.digest_tiles};
+    size_t tiles[kNumWalks] = {};
+    for (int walk = 0; walk < kNumWalks; ++walk) {
+      tiles[walk] = Append(*lists[walk], image);
+    }
+    void* memory = nullptr;
+    WEFT_RETURN_IF_CUDA_ERROR(cudaMalloc(&memory, upload_at + image.size()),
+                              "allocating memory for descriptors");
+    memory_ = static_cast<std::byte*>(memory);
+    info_.device_bytes = static_cast<int64_t>(upload_at + image.size());
+    std::byte* const base = memory_ + upload_at;
+    if (!image.empty()) {
+      WEFT_RETURN_IF_CUDA_ERROR(
+          cudaMemcpy(base, image.data(), image.size(), cudaMemcpyHostToDevice),
+          "uploading descriptors");
+    }
+    counters_ = reinterpret_cast<uint32_t*>(memory_);
+    amax_ = counters_ + kNumWalks;
+    values_ = reinterpret_cast<DigestValue*>(memory_ + values_at);
+    moves_ = reinterpret_cast<const MoveOp*>(base + moves);
+    pieces_ = reinterpret_cast<const Piece*>(base + pieces);
+    quantisations_ = reinterpret_cast<const QuantiseOp*>(base + quantisations);
+    digests_ = reinterpret_cast<const DigestOp*>(base + digests);
+    for (int walk = 0; walk < kNumWalks; ++walk) {
+      lists_[walk] = {reinterpret_cast<const Tile*>(base + tiles[walk]),
+                      static_cast<uint32_t>(lists[walk]->size()),
+                      counters_ + walk};
+    }
+    return absl::OkStatus();
+  }
+
+  template <typename T>
+  static size_t Append(const std::vector<T>& from,
+                       std::vector<std::byte>& image) {
+    const size_t at = RoundUp(image.size());
+    image.resize(at + from.size() * sizeof(T));
+    if (!from.empty()) {
+      std::memcpy(image.data() + at, from.data(), from.size() * sizeof(T));
+    }
+    return at;
+  }
+
+  // A stop may reach the counters late: not in a run that was not meant.
+  absl::Status ClearAbort() {
+    if (!aborted_) return absl::OkStatus();
+    WEFT_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(abort_),
+                              "waiting for the stop");
+    aborted_ = false;
+    WEFT_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(done_),
+                              "waiting for the run that was stopped");
+    return ToStatus(cudaMemset(counters_, 0, kNumWalks * sizeof(uint32_t)),
+                    "clearing counters");
+  }
+
+  // Counters are left at zero by each run for the next, so that a stop that
+  // comes before the first kernel is not wiped out: only the first run and one
+  // after a stop find them otherwise.
+  cudaError_t ClearScratch(cudaStream_t stream, const LaunchOptions& options) {
+    if (num_amax_ > 0) {
+      const cudaError_t error = cudaMemsetAsync(
+          amax_, 0, static_cast<size_t>(num_amax_) * sizeof(uint32_t), stream);
+      if (error != cudaSuccess) return error;
+    }
+    if (options.constants == nullptr || num_values_ == 0) return cudaSuccess;
+    return cudaMemsetAsync(
+        values_, 0, static_cast<size_t>(num_values_) * sizeof(DigestValue),
+        stream);
+  }
+
+  bool HasKernels() const {
+    for (int walk = 0; walk < kDigests; ++walk) {
+      if (lists_[walk].count > 0) return true;
+    }
+    return false;
+  }
+
+  cudaError_t Fork(cudaStream_t stream) {
+    const cudaError_t error = cudaEventRecord(fork_, stream);
+    return error != cudaSuccess ? error : cudaStreamWaitEvent(side_, fork_, 0);
+  }
+
+  absl::Status LaunchEngine(cudaStream_t stream) {
+    if (engine_.empty()) return absl::OkStatus();
+    for (const EngineCopy& copy : engine_) {
+      if (copy.height == 1 && copy.depth == 1) continue;
+      WEFT_RETURN_IF_CUDA_ERROR(LaunchPitched(copy, stream),
+                                "copying rows by an engine");
+    }
+    if (lines_.sizes.empty()) return absl::OkStatus();
+    cudaMemcpyAttributes attributes = {};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    size_t first = 0;
+    return ToStatus(
+        cudaMemcpyBatchAsync(lines_.dst.data(), lines_.src.data(),
+                             lines_.sizes.data(), lines_.sizes.size(),
+                             &attributes, &first, 1, stream),
+        "copying by an engine");
+  }
+
+  static cudaError_t LaunchPitched(const EngineCopy& copy,
+                                   cudaStream_t stream) {
+    if (copy.depth == 1) {
+      return cudaMemcpy2DAsync(
+          copy.dst, static_cast<size_t>(copy.dst_pitch), copy.src,
+          static_cast<size_t>(copy.src_pitch), static_cast<size_t>(copy.width),
+          static_cast<size_t>(copy.height), cudaMemcpyDefault, stream);
+    }
+    const auto width = static_cast<size_t>(copy.width);
+    cudaMemcpy3DParms parms = {};
+    parms.srcPtr = {const_cast<std::byte*>(copy.src),
+                    static_cast<size_t>(copy.src_pitch), width,
+                    static_cast<size_t>(copy.src_slice_rows)};
+    parms.dstPtr = {copy.dst, static_cast<size_t>(copy.dst_pitch), width,
+                    static_cast<size_t>(copy.dst_slice_rows)};
+    parms.extent = {width, static_cast<size_t>(copy.height),
+                    static_cast<size_t>(copy.depth)};
+    parms.kind = cudaMemcpyDefault;
+    return cudaMemcpy3DAsync(&parms, stream);
+  }
+
+  cudaError_t LaunchKernels(const Grid& grid, const LaunchOptions& options) {
+    const DigestSink sink{num_values_ > 0 ? options.constants : nullptr,
+                          values_};
+    cudaError_t error = cudaSuccess;
+    const auto ready = [&](Walk walk) {
+      return error == cudaSuccess && lists_[walk].count > 0;
+    };
+    if (ready(kMoves)) {
+      error = LaunchMoves(grid, lists_[kMoves], moves_, pieces_);
+    }
+    if (ready(kFused)) {
+      error = LaunchDigests(grid, lists_[kFused], digests_, true, sink);
+    }
+    if (ready(kBlocks)) {
+      error = LaunchBlocks(grid, lists_[kBlocks], quantisations_, sink);
+    }
+    if (ready(kMaxima)) {
+      error = LaunchMaxima(grid, lists_[kMaxima], quantisations_, amax_);
+    }
+    if (ready(kChunks)) {
+      error = LaunchChunks(grid, lists_[kChunks], quantisations_, amax_);
+    }
+    return error;
+  }
+
+  cudaError_t LaunchLast(const Grid& grid, const LaunchOptions& options) {
+    const bool digests = options.constants != nullptr && num_values_ > 0;
+    cudaError_t error = cudaSuccess;
+    if (digests && lists_[kDigests].count > 0) {
+      error = LaunchDigests(grid, lists_[kDigests], digests_, false,
+                            {options.constants, values_});
+    }
+    if (error == cudaSuccess) {
+      error = cudaMemsetAsync(counters_, 0, kNumWalks * sizeof(uint32_t),
+                              grid.stream);
+    }
+    if (error != cudaSuccess || !digests || !options.values_to_host) {
+      return error;
+    }
+    return cudaMemcpyAsync(
+        host_values_, values_,
+        static_cast<size_t>(num_values_) * sizeof(DigestValue),
+        cudaMemcpyDeviceToHost, grid.stream);
+  }
+
+ public:
+  // The engine's copies of one row each, as the runtime wants a batch of them.
+  void GatherLines() {
+    for (const EngineCopy& copy : engine_) {
+      if (copy.height != 1 || copy.depth != 1) continue;
+      lines_.src.push_back(copy.src);
+      lines_.dst.push_back(copy.dst);
+      lines_.sizes.push_back(static_cast<size_t>(copy.width));
+    }
+  }
+
+  absl::Status ClearCounters() {
+    return ToStatus(cudaMemset(memory_, 0, scratch_bytes_),
+                    "clearing counters");
+  }
+
+ private:
+  struct Lines {
+    std::vector<const void*> src;
+    std::vector<void*> dst;
+    std::vector<size_t> sizes;
+  };
+
+  const int device_;
+  const std::vector<EngineCopy> engine_;
+  ProgramInfo info_;
+  const int64_t num_values_;
+  const int64_t num_amax_;
+  Lines lines_;
+  int all_sms_ = 1;
+  bool aborted_ = false;
+  cudaStream_t side_ = nullptr;   // copies of the engines beside kernels
+  cudaStream_t abort_ = nullptr;  // what must not wait behind them
+  cudaEvent_t fork_ = nullptr;
+  cudaEvent_t join_ = nullptr;
+  cudaEvent_t done_ = nullptr;
+  std::byte* memory_ = nullptr;
+  size_t scratch_bytes_ = 0;
+  uint32_t* counters_ = nullptr;
+  uint32_t* amax_ = nullptr;
+  DigestValue* values_ = nullptr;
+  const MoveOp* moves_ = nullptr;
+  const Piece* pieces_ = nullptr;
+  const QuantiseOp* quantisations_ = nullptr;
+  const DigestOp* digests_ = nullptr;
+  TileList lists_[kNumWalks];
+  DigestValue* host_values_ = nullptr;
+  uint32_t* stopped_ = nullptr;
+};
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Program>> BuildProgram(
-    int /*device*/, const ProgramSpec& /*spec*/,
-    const ProgramOptions& /*options*/) {
+    int device, const ProgramSpec& spec, const ProgramOptions& options) {
   WEFT_RETURN_IF_ERROR(DeviceAvailable());
-  return absl::UnimplementedError("programs on a device are not built yet");
+  WEFT_ASSIGN_OR_RETURN(Lowered lowered, Lower(spec, options, Costs{}));
+  if (lowered.info.tiles > kMostTiles) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the program needs ", lowered.info.tiles,
+                     " tiles, at most ", kMostTiles, " are possible"));
+  }
+  const CurrentDevice current(device);
+  WEFT_RETURN_IF_ERROR(current.status());
+  auto program = std::make_unique<DeviceProgram>(device, lowered);
+  program->GatherLines();
+  WEFT_RETURN_IF_ERROR(program->Prepare(lowered));
+  WEFT_RETURN_IF_ERROR(program->ClearCounters());
+  return program;
 }
 
 }  // namespace weft::convert::cuda

@@ -1,0 +1,24 @@
+// What copies cost on a device, as measured (`weft bench gpu` prints each of
+// these; docs/numbers.md, "On the GPU"). The lowering chooses by nothing else.
+#ifndef WEFT_CONVERT_CUDA_COSTS_H_
+#define WEFT_CONVERT_CUDA_COSTS_H_
+
+#include <cstdint>
+
+namespace weft::convert::cuda {
+
+struct Costs {
+  // Host time to submit one copy: alone, and as one of a batch.
+  double engine_call_ns = 2400;
+  double engine_batched_ns = 500;
+  // A copy engine's time for a row of a 2-D copy, when rows are short.
+  double engine_row_ns = 0.65;
+  double engine_bytes_per_ns = 397;
+  double kernel_bytes_per_ns = 376;
+  // Rows shorter than this are the kernel's.
+  int64_t engine_least_row_bytes = 64;
+};
+
+}  // namespace weft::convert::cuda
+
+#endif  // WEFT_CONVERT_CUDA_COSTS_H_

@@ -1,0 +1,67 @@
+// From a ProgramSpec to descriptors and copies for the copy engines. Plain C++:
+// tested without a device by an interpreter of the descriptors.
+#ifndef WEFT_CONVERT_CUDA_LOWER_INTERNAL_H_
+#define WEFT_CONVERT_CUDA_LOWER_INTERNAL_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/convert/cuda/costs.h"
+#include "weft/convert/cuda/descriptor_internal.h"
+#include "weft/convert/cuda/program.h"
+
+namespace weft::convert::cuda {
+
+// One call of a copy engine: depth x height rows of `width` bytes. Pitches in
+// bytes; slices are whole numbers of pitches apart, on both sides.
+struct EngineCopy {
+  const std::byte* src = nullptr;
+  std::byte* dst = nullptr;
+  int64_t width = 0;
+  int64_t height = 1;
+  int64_t depth = 1;
+  int64_t src_pitch = 0;
+  int64_t dst_pitch = 0;
+  int64_t src_slice_rows = 0;  // rows of a pitch from slice to slice
+  int64_t dst_slice_rows = 0;
+  int64_t bytes() const { return width * height * depth; }
+};
+
+struct Lowered {
+  std::vector<EngineCopy> engine;
+  std::vector<Piece> pieces;
+  std::vector<MoveOp> moves;
+  std::vector<Tile> move_tiles;
+  std::vector<QuantiseOp> quantisations;
+  std::vector<Tile> block_tiles;  // one block a tile, read once
+  std::vector<Tile> chunk_tiles;  // one chunk a tile, read in two passes
+  int64_t num_amax = 0;
+  std::vector<DigestOp> digests;
+  std::vector<Tile> fused_tiles;   // of ops with dst: part of the copying
+  std::vector<Tile> digest_tiles;  // of ops without, after everything else
+  int64_t num_values = 0;
+  ProgramInfo info;
+};
+
+// kInvalidArgument with all faults.
+absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,
+                              const ProgramOptions& options,
+                              const Costs& costs);
+
+// The parts of Lower.
+void LowerCopy(const StridedCopy& copy, CopyWay way, const Costs& costs,
+               Lowered& lowered);
+// Packs the pieces gathered so far into ops; once, after the last copy.
+void PackPieces(Lowered& lowered);
+void LowerQuantisation(const Quantisation& work, Lowered& lowered);
+void LowerDigest(const Digest& digest, Lowered& lowered);
+// A copy of at most two modes whose source is digested: in one pass if both
+// sides are aligned, else a copy and a digest.
+void LowerDigestedCopy(const Copy& copy, CopyWay way, const Costs& costs,
+                       Lowered& lowered);
+
+}  // namespace weft::convert::cuda
+
+#endif  // WEFT_CONVERT_CUDA_LOWER_INTERNAL_H_
