@@ -58,9 +58,9 @@ void Say(const PublishArgs& args, const session::PublishReport& report) {
 
 // Lines on standard input: "step" changes every weight by the stand-in
 // optimiser and publishes the next version, whose bytes are those of
-// `weft shard --step N` after N such lines; "flip" changes a byte of the weights
-// behind the version's back, a second one changes it back; "quit", or the end
-// of input, ends.
+// `weft shard --step N` after N such lines; "flip" changes a byte of the
+// weights behind the version's back, a second one changes it back; "quit", or
+// the end of input, ends.
 absl::Status FollowControl(const PublishArgs& args,
                            const manifest::Placement& placement,
                            RankStore& store, uint64_t first_step,

@@ -1,5 +1,6 @@
 #include "rank_store.h"
 
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstddef>
 #include <cstring>
@@ -26,6 +27,13 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& text) {
   WEFT_RETURN_IF_ERROR(driver.status());
   WEFT_RETURN_IF_ERROR(choice.driver->Describe(choice.device).status());
   return choice;
+}
+
+void AddDeviceOption(CLI::App& command, std::string& text) {
+  command
+      .add_option("--device", text,
+                  "where this rank's weights lie: cpu, cuda or cuda:N")
+      ->capture_default_str();
 }
 
 absl::StatusOr<std::unique_ptr<RankStore>> RankStore::Allocate(

@@ -12,8 +12,11 @@
 #include "weft/execute/device_options.h"
 #include "weft/manifest/placement.h"
 #include "weft/memory/device.h"
-#include "weft/memory/opened_handles.h"
 #include "weft/session/memory_area.h"
+
+namespace CLI {
+class App;
+}
 
 namespace weft::apps {
 
@@ -28,6 +31,9 @@ struct DeviceChoice {
 // "cpu", "cuda", "cuda:1". kUnavailable, with the reason, when a GPU is asked
 // for and none is there.
 absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& text);
+
+// Declares --device.
+void AddDeviceOption(CLI::App& command, std::string& text);
 
 class RankStore {
  public:

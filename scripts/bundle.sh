@@ -40,5 +40,6 @@ cat >"$out/README" <<TEXT
 weft and its GPU tests, $(git rev-parse --short HEAD): bin/weft --version,
 bin/weft doctor, bin/weft selftest gpu. Keep bin and lib beside each other.
 TEXT
+cp "build/$preset/gpu_tests.txt" "$out/bin/"
 tar -C build --sort=name -cJf build/weft-bundle.tar.xz bundle
 du -h build/weft-bundle.tar.xz | cut -f1

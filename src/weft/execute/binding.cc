@@ -230,7 +230,10 @@ class Binder {
     if (on_device() && (bound.far_mapped == nullptr ||
                         (remote.region->device() != memory::kHostMemory &&
                          remote.region->device() != in_.device))) {
-      Fault(absl::StrCat(where_, ": "", end.stored->name, "" of rank ",
+      Fault(absl::StrCat(where_,
+                         ": "
+                         ", end.stored->name, "
+                         " of rank ",
                          remote_->rank, " is not mapped for GPU ", in_.device));
       return false;
     }

@@ -129,10 +129,9 @@ class DeviceProgram::Compiler {
         WEFT_ASSIGN_OR_RETURN(
             block, layout::IndexMap::RowMajor(move.box, shape, origin));
       }
-      AppendDigests(
-          move.box, move.witness ? block : *move.dst_map, move.near,
-          static_cast<int>(tensor::ItemBytes(move.conversion.to)), grid,
-          spec.num_values, spec.digests);
+      AppendDigests(move.box, move.witness ? block : *move.dst_map, move.near,
+                    static_cast<int>(tensor::ItemBytes(move.conversion.to)),
+                    grid, spec.num_values, spec.digests);
     }
     spec.num_values += grid.num_tiles;
     return absl::OkStatus();
@@ -164,10 +163,9 @@ class DeviceProgram::Compiler {
       const layout::StoredTensor& stored = in_.target.stored[fill.dst_stored];
       const int64_t item = tensor::ItemBytes(stored.dtype);
       if (program_.zeros_ == nullptr) {
-        WEFT_ASSIGN_OR_RETURN(program_.zeros_,
-                              memory::DeviceBuffer::Allocate(
-                                  *in_.options.device.driver, in_.device,
-                                  kZeroBytes));
+        WEFT_ASSIGN_OR_RETURN(program_.zeros_, memory::DeviceBuffer::Allocate(
+                                                   *in_.options.device.driver,
+                                                   in_.device, kZeroBytes));
       }
       cuda::Copy copy;
       copy.copy.src = program_.zeros_->data();
@@ -269,8 +267,9 @@ absl::Status DeviceProgram::PinHostEnds(const BindInputs& inputs) {
   const auto add = [&](std::byte* begin, int64_t bytes) {
     const auto address = reinterpret_cast<uintptr_t>(begin);
     const uintptr_t first = address / kPageBytes * kPageBytes;
-    const uintptr_t end = base::CeilDiv(
-        static_cast<int64_t>(address) + bytes, kPageBytes) * kPageBytes;
+    const uintptr_t end =
+        base::CeilDiv(static_cast<int64_t>(address) + bytes, kPageBytes) *
+        kPageBytes;
     std::byte*& known = ranges[reinterpret_cast<std::byte*>(first)];
     known = std::max(known, reinterpret_cast<std::byte*>(end));
   };
@@ -388,8 +387,7 @@ bool DeviceProgram::Drain() {
   const base::Deadline deadline = base::Deadline::After(kDrainPatience);
   const auto stopped = [&](memory::DeviceQueue& queue) {
     // An error of the GPU means that its context is lost: nothing writes.
-    return !absl::IsDeadlineExceeded(
-        queue.Wait(deadline, "draining the GPU"));
+    return !absl::IsDeadlineExceeded(queue.Wait(deadline, "draining the GPU"));
   };
   return stopped(*copy_queue_) && stopped(*digest_queue_);
 }
@@ -421,9 +419,7 @@ absl::StatusOr<ExecuteReport> DeviceProgram::Run(base::Deadline deadline) {
   return report;
 }
 
-absl::Span<const std::byte> DeviceProgram::scratch() const {
-  return {};
-}
+absl::Span<const std::byte> DeviceProgram::scratch() const { return {}; }
 
 absl::Span<const convert::DigestValue> DeviceProgram::ValuesOf(
     const DigestName& name) const {

@@ -58,8 +58,8 @@ void ForEachPlane(const tensor::Box& box,
     for (size_t m = 0; m < maps.size(); ++m) {
       offset[m] = maps[m]->offset_elements();
       for (int d = 0; d < outer_dims; ++d) {
-        offset[m] += layout::OffsetOf(
-            maps[m]->modes(d), at[d] - maps[m]->box().range(d).begin);
+        offset[m] += layout::OffsetOf(maps[m]->modes(d),
+                                      at[d] - maps[m]->box().range(d).begin);
       }
     }
     for (const Segment& row : rows) {
@@ -92,10 +92,11 @@ void ForEachPlane(const tensor::Box& box,
 convert::cuda::DigestPlace PlaceOf(const Plane& plane,
                                    const tensor::TileGrid& grid,
                                    int64_t first_value) {
-  return {.row_begin = plane.row_begin,
-          .col_begin = plane.col_begin,
-          .first_value = first_value + grid.IndexOf(plane.tile),
-          .values_per_row = grid.tiles.empty() ? 1 : grid.tiles.back().extent()};
+  return {
+      .row_begin = plane.row_begin,
+      .col_begin = plane.col_begin,
+      .first_value = first_value + grid.IndexOf(plane.tile),
+      .values_per_row = grid.tiles.empty() ? 1 : grid.tiles.back().extent()};
 }
 
 void AppendDigests(const tensor::Box& box, const IndexMap& map,

@@ -47,10 +47,10 @@ class RoundCompiler {
     const DType dtype = staged_.placement.stored[step.stage].dtype;
     const tensor::Shape block =
         tensor::BlockShape(step.scheme, target_.tensors[step.tensor].shape);
-    const Written elements = 
+    const Written elements =
         Place(step.elements, step.box, DType::kF8E4M3, scratch);
     scratch += elements.scratch_bytes;
-    const Written scales = 
+    const Written scales =
         Place(step.scales, step.blocks, DType::kF32, scratch);
     cuda::Quantisation work;
     work.block.src = staging_ + step.stage_offset_bytes;
@@ -98,9 +98,8 @@ class RoundCompiler {
   absl::Status Scatter(absl::Span<const QuantiseStep::Output> outputs,
                        const Box& box, const std::byte* values) {
     const tensor::Shape origin(box.shape().size(), 0);
-    WEFT_ASSIGN_OR_RETURN(
-        const layout::IndexMap from,
-        layout::IndexMap::RowMajor(box, box.shape(), origin));
+    WEFT_ASSIGN_OR_RETURN(const layout::IndexMap from,
+                          layout::IndexMap::RowMajor(box, box.shape(), origin));
     for (const QuantiseStep::Output& output : outputs) {
       const layout::StoredTensor& stored = target_.stored[output.stored];
       WEFT_ASSIGN_OR_RETURN(
@@ -123,8 +122,7 @@ class RoundCompiler {
 
 }  // namespace
 
-absl::Status QuantiseRoundOnDevice(int device,
-                                   const plan::StagedTarget& staged,
+absl::Status QuantiseRoundOnDevice(int device, const plan::StagedTarget& staged,
                                    const manifest::Placement& target,
                                    size_t round, const std::byte* staging,
                                    absl::Span<const LocalStored> local,
@@ -140,9 +138,8 @@ absl::Status QuantiseRoundOnDevice(int device,
   }
   std::unique_ptr<memory::DeviceBuffer> scratch;
   if (scratch_bytes > 0) {
-    WEFT_ASSIGN_OR_RETURN(scratch,
-                          memory::DeviceBuffer::Allocate(
-                              *options.driver, device, scratch_bytes));
+    WEFT_ASSIGN_OR_RETURN(scratch, memory::DeviceBuffer::Allocate(
+                                       *options.driver, device, scratch_bytes));
   }
   std::byte* at = scratch == nullptr ? nullptr : scratch->data();
   for (const QuantiseStep& step : of_round) {
@@ -150,7 +147,8 @@ absl::Status QuantiseRoundOnDevice(int device,
     at += compiler.ScratchBytes(step);
   }
   std::vector<std::unique_ptr<cuda::Program>> programs;
-  for (const cuda::ProgramSpec* spec : {&compiler.quantise, &compiler.scatter}) {
+  for (const cuda::ProgramSpec* spec :
+       {&compiler.quantise, &compiler.scatter}) {
     if (spec->quantisations.empty() && spec->copies.empty()) continue;
     WEFT_ASSIGN_OR_RETURN(programs.emplace_back(),
                           options.build(device, *spec, {}));

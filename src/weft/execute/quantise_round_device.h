@@ -14,8 +14,7 @@ namespace weft::execute {
 
 // `staging`: the stages of round `round`, on GPU `device`, as all of `local`
 // that the round writes. kDeadlineExceeded: the GPU may still write.
-absl::Status QuantiseRoundOnDevice(int device,
-                                   const plan::StagedTarget& staged,
+absl::Status QuantiseRoundOnDevice(int device, const plan::StagedTarget& staged,
                                    const manifest::Placement& target,
                                    size_t round, const std::byte* staging,
                                    absl::Span<const LocalStored> local,

@@ -36,8 +36,8 @@ absl::StatusOr<int> DeviceDriver::FindDevice(const std::string& uuid) {
     WEFT_ASSIGN_OR_RETURN(const DeviceInfo info, Describe(device));
     if (info.uuid == uuid) return device;
   }
-  return absl::NotFoundError(absl::StrCat("GPU ", uuid,
-                                          " is not among the ", num_devices(),
+  return absl::NotFoundError(absl::StrCat("GPU ", uuid, " is not among the ",
+                                          num_devices(),
                                           " that this process sees"));
 }
 

@@ -121,7 +121,8 @@ class DeviceDriver {
       const DeviceAllocation& allocation) = 0;
   // Maps the whole allocation for `device`, this process's GPU that will read
   // it. kUnavailable when that GPU cannot reach the owner's.
-  virtual absl::StatusOr<std::byte*> Open(int device, const DeviceHandle& handle,
+  virtual absl::StatusOr<std::byte*> Open(int device,
+                                          const DeviceHandle& handle,
                                           int64_t bytes) = 0;
   virtual absl::Status Close(int device, const DeviceHandle& handle,
                              std::byte* address, int64_t bytes) = 0;

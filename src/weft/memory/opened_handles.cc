@@ -18,7 +18,8 @@ absl::StatusOr<std::shared_ptr<OpenedAllocation>> OpenedHandles::Open(
     absl::FunctionRef<absl::StatusOr<DeviceHandle>()> fetch) {
   // Held while the driver opens: a second caller must not open it again.
   const std::lock_guard lock(mutex_);
-  std::erase_if(by_name_, [](const auto& each) { return each.second.expired(); });
+  std::erase_if(by_name_,
+                [](const auto& each) { return each.second.expired(); });
   std::weak_ptr<OpenedAllocation>& known = by_name_[{device, name}];
   if (auto open = known.lock()) {
     if (open->size_bytes() == bytes) return open;

@@ -61,8 +61,8 @@ class OpenedHandles {
       absl::FunctionRef<absl::StatusOr<DeviceHandle>()> fetch);
 
   struct Counts {
-    int64_t open = 0;   // now
-    int64_t bytes = 0;  // of these
+    int64_t open = 0;    // now
+    int64_t bytes = 0;   // of these
     int64_t opened = 0;  // ever
   };
   Counts counts() const;

@@ -46,10 +46,10 @@ absl::Status DeviceAreas::Check() const {
     if (found.ok() && found->id == areas_[a].allocation) continue;
     faults.Add(absl::StrCat(
         "device memory ", a, " of this rank was freed",
-        found.ok() ? absl::StrCat(" and allocated again (allocation ",
-                                  found->id, ", was ", areas_[a].allocation,
-                                  ")")
-                   : "",
+        found.ok()
+            ? absl::StrCat(" and allocated again (allocation ", found->id,
+                           ", was ", areas_[a].allocation, ")")
+            : "",
         " since it was registered; make a new publisher or receiver"));
   }
   return faults.ToStatus(absl::StatusCode::kFailedPrecondition);
@@ -72,9 +72,8 @@ absl::StatusOr<std::unique_ptr<DevicePublication>> DevicePublication::Make(
   }
   WEFT_ASSIGN_OR_RETURN(
       const std::vector<cuda::ProgramSpec> phases,
-      quantised.ForDevice(bases, made->scratch_ == nullptr
-                                     ? nullptr
-                                     : made->scratch_->data()));
+      quantised.ForDevice(
+          bases, made->scratch_ == nullptr ? nullptr : made->scratch_->data()));
   for (const cuda::ProgramSpec& phase : phases) {
     WEFT_ASSIGN_OR_RETURN(made->quantise_.emplace_back(),
                           options.build(device, phase, {}));
@@ -90,10 +89,9 @@ absl::StatusOr<std::unique_ptr<DevicePublication>> DevicePublication::Make(
       const layout::IndexMap& map = stored.fragments[f].map;
       const tensor::TileGrid grid = tensor::TileGrid::Of(map.box());
       if (grid.num_tiles == 0) continue;
-      execute::AppendDigests(
-          map.box(), map, bases[i],
-          static_cast<int>(tensor::ItemBytes(stored.dtype)), grid,
-          digests.num_values, digests.digests);
+      execute::AppendDigests(map.box(), map, bases[i],
+                             static_cast<int>(tensor::ItemBytes(stored.dtype)),
+                             grid, digests.num_values, digests.digests);
       made->slices_.push_back(
           {tables.first_value[i][f], digests.num_values, grid.num_tiles});
       digests.num_values += grid.num_tiles;

@@ -22,8 +22,8 @@ namespace weft::session {
 class DeviceAreas {
  public:
   // kInvalidArgument when an area that is said to lie on a GPU does not.
-  static absl::StatusOr<DeviceAreas> Make(
-      const RankMemory& memory, const execute::DeviceOptions& device);
+  static absl::StatusOr<DeviceAreas> Make(const RankMemory& memory,
+                                          const execute::DeviceOptions& device);
   // kFailedPrecondition when an area is not the allocation that it was.
   absl::Status Check() const;
 

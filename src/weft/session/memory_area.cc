@@ -77,10 +77,9 @@ absl::StatusOr<int> DeviceOf(const RankMemory& memory) {
   for (const MemoryArea& area : memory.areas) {
     if (area.device == memory::kHostMemory || area.device == device) continue;
     if (device != memory::kHostMemory) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the memory of one rank lies on GPU ", device,
-                       " and on GPU ", area.device,
-                       "; give each GPU a rank of its own"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the memory of one rank lies on GPU ", device, " and on GPU ",
+          area.device, "; give each GPU a rank of its own"));
     }
     device = area.device;
   }

@@ -70,8 +70,8 @@ absl::StatusOr<std::vector<cuda::ProgramSpec>> QuantisedCopies::ForDevice(
       }
       work.block.src = scratch;
       work.block.src_stride_bytes = cols * wanted_item;
-      scratch += base::AlignUp(copy.box.num_elements() * wanted_item,
-                               kAlignBytes);
+      scratch +=
+          base::AlignUp(copy.box.num_elements() * wanted_item, kAlignBytes);
     }
     quantise.quantisations.push_back(work);
   }

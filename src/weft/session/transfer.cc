@@ -88,9 +88,8 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
 absl::Status Transfer::Prepare() {
   memory_ = in_.options.memory;
   WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(memory_));
-  WEFT_ASSIGN_OR_RETURN(
-      device_areas_,
-      DeviceAreas::Make(memory_, in_.options.execute.device));
+  WEFT_ASSIGN_OR_RETURN(device_areas_,
+                        DeviceAreas::Make(memory_, in_.options.execute.device));
   if (!in_.staged.rounds.empty()) WEFT_RETURN_IF_ERROR(AllocateStaging());
   // Our own memory is registered with the transport that posts into it.
   std::vector<const transport::Region*> area_regions(memory_.areas.size(),
@@ -175,7 +174,8 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
                                                  in_.staged.placement, memory_);
   execute::ExecuteOptions options = in_.options.execute;
   // Stages take their part of the staging budget.
-  if (!in_.staged.rounds.empty()) options.staging_bytes -= in_.staged.staging_bytes;
+  if (!in_.staged.rounds.empty())
+    options.staging_bytes -= in_.staged.staging_bytes;
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };

@@ -64,12 +64,13 @@ class Transfer {
                                       base::Deadline deadline);
 
   const Inputs in_;
-  int device_ = memory::kHostMemory;  // the GPU that holds the receiver's memory
+  int device_ =
+      memory::kHostMemory;  // the GPU that holds the receiver's memory
   DeviceAreas device_areas_;
   // Of stages, on the GPU or on the host; null without them.
   std::unique_ptr<memory::DeviceBuffer> device_staging_;
   std::unique_ptr<memory::Buffer> staging_;
-  RankMemory memory_;                        // the receiver's, and the stages
+  RankMemory memory_;  // the receiver's, and the stages
   std::vector<std::unique_ptr<transport::Region>> regions_;
   std::vector<execute::LocalStored> local_;
   int64_t quantised_bytes_ = 0;  // that the steps write

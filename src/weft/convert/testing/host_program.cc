@@ -36,8 +36,7 @@ class HostProgram final : public cuda::Program {
       kernels.Quantise(each.block);
       if (options.constants == nullptr) continue;
       const BlockQuantisation& block = each.block;
-      const auto item =
-          static_cast<int>(tensor::ItemBytes(block.src_dtype));
+      const auto item = static_cast<int>(tensor::ItemBytes(block.src_dtype));
       if (each.source_digest) {
         AddPlane(*options.constants,
                  {block.src, item, block.rows, block.cols,
@@ -96,13 +95,13 @@ class HostProgram final : public cuda::Program {
             plane.place.first_value +
             (row / kTileRows - first_tile_row) * plane.place.values_per_row +
             (col / kTileCols - first_tile_col);
-        ReferenceKernels().DigestRow(
-            constants,
-            plane.data + r * plane.row_stride_bytes +
-                c * plane.col_stride_bytes,
-            1, plane.item_bytes, static_cast<int>(row % kTileRows),
-            static_cast<int>(col % kTileCols),
-            values_.at(static_cast<size_t>(value)));
+        ReferenceKernels().DigestRow(constants,
+                                     plane.data + r * plane.row_stride_bytes +
+                                         c * plane.col_stride_bytes,
+                                     1, plane.item_bytes,
+                                     static_cast<int>(row % kTileRows),
+                                     static_cast<int>(col % kTileCols),
+                                     values_.at(static_cast<size_t>(value)));
       }
     }
   }

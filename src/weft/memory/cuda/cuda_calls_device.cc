@@ -19,12 +19,12 @@ absl::StatusOr<CudaCalls> CudaCalls::Load() {
   }
   CudaCalls calls;
   std::string missing;
-#define WEFT_CUDA_LOOK_UP(name)                                         \
-  calls.name##_ = reinterpret_cast<decltype(calls.name##_)>(            \
-      dlsym(library, WEFT_CUDA_TEXT(name)));                            \
-  if (calls.name##_ == nullptr) {                                       \
-    absl::StrAppend(&missing, missing.empty() ? "" : ", ",              \
-                    WEFT_CUDA_TEXT(name));                              \
+#define WEFT_CUDA_LOOK_UP(name)                              \
+  calls.name##_ = reinterpret_cast<decltype(calls.name##_)>( \
+      dlsym(library, WEFT_CUDA_TEXT(name)));                 \
+  if (calls.name##_ == nullptr) {                            \
+    absl::StrAppend(&missing, missing.empty() ? "" : ", ",   \
+                    WEFT_CUDA_TEXT(name));                   \
   }
   WEFT_CUDA_CALLS(WEFT_CUDA_LOOK_UP)
 #undef WEFT_CUDA_LOOK_UP

@@ -1,5 +1,3 @@
-#include "weft/memory/cuda/cuda_driver.h"
-
 #include <array>
 #include <cstring>
 #include <map>
@@ -13,6 +11,7 @@
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/memory/cuda/cuda_calls.h"
+#include "weft/memory/cuda/cuda_driver.h"
 
 namespace weft::memory {
 namespace {
@@ -160,9 +159,9 @@ class CudaDriverImpl final : public DeviceDriver {
     std::array<char, 256> text = {};
     CUuuid uuid = {};
     size_t bytes = 0;
-    WEFT_RETURN_IF_ERROR(calls_.Check(
-        calls_.cuDeviceGetName_(text.data(), text.size(), device),
-        "cuDeviceGetName"));
+    WEFT_RETURN_IF_ERROR(
+        calls_.Check(calls_.cuDeviceGetName_(text.data(), text.size(), device),
+                     "cuDeviceGetName"));
     info.name = text.data();
     WEFT_RETURN_IF_ERROR(calls_.Check(
         calls_.cuDeviceGetPCIBusId_(text.data(), text.size(), device),
@@ -279,9 +278,9 @@ class CudaDriverImpl final : public DeviceDriver {
     WEFT_ASSIGN_OR_RETURN(const CUcontext context, ContextOf(0));
     const Current current(calls_, context);
     return calls_.Check(
-        calls_.cuMemHostRegister_(address, static_cast<size_t>(bytes),
-                                  CU_MEMHOSTREGISTER_PORTABLE |
-                                      CU_MEMHOSTREGISTER_DEVICEMAP),
+        calls_.cuMemHostRegister_(
+            address, static_cast<size_t>(bytes),
+            CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP),
         "cuMemHostRegister");
   }
   absl::Status Unpin(std::byte* address) override {
@@ -304,9 +303,9 @@ class CudaDriverImpl final : public DeviceDriver {
  private:
   absl::Status CheckDevice(int device) const {
     if (device >= 0 && device < num_devices()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(
-        "GPU ", device, " is not below ", num_devices(),
-        ", the number of GPUs that this process sees"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("GPU ", device, " is not below ", num_devices(),
+                     ", the number of GPUs that this process sees"));
   }
 
   int Attribute(CUdevice_attribute attribute, int device) const {
@@ -342,8 +341,8 @@ class CudaDriverImpl final : public DeviceDriver {
     const CUmemAllocationProp wanted = ShareableOn(device);
     size_t page_bytes = 0;
     WEFT_RETURN_IF_ERROR(calls_.Check(
-        calls_.cuMemGetAllocationGranularity_(
-            &page_bytes, &wanted, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+        calls_.cuMemGetAllocationGranularity_(&page_bytes, &wanted,
+                                              CU_MEM_ALLOC_GRANULARITY_MINIMUM),
         "cuMemGetAllocationGranularity"));
     return base::AlignUp(bytes, static_cast<int64_t>(page_bytes));
   }
@@ -394,8 +393,7 @@ class CudaDriverImpl final : public DeviceDriver {
                                          &wanted, 0),
                      "cuMemCreate"),
         absl::StrCat("cannot allocate ", bytes, " bytes on GPU ", device)));
-    WEFT_ASSIGN_OR_RETURN(std::byte* const address,
-                          Map(device, memory, whole));
+    WEFT_ASSIGN_OR_RETURN(std::byte* const address, Map(device, memory, whole));
     const std::lock_guard lock(mutex_);
     virtual_bytes_[address] = whole;
     return address;
@@ -432,10 +430,9 @@ absl::StatusOr<DeviceAllocation> CudaDriverImpl::Find(
   std::array<void*, 9> answers = {&memory_type, &ordinal, &id,
                                   &managed,     &legacy,  &start,
                                   &bytes,       &pool,    &allowed};
-  const CUresult result =
-      calls_.cuPointerGetAttributes_(static_cast<unsigned int>(asked.size()),
-                                     asked.data(), answers.data(),
-                                     AsPointer(address));
+  const CUresult result = calls_.cuPointerGetAttributes_(
+      static_cast<unsigned int>(asked.size()), asked.data(), answers.data(),
+      AsPointer(address));
   if (result != CUDA_SUCCESS ||
       (memory_type != CU_MEMORYTYPE_DEVICE && managed == 0)) {
     return absl::NotFoundError("the address is not in the memory of a GPU");
@@ -508,8 +505,7 @@ absl::StatusOr<std::byte*> CudaDriverImpl::Open(int device,
     CUmemGenericAllocationHandle memory = 0;
     WEFT_RETURN_IF_ERROR(calls_.Check(
         calls_.cuMemImportFromShareableHandle_(
-            &memory,
-            reinterpret_cast<void*>(static_cast<uintptr_t>(handle.fd)),
+            &memory, reinterpret_cast<void*>(static_cast<uintptr_t>(handle.fd)),
             CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
         "cuMemImportFromShareableHandle"));
     WEFT_ASSIGN_OR_RETURN(const int64_t whole, WholePages(device, bytes));
@@ -523,10 +519,10 @@ absl::StatusOr<std::byte*> CudaDriverImpl::Open(int device,
   }
   std::memcpy(opaque.reserved, handle.bytes.data(), sizeof(opaque.reserved));
   CUdeviceptr pointer = 0;
-  WEFT_RETURN_IF_ERROR(calls_.Check(
-      calls_.cuIpcOpenMemHandle_(&pointer, opaque,
-                                 CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
-      "cuIpcOpenMemHandle"));
+  WEFT_RETURN_IF_ERROR(
+      calls_.Check(calls_.cuIpcOpenMemHandle_(
+                       &pointer, opaque, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS),
+                   "cuIpcOpenMemHandle"));
   return AsAddress(pointer);
 }
 

@@ -11,7 +11,7 @@ namespace weft::memory {
 
 class FakeQueue final : public DeviceQueue {
  public:
-  FakeQueue(const FakeDeviceDriver& driver, int device)
+  FakeQueue(FakeDeviceDriver& driver, int device)
       : driver_(driver), device_(device) {}
   int device() const override { return device_; }
   absl::Status Copy(std::byte* dst, const std::byte* src,
@@ -33,19 +33,21 @@ class FakeQueue final : public DeviceQueue {
     return absl::OkStatus();
   }
   absl::Status WaitForStream(uintptr_t) override { return absl::OkStatus(); }
-  absl::StatusOr<bool> Idle() override { return !driver_.held_; }
+  absl::StatusOr<bool> Idle() override {
+    if (driver_.held_ && --driver_.polls_left_ <= 0) driver_.held_ = false;
+    return !driver_.held_;
+  }
   uintptr_t stream() const override { return 0; }
 
  private:
-  const FakeDeviceDriver& driver_;
+  FakeDeviceDriver& driver_;
   const int device_;
 };
 
 absl::Status FakeDeviceDriver::CheckDevice(int device) const {
   if (device >= 0 && device < num_devices_) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("GPU ", device,
-                                                 " is not below ",
-                                                 num_devices_));
+  return absl::InvalidArgumentError(
+      absl::StrCat("GPU ", device, " is not below ", num_devices_));
 }
 
 void FakeDeviceDriver::MakeNext(DeviceAllocationKind kind, bool exportable) {
@@ -80,18 +82,37 @@ absl::StatusOr<std::byte*> FakeDeviceDriver::Allocate(
                         Buffer::Allocate(MemoryKind::kShared, bytes));
   const std::lock_guard lock(mutex_);
   Made made;
-  made.allocation = {.device = device,
-                     .base = buffer->data(),
-                     .bytes = bytes,
-                     .id = ++last_id_,
-                     .kind = std::exchange(next_kind_,
-                                           DeviceAllocationKind::kPlain),
-                     .exportable = std::exchange(next_exportable_, true)};
+  made.allocation = {
+      .device = device,
+      .base = buffer->data(),
+      .bytes = bytes,
+      .id = ++last_id_,
+      .kind = std::exchange(next_kind_, DeviceAllocationKind::kPlain),
+      .exportable = std::exchange(next_exportable_, true)};
   if (kind == DeviceAllocationKind::kVirtual) made.allocation.kind = kind;
+  made.fd = buffer->fd();
   made.buffer = std::move(buffer);
   std::byte* const base = made.allocation.base;
   made_.emplace(base, std::move(made));
   return base;
+}
+
+void FakeDeviceDriver::Adopt(int device, const Buffer& buffer) {
+  const std::lock_guard lock(mutex_);
+  // Whatever overlaps it was unmapped since.
+  std::erase_if(made_, [&](const auto& each) {
+    const DeviceAllocation& old = each.second.allocation;
+    return each.second.buffer == nullptr &&
+           old.base < buffer.data() + buffer.size_bytes() &&
+           buffer.data() < old.base + old.bytes;
+  });
+  Made made;
+  made.allocation = {.device = device,
+                     .base = buffer.data(),
+                     .bytes = buffer.size_bytes(),
+                     .id = ++last_id_};
+  made.fd = buffer.fd();
+  made_.emplace(buffer.data(), std::move(made));
 }
 
 absl::Status FakeDeviceDriver::Free(int, std::byte* address) {
@@ -133,7 +154,7 @@ absl::StatusOr<std::byte*> FakeDeviceDriver::Open(int device,
     if (made.allocation.id != id) continue;
     if (made.allocation.bytes != bytes) break;
     WEFT_ASSIGN_OR_RETURN(std::shared_ptr<SharedMapping> mapping,
-                          SharedMapping::Map(made.buffer->fd()));
+                          SharedMapping::Map(made.fd));
     std::byte* const address = mapping->data();
     opened_.emplace(address, std::move(mapping));
     ++num_opens_;

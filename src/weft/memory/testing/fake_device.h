@@ -6,6 +6,7 @@
 #define WEFT_MEMORY_TESTING_FAKE_DEVICE_H_
 
 #include <atomic>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,8 +27,13 @@ class FakeDeviceDriver : public DeviceDriver {
   void CutLinks() { linked_ = false; }
   // While held, queues take work (and do it), but never become idle.
   void Hold(bool held) { held_ = held; }
+  // Hold ends when queues have been asked so often whether they are idle.
+  void ReleaseAfterPolls(int64_t polls) { polls_left_ = polls; }
   // The next Allocate gives memory that says it is of this kind.
   void MakeNext(DeviceAllocationKind kind, bool exportable);
+  // From now on `buffer`, which is shared, is an allocation of `device`; until
+  // its memory is given again.
+  void Adopt(int device, const Buffer& buffer);
   int64_t num_opens() const { return num_opens_; }
   int64_t num_open() const;
   int64_t num_pinned() const { return num_pinned_; }
@@ -55,13 +61,15 @@ class FakeDeviceDriver : public DeviceDriver {
   friend class FakeQueue;
   struct Made {
     DeviceAllocation allocation;
-    std::unique_ptr<Buffer> buffer;
+    int fd = -1;
+    std::unique_ptr<Buffer> buffer;  // null when adopted
   };
   absl::Status CheckDevice(int device) const;
 
   const int num_devices_;
   std::atomic<bool> linked_{true};
   std::atomic<bool> held_{false};
+  std::atomic<int64_t> polls_left_{std::numeric_limits<int64_t>::max()};
   std::atomic<int64_t> num_opens_{0};
   std::atomic<int64_t> num_pinned_{0};
   mutable std::mutex mutex_;  // guards all below

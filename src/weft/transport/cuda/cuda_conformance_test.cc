@@ -10,11 +10,11 @@ memory::FakeDeviceDriver& Gpus() {
   return *driver;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Cuda, TransportConformance,
-    testing::Values(ConformanceCase{
-        .name = "cuda",
-        .make = [] { return MakeCudaTransport({.driver = &Gpus()}); }}));
+INSTANTIATE_TEST_SUITE_P(Cuda, TransportConformance,
+                         testing::Values(ConformanceCase{
+                             .name = "cuda", .make = [] {
+                               return MakeCudaTransport({.driver = &Gpus()});
+                             }}));
 
 }  // namespace
 }  // namespace weft::transport

@@ -80,8 +80,7 @@ absl::StatusOr<memory::DeviceHandle> CudaPeer::FetchHandle(
   const int process =
       static_cast<int>(syscall(SYS_pidfd_open, key.process_id, 0));
   if (process >= 0) {
-    handle.fd =
-        static_cast<int>(syscall(SYS_pidfd_getfd, process, key.fd, 0));
+    handle.fd = static_cast<int>(syscall(SYS_pidfd_getfd, process, key.fd, 0));
   }
   const int error = errno;
   if (process >= 0) close(process);
@@ -171,16 +170,15 @@ absl::Status CudaPeer::Gather(const RemoteRegion& remote,
     }
     // Steps back, or pieces that overlap: one by one.
     for (int64_t i = 0; i < row.count; ++i) {
-      WEFT_RETURN_IF_ERROR(
-          queue->Copy(to,
-                      region.address + row.offset_bytes + i * row.stride_bytes,
-                      pieces.piece_bytes));
+      WEFT_RETURN_IF_ERROR(queue->Copy(
+          to, region.address + row.offset_bytes + i * row.stride_bytes,
+          pieces.piece_bytes));
       to += pieces.piece_bytes;
     }
     if (row.count > 0) continue;
     const PieceCursor::Stretch stretch = cursor.Next(pieces.piece_bytes);
-    WEFT_RETURN_IF_ERROR(queue->Copy(to, region.address + stretch.offset_bytes,
-                                     stretch.bytes));
+    WEFT_RETURN_IF_ERROR(
+        queue->Copy(to, region.address + stretch.offset_bytes, stretch.bytes));
     to += stretch.bytes;
   }
   queued_.push_back({tag, region.host.get()});

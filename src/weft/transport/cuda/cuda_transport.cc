@@ -19,9 +19,8 @@ using cuda::DeviceKey;
 class CudaRegion final : public Region {
  public:
   // `mark` is null for host memory, whose region is `host`.
-  CudaRegion(absl::Span<std::byte> memory,
-             std::unique_ptr<memory::Buffer> mark, std::unique_ptr<Region> host,
-             DeviceKey key)
+  CudaRegion(absl::Span<std::byte> memory, std::unique_ptr<memory::Buffer> mark,
+             std::unique_ptr<Region> host, DeviceKey key)
       : memory_(memory),
         mark_(std::move(mark)),
         host_(std::move(host)),
@@ -105,12 +104,12 @@ class CudaTransport final : public Transport {
     key.offset_bytes = memory.data() - found.base;
     key.kind = found.kind;
     if (key.size_bytes > found.bytes - key.offset_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "memory of ", key.size_bytes, " bytes at offset ", key.offset_bytes,
-          " leaves its allocation of ", found.bytes, " bytes on GPU ",
-          found.device,
-          "; torch does so with PYTORCH_CUDA_ALLOC_CONF="
-          "expandable_segments:True, set it to False"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("memory of ", key.size_bytes, " bytes at offset ",
+                       key.offset_bytes, " leaves its allocation of ",
+                       found.bytes, " bytes on GPU ", found.device,
+                       "; torch does so with PYTORCH_CUDA_ALLOC_CONF="
+                       "expandable_segments:True, set it to False"));
     }
     WEFT_ASSIGN_OR_RETURN(const memory::DeviceInfo info,
                           driver_.Describe(found.device));
