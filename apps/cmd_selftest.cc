@@ -89,7 +89,7 @@ void AddSelftest(CLI::App& app, int* exit_code) {
   command->add_option("what", *what, "what to test")
       ->required()
       ->check(CLI::IsMember({"gpu"}));
-  command->callback([exit_code] {
+  command->callback([what, exit_code] {
     const absl::Status status = Selftest();
     *exit_code = status.ok() ? 0 : Fail("selftest", status);
   });

@@ -204,9 +204,9 @@ TEST(Device, ADeadlineHoldsWhileTheGpuWorks) {
   const auto program = pull.Bind(gpus.Options());
   ASSERT_TRUE(program.ok()) << program.status();
   ASSERT_TRUE((*program)->Run(base::Deadline::Infinite()).ok());
-  gpus.driver.Hold(true);
-  // The GPU lets go only after the deadline.
-  gpus.driver.ReleaseAfterPolls(1000);
+  // Idle when the run looks at both queues, then busy until long after the
+  // deadline.
+  gpus.driver.HoldPolls(2, 1000);
   const auto late =
       (*program)->Run(base::Deadline::After(std::chrono::nanoseconds(1)));
   EXPECT_TRUE(absl::IsDeadlineExceeded(late.status())) << late.status();

@@ -34,8 +34,8 @@ class FakeQueue final : public DeviceQueue {
   }
   absl::Status WaitForStream(uintptr_t) override { return absl::OkStatus(); }
   absl::StatusOr<bool> Idle() override {
-    if (driver_.held_ && --driver_.polls_left_ <= 0) driver_.held_ = false;
-    return !driver_.held_;
+    const int64_t poll = driver_.polls_++;
+    return poll < driver_.first_held_ || poll >= driver_.end_held_;
   }
   uintptr_t stream() const override { return 0; }
 

@@ -6,7 +6,6 @@
 #define WEFT_MEMORY_TESTING_FAKE_DEVICE_H_
 
 #include <atomic>
-#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,10 +24,13 @@ class FakeDeviceDriver : public DeviceDriver {
 
   // From now on no GPU reaches another.
   void CutLinks() { linked_ = false; }
-  // While held, queues take work (and do it), but never become idle.
-  void Hold(bool held) { held_ = held; }
-  // Hold ends when queues have been asked so often whether they are idle.
-  void ReleaseAfterPolls(int64_t polls) { polls_left_ = polls; }
+  // Of the questions whether a queue is idle that come from now on, the first
+  // `idle` are answered as ever, the next `busy` with no.
+  void HoldPolls(int64_t idle, int64_t busy) {
+    polls_ = 0;
+    first_held_ = idle;
+    end_held_ = idle + busy;
+  }
   // The next Allocate gives memory that says it is of this kind.
   void MakeNext(DeviceAllocationKind kind, bool exportable);
   // From now on `buffer`, which is shared, is an allocation of `device`; until
@@ -68,8 +70,9 @@ class FakeDeviceDriver : public DeviceDriver {
 
   const int num_devices_;
   std::atomic<bool> linked_{true};
-  std::atomic<bool> held_{false};
-  std::atomic<int64_t> polls_left_{std::numeric_limits<int64_t>::max()};
+  std::atomic<int64_t> polls_{0};
+  std::atomic<int64_t> first_held_{0};
+  std::atomic<int64_t> end_held_{0};
   std::atomic<int64_t> num_opens_{0};
   std::atomic<int64_t> num_pinned_{0};
   mutable std::mutex mutex_;  // guards all below
