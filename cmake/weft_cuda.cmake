@@ -69,3 +69,23 @@ function(weft_cuda_leaf name)
     target_link_libraries(weft_${name} PUBLIC CUDA::cudart_static)
   endif()
 endfunction()
+
+# weft_gpu_test(TARGET SOURCES file... [LINK library...]): a gtest program that
+# needs a device, labelled gpu; where there is none it skips and ctest says so.
+function(weft_gpu_test target)
+  if(NOT WEFT_BUILD_TESTS OR NOT WEFT_WITH_CUDA)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(${target} ${ARG_SOURCES})
+  weft_compile_options(${target})
+  set_target_properties(${target} PROPERTIES
+      RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  target_include_directories(${target} SYSTEM PRIVATE
+      ${CUDAToolkit_INCLUDE_DIRS})
+  target_link_libraries(${target} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest
+      GTest::gtest_main ${RAPIDCHECK_LIBRARY})
+  add_test(NAME ${target} COMMAND ${target})
+  set_tests_properties(${target} PROPERTIES TIMEOUT 600 LABELS gpu
+      SKIP_REGULAR_EXPRESSION "no CUDA device")
+endfunction()

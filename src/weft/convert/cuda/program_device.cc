@@ -56,8 +56,8 @@ class CurrentDevice {
 
 enum Walk { kMoves, kBlocks, kMaxima, kChunks, kFused, kDigests, kNumWalks };
 constexpr size_t kAlignment = 256;
-// Beyond every list, and far from wrapping.
-constexpr uint32_t kStopped = uint32_t{1} << 31;
+// A counter of bytes that are this is beyond every list, and far from wrapping.
+constexpr int kStoppedByte = 0x40;
 constexpr int64_t kMostTiles = int64_t{1} << 30;
 
 size_t RoundUp(size_t bytes) {
@@ -84,7 +84,6 @@ class DeviceProgram final : public Program {
     }
     cudaFree(memory_);
     cudaFreeHost(host_values_);
-    cudaFreeHost(stopped_);
   }
 
   absl::Status Prepare(const Lowered& lowered) {
@@ -95,6 +94,9 @@ class DeviceProgram final : public Program {
     WEFT_RETURN_IF_CUDA_ERROR(PrepareKernels(), "preparing kernels");
     WEFT_RETURN_IF_ERROR(MakeStreams());
     WEFT_RETURN_IF_ERROR(Upload(lowered));
+    WEFT_RETURN_IF_CUDA_ERROR(cudaMemset(memory_, 0, scratch_bytes_),
+                              "clearing scratch");
+    GatherLines();
     return MakeHostMemory();
   }
 
@@ -130,10 +132,10 @@ class DeviceProgram final : public Program {
     const CurrentDevice current(device_);
     WEFT_RETURN_IF_ERROR(current.status());
     aborted_ = true;
-    return ToStatus(
-        cudaMemcpyAsync(counters_, stopped_, kNumWalks * sizeof(uint32_t),
-                        cudaMemcpyHostToDevice, abort_),
-        "stopping");
+    if (abort_ == nullptr) WEFT_RETURN_IF_ERROR(MakeStream(abort_));
+    return ToStatus(cudaMemsetAsync(counters_, kStoppedByte,
+                                    kNumWalks * sizeof(uint32_t), abort_),
+                    "stopping");
   }
 
   absl::Span<const DigestValue> digest_values() const override {
@@ -143,29 +145,27 @@ class DeviceProgram final : public Program {
   const ProgramInfo& info() const override { return info_; }
 
  private:
+  static absl::Status MakeStream(cudaStream_t& stream) {
+    return ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
+                    "creating a stream");
+  }
+
+  static absl::Status MakeEvent(cudaEvent_t& event) {
+    return ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+                    "creating an event");
+  }
+
   absl::Status MakeStreams() {
-    for (cudaStream_t* stream : {&side_, &abort_}) {
-      WEFT_RETURN_IF_CUDA_ERROR(
-          cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking),
-          "creating a stream");
-    }
-    for (cudaEvent_t* event : {&fork_, &join_, &done_}) {
-      WEFT_RETURN_IF_CUDA_ERROR(
-          cudaEventCreateWithFlags(event, cudaEventDisableTiming),
-          "creating an event");
-    }
-    return absl::OkStatus();
+    WEFT_RETURN_IF_ERROR(MakeEvent(done_));
+    if (engine_.empty()) return absl::OkStatus();
+    WEFT_RETURN_IF_ERROR(MakeStream(side_));
+    WEFT_RETURN_IF_ERROR(MakeEvent(fork_));
+    return MakeEvent(join_);
   }
 
   absl::Status MakeHostMemory() {
-    void* memory = nullptr;
-    WEFT_RETURN_IF_CUDA_ERROR(
-        cudaHostAlloc(&memory, kNumWalks * sizeof(uint32_t),
-                      cudaHostAllocPortable),
-        "allocating host memory");
-    stopped_ = static_cast<uint32_t*>(memory);
-    std::fill_n(stopped_, kNumWalks, kStopped);
     if (num_values_ == 0) return absl::OkStatus();
+    void* memory = nullptr;
     const size_t bytes = static_cast<size_t>(num_values_) * sizeof(DigestValue);
     WEFT_RETURN_IF_CUDA_ERROR(
         cudaHostAlloc(&memory, bytes, cudaHostAllocPortable),
@@ -244,9 +244,8 @@ class DeviceProgram final : public Program {
                     "clearing counters");
   }
 
-  // Counters are left at zero by each run for the next, so that a stop that
-  // comes before the first kernel is not wiped out: only the first run and one
-  // after a stop find them otherwise.
+  // Not the counters, or a stop that comes before the first kernel would be
+  // wiped out: each run leaves them at zero for the next.
   cudaError_t ClearScratch(cudaStream_t stream, const LaunchOptions& options) {
     if (num_amax_ > 0) {
       const cudaError_t error = cudaMemsetAsync(
@@ -355,7 +354,6 @@ class DeviceProgram final : public Program {
         cudaMemcpyDeviceToHost, grid.stream);
   }
 
- public:
   // The engine's copies of one row each, as the runtime wants a batch of them.
   void GatherLines() {
     for (const EngineCopy& copy : engine_) {
@@ -366,12 +364,6 @@ class DeviceProgram final : public Program {
     }
   }
 
-  absl::Status ClearCounters() {
-    return ToStatus(cudaMemset(memory_, 0, scratch_bytes_),
-                    "clearing counters");
-  }
-
- private:
   struct Lines {
     std::vector<const void*> src;
     std::vector<void*> dst;
@@ -402,7 +394,6 @@ class DeviceProgram final : public Program {
   const DigestOp* digests_ = nullptr;
   TileList lists_[kNumWalks];
   DigestValue* host_values_ = nullptr;
-  uint32_t* stopped_ = nullptr;
 };
 
 }  // namespace
@@ -419,9 +410,7 @@ absl::StatusOr<std::unique_ptr<Program>> BuildProgram(
   const CurrentDevice current(device);
   WEFT_RETURN_IF_ERROR(current.status());
   auto program = std::make_unique<DeviceProgram>(device, lowered);
-  program->GatherLines();
   WEFT_RETURN_IF_ERROR(program->Prepare(lowered));
-  WEFT_RETURN_IF_ERROR(program->ClearCounters());
   return program;
 }
 
