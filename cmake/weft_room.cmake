@@ -31,10 +31,11 @@ function(weft_portable target)
 endfunction()
 
 # A test that needs a GPU: part of `weft selftest gpu` and of the bundle.
-function(weft_gpu_test target)
+function(weft_bundled_test target)
   weft_portable(${target})
   set_property(GLOBAL APPEND PROPERTY WEFT_GPU_TESTS ${target})
-  set_property(TEST ${target} APPEND PROPERTY LABELS gpu)
+  set_tests_properties(${target} PROPERTIES LABELS gpu
+                       SKIP_REGULAR_EXPRESSION "no CUDA device")
 endfunction()
 
 function(weft_room name)

@@ -259,8 +259,9 @@ class RefitCase {
           sum += constants.row[s][row] * constants.col[s][2 * col + 1] *
                  (bits >> 32);
         } else {
+          const uint64_t value = bits & ((uint64_t{1} << (8 * item)) - 1);
           sum += constants.row[s][row] * constants.col[s][col * item / 4] *
-                 (bits << (8 * (col * item % 4)));
+                 (value << (8 * (col * item % 4)));
         }
       }
     });
