@@ -1,6 +1,7 @@
 // weft selftest gpu: the tests that need a GPU, on the machine that has one.
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -57,10 +58,12 @@ absl::Status Selftest() {
     WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<ChildProcess> child,
                           ChildProcess::Start(name, {program.string()}));
     const base::Deadline deadline =
-        base::Deadline::After(std::chrono::minutes(10));
+        base::Deadline::After(std::chrono::minutes(5));
+    PrintLine(absl::StrCat("running ", name));
     std::string last;
     while (true) {
       const absl::StatusOr<std::string> line = child->ReadLine(deadline);
+      if (absl::IsDeadlineExceeded(line.status())) child->Kill(SIGKILL);
       if (!line.ok()) break;
       if (line->find("[  FAILED  ]") == 0 ||
           line->find("Failure") != std::string::npos) {
@@ -68,7 +71,9 @@ absl::Status Selftest() {
       }
       last = *line;
     }
-    WEFT_ASSIGN_OR_RETURN(const int code, child->Wait(deadline));
+    WEFT_ASSIGN_OR_RETURN(
+        const int code,
+        child->Wait(base::Deadline::After(std::chrono::seconds(10))));
     PrintLine(
         absl::StrCat(code == 0 ? "passed  " : "FAILED  ", name, "  ",
                      HumanSeconds(std::chrono::duration<double>(

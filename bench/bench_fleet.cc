@@ -75,7 +75,7 @@ absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
       made->owned,
       session::AllocateFor(fleet.job().target, memory::MemoryKind::kShared));
   session::ReceiverOptions options;
-  options.model = fleet.name();
+  options.model = ModelNameOf(fleet.name());
   options.placement = fleet.job().target;
   options.memory = made->owned.memory;
   WEFT_ASSIGN_OR_RETURN(options.catalog, apps::ConnectCatalog(fleet.address()));

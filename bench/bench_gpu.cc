@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<GpuReceiver>> MakeGpuReceiver(
     int threads) {
   auto made = std::make_unique<GpuReceiver>();
   session::ReceiverOptions options;
-  options.model = fleet.name();
+  options.model = ModelNameOf(fleet.name());
   options.placement = fleet.job().target;
   WEFT_ASSIGN_OR_RETURN(made->store,
                         apps::RankStore::Allocate(options.placement, device));

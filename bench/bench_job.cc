@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "bench_case.h"
 #include "console.h"
@@ -114,7 +115,7 @@ absl::Status Serve(const BenchSourceArgs& args) {
   WEFT_ASSIGN_OR_RETURN(auto transports,
                         apps::MakeTransports(args.transport, device));
   session::PublisherOptions options;
-  options.model = args.job;
+  options.model = ModelNameOf(args.job);
   options.placement = std::move(job.sources.at(args.rank));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<apps::RankStore> ranks,
                         apps::RankStore::Allocate(options.placement, device));
@@ -164,6 +165,14 @@ absl::StatusOr<BenchJob> MakeBenchJob(const std::string& name, int64_t bytes) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown benchmark job \"", name, "\""));
+}
+
+std::string ModelNameOf(const std::string& job) {
+  std::string name = job;
+  for (char& c : name) {
+    if (!absl::ascii_isalnum(static_cast<unsigned char>(c))) c = '-';
+  }
+  return name;
 }
 
 int RunBenchSource(const BenchSourceArgs& args) {

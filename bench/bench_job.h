@@ -28,6 +28,9 @@ struct BenchJob {
 //                   embeddings, in layout FROM at all ranks, TO at rank 0
 absl::StatusOr<BenchJob> MakeBenchJob(const std::string& name, int64_t bytes);
 
+// What the job's sources publish under.
+std::string ModelNameOf(const std::string& job);
+
 struct BenchSourceArgs {
   std::string catalog;
   std::string job;

@@ -15,9 +15,9 @@ import pytest
 WEFT = os.environ.get("WEFT_BIN", "weft")
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
-    "hidden_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192,
-    "vocab_size": 151936, "tie_word_embeddings": True, "rms_norm_eps": 1e-06,
+    "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 3072,
+    "vocab_size": 32768, "tie_word_embeddings": True, "rms_norm_eps": 1e-06,
     "torch_dtype": "bfloat16"}
 
 

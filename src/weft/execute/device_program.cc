@@ -24,9 +24,13 @@ constexpr std::chrono::microseconds kSpin{500};
 // is done, which at the slowest link takes this long for some 50 GB.
 constexpr std::chrono::seconds kDrainPatience{10};
 // What is digested while the next batch is copied: long beside the cost of a
-// launch, short beside a refit.
+// launch (some 50 us), and the last one short beside a refit.
 constexpr int64_t kBatchBytes = int64_t{256} << 20;
-constexpr int64_t kMaxBatches = 64;
+constexpr int64_t kMaxBatches = 12;
+// A contiguous copy from here on is left to the copy engines whatever it costs:
+// half a microsecond in a batch of them, while a kernel in their queue would
+// wait until the digests of the batch before have left the multiprocessors.
+constexpr int64_t kLeastLineBytes = 1024;
 // A source of zeros of any item size.
 constexpr int64_t kZeroBytes = 64;
 constexpr int64_t kPageBytes = 4096;
@@ -102,7 +106,12 @@ class DeviceProgram::Compiler {
       copy.copy = MakeCopy(bytes, move.conversion, Direction::kPull);
       copy.copy.src = SrcOf(move) + bytes.far_offset_bytes;
       copy.copy.dst = DstOf(move) + bytes.near_offset_bytes;
-      copies_.copies.push_back(std::move(copy));
+      const bool is_line =
+          move.conversion.identity() &&
+          run.contiguous_elements() == run.num_elements() &&
+          run.num_elements() * tensor::ItemBytes(move.conversion.to) >=
+              kLeastLineBytes;
+      (is_line ? lines_ : copies_).copies.push_back(std::move(copy));
     }
   }
 
@@ -189,8 +198,13 @@ class DeviceProgram::Compiler {
   absl::Status CloseBatch() {
     Batch batch;
     batch.dst_bytes = bytes_;
-    WEFT_ASSIGN_OR_RETURN(batch.copies, Build(copies_));
-    WEFT_ASSIGN_OR_RETURN(batch.digests, Build(digests_));
+    const cuda::CopyWay way = in_.options.device.copy_way;
+    WEFT_ASSIGN_OR_RETURN(
+        batch.lines,
+        Build(lines_,
+              way == cuda::CopyWay::kByCost ? cuda::CopyWay::kEngines : way));
+    WEFT_ASSIGN_OR_RETURN(batch.copies, Build(copies_, way));
+    WEFT_ASSIGN_OR_RETURN(batch.digests, Build(digests_, way));
     for (const Named& each : names_) {
       program_.digests_[each.name] = {
           each.in_copies ? batch.copies.get() : batch.digests.get(),
@@ -198,21 +212,22 @@ class DeviceProgram::Compiler {
     }
     names_.clear();
     bytes_ = 0;
-    if (batch.copies != nullptr || batch.digests != nullptr) {
+    if (batch.lines != nullptr || batch.copies != nullptr ||
+        batch.digests != nullptr) {
       program_.batches_.push_back(std::move(batch));
     }
     return absl::OkStatus();
   }
 
   // Null when there is nothing to do; leaves `spec` empty.
-  absl::StatusOr<std::unique_ptr<cuda::Program>> Build(
-      cuda::ProgramSpec& spec) {
+  absl::StatusOr<std::unique_ptr<cuda::Program>> Build(cuda::ProgramSpec& spec,
+                                                       cuda::CopyWay way) {
     const cuda::ProgramSpec taken = std::exchange(spec, {});
     if (taken.copies.empty() && taken.digests.empty()) {
       return std::unique_ptr<cuda::Program>();
     }
     const DeviceOptions& device = in_.options.device;
-    return device.build(in_.device, taken, {.copy_way = device.copy_way});
+    return device.build(in_.device, taken, {.copy_way = way});
   }
 
   struct Named {
@@ -225,6 +240,7 @@ class DeviceProgram::Compiler {
   const BindInputs& in_;
   int64_t batch_bytes_ = 0;
   int64_t bytes_ = 0;  // of the batch that is being filled
+  cuda::ProgramSpec lines_;
   cuda::ProgramSpec copies_;
   cuda::ProgramSpec digests_;
   std::vector<Named> names_;
@@ -332,6 +348,9 @@ absl::Status DeviceProgram::Launch() {
   const cuda::LaunchOptions launch = {.num_sms = options_.device.num_sms,
                                       .constants = constants_};
   for (const Batch& batch : batches_) {
+    if (batch.lines != nullptr) {
+      WEFT_RETURN_IF_ERROR(batch.lines->Launch(stream(*copy_queue_), launch));
+    }
     if (batch.copies != nullptr) {
       WEFT_RETURN_IF_ERROR(batch.copies->Launch(stream(*copy_queue_), launch));
     }
@@ -381,8 +400,9 @@ absl::Status DeviceProgram::Drive(base::Deadline deadline) {
 
 bool DeviceProgram::Drain() {
   for (const Batch& batch : batches_) {
-    if (batch.copies != nullptr) batch.copies->Abort().IgnoreError();
-    if (batch.digests != nullptr) batch.digests->Abort().IgnoreError();
+    for (const auto* program : {&batch.lines, &batch.copies, &batch.digests}) {
+      if (*program != nullptr) (*program)->Abort().IgnoreError();
+    }
   }
   const base::Deadline deadline = base::Deadline::After(kDrainPatience);
   const auto stopped = [&](memory::DeviceQueue& queue) {
@@ -402,6 +422,7 @@ absl::StatusOr<ExecuteReport> DeviceProgram::Run(base::Deadline deadline) {
     }
   }
   absl::Status status = Launch();
+  if (status.ok() && options_.beside) status = options_.beside();
   if (status.ok()) status = Drive(deadline);
   // What was read is only good if the peer was still there afterwards.
   if (status.ok()) status = CheckHealth();

@@ -53,6 +53,7 @@ class DeviceProgram : public Program {
  private:
   struct Batch {
     // Null when there is nothing of the kind.
+    std::unique_ptr<convert::cuda::Program> lines;   // contiguous copies
     std::unique_ptr<convert::cuda::Program> copies;  // digests what it converts
     std::unique_ptr<convert::cuda::Program> digests;
     int64_t dst_bytes = 0;

@@ -17,13 +17,17 @@ using convert::DigestValue;
 // Adds the values of one grid into those of a grid that contains it.
 void AddGrid(const tensor::TileGrid& from, absl::Span<const DigestValue> values,
              const tensor::TileGrid& to, absl::Span<DigestValue> sums) {
+  if (from.num_tiles == 0) return;
   const size_t rank = from.tiles.size();
+  const int64_t row = rank == 0 ? 1 : from.tiles.back().extent();
   absl::InlinedVector<int64_t, 4> tile;
   for (const tensor::Range& range : from.tiles) tile.push_back(range.begin);
-  for (int64_t i = 0; i < from.num_tiles; ++i) {
-    sums[static_cast<size_t>(to.IndexOf(tile))] +=
-        values[static_cast<size_t>(i)];
-    for (size_t dim = rank; dim-- > 0;) {
+  for (int64_t i = 0; i < from.num_tiles; i += row) {
+    const DigestValue* const values_of_row = &values[static_cast<size_t>(i)];
+    DigestValue* const sums_of_row =
+        &sums[static_cast<size_t>(to.IndexOf(tile))];
+    for (int64_t k = 0; k < row; ++k) sums_of_row[k] += values_of_row[k];
+    for (size_t dim = rank < 1 ? 0 : rank - 1; dim-- > 0;) {
       if (++tile[dim] < from.tiles[dim].end) break;
       tile[dim] = from.tiles[dim].begin;
     }

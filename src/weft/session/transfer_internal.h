@@ -48,6 +48,10 @@ class Transfer {
     const plan::Plan* plan = nullptr;
     std::vector<SourceLink*> links;  // one a peer of `plan`
     std::unique_ptr<ArrivalCheck> arrival;
+    // What the sources say of the version, by link; memory that is kept from
+    // version to version.
+    std::vector<std::vector<convert::DigestValue>> tables;
+    bool tables_read = false;
     std::unique_ptr<execute::Program> program;
   };
 
@@ -55,9 +59,11 @@ class Transfer {
   absl::Status Prepare();
   absl::Status AllocateStaging();
   absl::Status Quantise(size_t round, base::Deadline deadline);
-  absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan) const;
+  absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan);
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
+  // Fills part.tables.
+  static absl::Status ReadTables(Part& part, base::Deadline deadline);
   static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
                                       const catalog::VersionId& version,
                                       std::string_view when,
@@ -79,7 +85,9 @@ class Transfer {
   std::vector<plan::Plan> part_plans_;
   std::vector<SourceLink*> all_links_;
   std::unique_ptr<Part> direct_;
-  convert::DigestValue digest_;  // of the run that goes on
+  // Of the run that goes on.
+  convert::DigestValue digest_;
+  base::Deadline deadline_ = base::Deadline::Infinite();
 };
 
 }  // namespace weft::session
