@@ -1,5 +1,5 @@
 # The two commands: make demo, make test. Both set up what they need.
-.PHONY: setup build demo demo-rl test test-core wheel bench bench-rl lint model clean
+.PHONY: setup build demo demo-rl test test-core wheel bundle bench bench-rl lint model clean
 
 BUILD := build/release
 PYTHON := .deps/venv/bin/python
@@ -26,6 +26,10 @@ test-core: build
 
 wheel: setup
 	@scripts/wheel.sh
+
+# The program and the GPU tests with all their libraries, for other machines.
+bundle: setup
+	@scripts/bundle.sh
 
 bench: build
 	@scripts/bench.sh

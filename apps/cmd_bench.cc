@@ -18,7 +18,8 @@ const std::map<std::string, BenchFunction>& Benches() {
   static const auto* const benches = new std::map<std::string, BenchFunction>{
       {"digest", bench::BenchDigest},   {"convert", bench::BenchConvert},
       {"plan", bench::BenchPlan},       {"transport", bench::BenchTransport},
-      {"catalog", bench::BenchCatalog}, {"refit", bench::BenchRefit}};
+      {"catalog", bench::BenchCatalog}, {"refit", bench::BenchRefit},
+      {"gpu", bench::BenchGpu}};
   return *benches;
 }
 
@@ -54,6 +55,7 @@ void AddBench(CLI::App& app, int* exit_code) {
   source_command->add_option("--bytes", source->bytes)->required();
   source_command->add_option("--rank", source->rank)->required();
   source_command->add_option("--transport", source->transport);
+  source_command->add_option("--device", source->device);
   source_command->callback(
       [source, exit_code] { *exit_code = bench::RunBenchSource(*source); });
   command->callback([options, what, exit_code] {

@@ -30,6 +30,7 @@ struct DemoArgs {
   std::string from;
   std::vector<std::string> to = {"vllm:tp=3", "vllm:tp=1"};
   std::string transport = "auto";
+  std::string device = "cpu";
   int versions = 3;
   int threads = 2;
   bool json = false;
@@ -179,7 +180,7 @@ absl::StatusOr<bool> TellVersion(
 }
 
 absl::StatusOr<bool> TellFault(const Teller& teller, DemoScene& scene) {
-  teller.Text("\nnow one byte is flipped in flight:");
+  teller.Text("\nnow one byte is flipped:");
   WEFT_ASSIGN_OR_RETURN(const DemoScene::FaultResult fault,
                         scene.FlipOneByte());
   teller.Text(absl::StrCat(
@@ -207,6 +208,7 @@ absl::StatusOr<bool> RunScene(const Teller& teller, const DemoArgs& args,
   options.transport = args.transport;
   options.work_dir = work.path();
   options.threads = args.threads;
+  options.device = args.device;
   teller.Text(absl::StrCat("\n=== trainer ", from, " ==="));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<DemoScene> scene,
                         DemoScene::Start(options));
@@ -272,8 +274,13 @@ void AddDemo(CLI::App& app, int* exit_code) {
   command->add_option("--versions", args->versions, "versions to carry")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  command->add_option("--transport", args->transport, "auto, shm or ucx")
+  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
       ->capture_default_str();
+  command
+      ->add_option("--device", args->device,
+                   "cuda: trainers' and engines' weights on GPUs")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   command->add_option("--threads", args->threads, "threads of an engine rank")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));

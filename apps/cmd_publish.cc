@@ -33,6 +33,7 @@ struct PublishArgs {
   std::string version = "run:0:0";
   std::string transport = "auto";
   std::string control = "none";
+  std::string device = "cpu";
   int64_t rank = 0;
   int threads = 1;
   double timeout_seconds = 60;
@@ -57,21 +58,29 @@ void Say(const PublishArgs& args, const session::PublishReport& report) {
 
 // Lines on standard input: "step" changes every weight by the stand-in
 // optimiser and publishes the next version, whose bytes are those of
-// `weft shard --step N` after N such lines; "quit", or the end of input, ends.
+// `weft shard --step N` after N such lines; "flip" changes a byte of the
+// weights behind the version's back, a second one changes it back; "quit", or
+// the end of input, ends.
 absl::Status FollowControl(const PublishArgs& args,
                            const manifest::Placement& placement,
-                           session::RankMemory& memory, uint64_t first_step,
+                           RankStore& store, uint64_t first_step,
                            session::Publisher& publisher) {
   int64_t steps_done = 0;
   std::string line;
   while (std::getline(std::cin, line) && line != "quit") {
+    if (line == "flip") {
+      WEFT_RETURN_IF_ERROR(store.FlipByte());
+      if (args.json) PrintLine(nlohmann::json({{"event", "flipped"}}).dump());
+      continue;
+    }
     if (line != "step") {
       return absl::InvalidArgumentError(absl::StrCat(
-          "unknown control line \"", line, "\"; known are step, quit"));
+          "unknown control line \"", line, "\"; known are step, flip, quit"));
     }
     WEFT_RETURN_IF_ERROR(publisher.BeginUpdate(args.deadline()).status());
     WEFT_RETURN_IF_ERROR(
-        ApplyStandInStep(placement, memory, steps_done, steps_done + 1));
+        ApplyStandInStep(placement, store.host(), steps_done, steps_done + 1));
+    WEFT_RETURN_IF_ERROR(store.Upload());
     ++steps_done;
     WEFT_ASSIGN_OR_RETURN(
         const session::PublishReport report,
@@ -94,8 +103,10 @@ absl::Status Publish(const PublishArgs& args) {
   WEFT_ASSIGN_OR_RETURN(
       recipe::RankLayout layout,
       model.recipe->Layout(model.config, spec, args.rank, model.logical));
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
-  WEFT_ASSIGN_OR_RETURN(auto transports, MakeTransports(args.transport));
+  WEFT_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(args.device));
+  WEFT_ASSIGN_OR_RETURN(const auto catalog, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(auto transports,
+                        MakeTransports(args.transport, device));
 
   session::PublisherOptions options;
   options.model = args.model;
@@ -103,15 +114,16 @@ absl::Status Publish(const PublishArgs& args) {
   options.epoch = version.epoch;
   options.placement = session::ToPlacement(std::move(layout));
   options.model_card = EncodeModelCard({model.config_json, model.logical});
-  WEFT_ASSIGN_OR_RETURN(
-      session::OwnedRankMemory owned,
-      session::AllocateFor(options.placement, memory::MemoryKind::kShared));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RankStore> store,
+                        RankStore::Allocate(options.placement, device));
   WEFT_RETURN_IF_ERROR(
-      CutInto(model, options.placement, /*step=*/0, owned.memory));
+      CutInto(model, options.placement, /*step=*/0, store->host()));
+  WEFT_RETURN_IF_ERROR(store->Upload());
   // What was decoded of it is larger than the rank.
   model.checkpoint = checkpoint::Checkpoint();
-  options.memory = owned.memory;
-  options.catalog = store;
+  options.memory = store->memory();
+  options.device = device.Options();
+  options.catalog = catalog;
   options.transports = transports;
   options.num_threads = args.threads;
   const manifest::Placement placement = options.placement;
@@ -122,8 +134,7 @@ absl::Status Publish(const PublishArgs& args) {
                         publisher->Publish(version.step, args.deadline()));
   Say(args, report);
   if (args.control == "stdin") {
-    return FollowControl(args, placement, owned.memory, version.step,
-                         *publisher);
+    return FollowControl(args, placement, *store, version.step, *publisher);
   }
   if (!args.json) PrintLine("serving; stop with ctrl-c");
   WaitForStopSignal();
@@ -155,8 +166,9 @@ void AddPublish(CLI::App& app, int* exit_code) {
       ->required();
   command->add_option("--version", args->version, "RUN:EPOCH:STEP")
       ->capture_default_str();
-  command->add_option("--transport", args->transport, "auto, shm or ucx")
+  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
       ->capture_default_str();
+  AddDeviceOption(*command, args->device);
   AddMxfp4Option(*command, args->mxfp4);
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
@@ -169,7 +181,7 @@ void AddPublish(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command
       ->add_option("--control", args->control,
-                   "stdin: read the lines step and quit")
+                   "stdin: read the lines step, flip and quit")
       ->check(CLI::IsMember({"none", "stdin"}));
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {

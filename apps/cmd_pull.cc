@@ -1,7 +1,7 @@
 // weft pull: stands in for one engine rank. Exports a running job's weights in
 // an engine's layout, or receives version after version in tests and the demo.
 #include <CLI/CLI.hpp>
-#include <cstring>
+#include <cstdint>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -34,6 +34,8 @@ struct PullArgs {
   std::string transport = "auto";
   std::string control = "none";
   std::string inject;
+  std::string device = "cpu";
+  int num_sms = 0;
   int64_t rank = 0;
   int threads = 1;
   int64_t staging_bytes = int64_t{64} << 20;
@@ -48,7 +50,7 @@ struct PullArgs {
 
 // A receiver with its memory, and the fault switch of a test or demo.
 struct Engine {
-  session::OwnedRankMemory owned;
+  std::unique_ptr<RankStore> store;
   manifest::Placement placement;
   std::vector<std::shared_ptr<transport::Transport>> transports;
   std::shared_ptr<transport::FaultScript> faults;
@@ -88,10 +90,7 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
   return session::ToPlacement(std::move(layout));
 }
 
-void Poison(Engine& engine) {
-  std::memset(engine.owned.buffer->data(), 0xA5,
-              static_cast<size_t>(engine.owned.buffer->size_bytes()));
-}
+constexpr uint8_t kPoison = 0xA5;
 
 absl::Status Build(const PullArgs& args, Engine& engine) {
   WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
@@ -99,17 +98,18 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   if (!args.inject.empty()) {
     engine.faults = std::make_shared<transport::FaultScript>();
   }
+  WEFT_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(args.device));
   WEFT_ASSIGN_OR_RETURN(engine.transports,
-                        MakeTransports(args.transport, engine.faults));
-  WEFT_ASSIGN_OR_RETURN(
-      engine.owned,
-      session::AllocateFor(engine.placement, memory::MemoryKind::kShared));
+                        MakeTransports(args.transport, device, engine.faults));
+  WEFT_ASSIGN_OR_RETURN(engine.store,
+                        RankStore::Allocate(engine.placement, device));
   // Whatever a refit leaves unwritten is then seen.
-  Poison(engine);
+  WEFT_RETURN_IF_ERROR(engine.store->Fill(kPoison));
   session::ReceiverOptions options;
   options.model = args.model;
   options.placement = engine.placement;
-  options.memory = engine.owned.memory;
+  options.memory = engine.store->memory();
+  options.execute.device = device.Options(args.num_sms);
   options.catalog = store;
   options.transports = engine.transports;
   options.limits.staging_bytes = args.staging_bytes;
@@ -154,13 +154,14 @@ absl::Status Save(const PullArgs& args, const std::string& path, bool overwrite,
         absl::StrCat("nothing is written: this receiver is fenced, ",
                      engine.receiver->fenced_reason()));
   }
+  WEFT_RETURN_IF_ERROR(engine.store->Download());
   std::vector<checkpoint::TensorToWrite> tensors;
   for (size_t i = 0; i < engine.placement.stored.size(); ++i) {
     const layout::StoredTensor& stored = engine.placement.stored[i];
     WEFT_ASSIGN_OR_RETURN(const int64_t bytes, session::StoredBytes(stored));
     tensors.push_back(
         {{stored.name, stored.dtype, stored.shape},
-         absl::MakeConstSpan(session::StoredBase(engine.owned.memory, i),
+         absl::MakeConstSpan(session::StoredBase(engine.store->host(), i),
                              static_cast<size_t>(bytes))});
   }
   WEFT_RETURN_IF_ERROR(checkpoint::WriteSafetensors(
@@ -205,7 +206,7 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     if (word == "refit") {
       status = RefitAndSay(args, rest, engine);
     } else if (word == "poison") {
-      Poison(engine);
+      status = engine.store->Fill(kPoison);
     } else if (word == "save") {
       status = Save(args, rest, /*overwrite=*/true, engine);
     } else if (word == "flip" && engine.faults != nullptr) {
@@ -269,8 +270,14 @@ void AddPull(CLI::App& app, int* exit_code) {
   command->add_option("--out", args->out, "safetensors file to write");
   command->add_option("--version", args->version,
                       "RUN:EPOCH:STEP; the newest if not given");
-  command->add_option("--transport", args->transport, "auto, shm or ucx")
+  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
       ->capture_default_str();
+  AddDeviceOption(*command, args->device);
+  command
+      ->add_option("--sms", args->num_sms,
+                   "multiprocessors of the GPU that kernels may take; 0: all")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");
   command->add_option("--threads", args->threads, "threads that move and check")

@@ -1,5 +1,6 @@
 #include "demo_scene.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <system_error>
@@ -7,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "rank_store.h"
 #include "weft/base/status.h"
 #include "weft/recipe/layout_spec.h"
 
@@ -55,10 +57,25 @@ absl::StatusOr<int64_t> CountRanks(const std::string& checkpoint,
 absl::StatusOr<std::unique_ptr<DemoScene>> DemoScene::Start(
     SceneOptions options) {
   std::unique_ptr<DemoScene> scene(new DemoScene(std::move(options)));
+  WEFT_ASSIGN_OR_RETURN(const DeviceChoice device,
+                        ChooseDevice(scene->options_.device));
+  if (device.driver != nullptr) {
+    scene->num_gpus_ = device.driver->num_devices();
+  }
   WEFT_RETURN_IF_ERROR(scene->StartCatalog());
   WEFT_RETURN_IF_ERROR(scene->StartTrainers());
   WEFT_RETURN_IF_ERROR(scene->StartEngines());
   return scene;
+}
+
+std::string DemoScene::DeviceFor(bool engine) {
+  if (options_.device == "cpu") return "cpu";
+  const int trainers = std::max(1, num_gpus_ / 2);
+  const int engines = std::max(1, num_gpus_ - trainers);
+  const int index = placed_[engine ? 1 : 0]++;
+  const int gpu =
+      engine && num_gpus_ > 1 ? trainers + index % engines : index % trainers;
+  return absl::StrCat("cuda:", gpu);
 }
 
 absl::Status DemoScene::StartCatalog() {
@@ -83,7 +100,8 @@ absl::Status DemoScene::StartTrainers() {
             {SelfPath(), "publish", "--catalog", address_, "--model",
              options_.model, "--checkpoint", options_.checkpoint, "--layout",
              options_.from, "--rank", absl::StrCat(rank), "--transport",
-             options_.transport, "--control", "stdin", "--json"}));
+             options_.transport, "--device", DeviceFor(/*engine=*/false),
+             "--control", "stdin", "--json"}));
     trainers_.push_back(std::move(trainer));
   }
   for (const auto& trainer : trainers_) {
@@ -103,6 +121,7 @@ absl::StatusOr<DemoScene::Engine> DemoScene::StartEngine(
       "--rank",      absl::StrCat(rank),
       "--transport", options_.transport,
       "--threads",   absl::StrCat(options_.threads),
+      "--device",    DeviceFor(/*engine=*/true),
       "--control",   "stdin",
       "--json"};
   if (faulty) {
@@ -193,12 +212,23 @@ absl::StatusOr<std::vector<EngineResult>> DemoScene::RefitAll() {
   return results;
 }
 
+absl::Status DemoScene::FlipAtTrainer() {
+  WEFT_RETURN_IF_ERROR(trainers_[0]->WriteLine("flip"));
+  WEFT_ASSIGN_OR_RETURN(const nlohmann::json event, ReadEvent(*trainers_[0]));
+  return ExpectEvent(event, "flipped", trainers_[0]->label());
+}
+
 absl::StatusOr<DemoScene::FaultResult> DemoScene::FlipOneByte() {
+  const bool at_wire = options_.device == "cpu";
   WEFT_ASSIGN_OR_RETURN(Engine engine,
-                        StartEngine(options_.to[0], 0, /*faulty=*/true));
+                        StartEngine(options_.to[0], 0, /*faulty=*/at_wire));
   const std::string refit = absl::StrCat("refit run:0:", step_);
   FaultResult result;
-  WEFT_RETURN_IF_ERROR(engine.process->WriteLine("flip"));
+  if (at_wire) {
+    WEFT_RETURN_IF_ERROR(engine.process->WriteLine("flip"));
+  } else {
+    WEFT_RETURN_IF_ERROR(FlipAtTrainer());
+  }
   WEFT_ASSIGN_OR_RETURN(const nlohmann::json failed, Ask(engine, refit));
   result.error = failed.value("error", "");
   result.refused = failed.value("event", "") == "failed" &&
@@ -206,6 +236,7 @@ absl::StatusOr<DemoScene::FaultResult> DemoScene::FlipOneByte() {
                    absl::StrContains(result.error, "digest mismatch") &&
                    absl::StrContains(result.error, "\"");
   result.fenced = failed.value("fenced", false);
+  if (!at_wire) WEFT_RETURN_IF_ERROR(FlipAtTrainer());
   WEFT_ASSIGN_OR_RETURN(const nlohmann::json healed, Ask(engine, refit));
   WEFT_RETURN_IF_ERROR(
       ExpectEvent(healed, "refitted", engine.process->label()));

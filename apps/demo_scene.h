@@ -22,6 +22,9 @@ struct SceneOptions {
   std::string transport = "auto";
   std::string work_dir;
   int threads = 2;
+  // "cpu" or "cuda": weights in the memory of GPUs, trainers on the first half
+  // of them, engines on the second.
+  std::string device = "cpu";
 };
 
 // What one engine rank reported for one version.
@@ -46,8 +49,10 @@ class DemoScene {
   // `weft verify`: recipe tables and a plain gather of the checkpoint.
   absl::StatusOr<std::vector<EngineResult>> RefitAll();
 
-  // An engine behind a wire that flips one byte: the refit must be refused
-  // with the tensor's name and leave the receiver fenced; the next one heals.
+  // An engine behind a wire that flips one byte (or on a GPU, whose link cannot
+  // be told to: a trainer in whose memory a byte changes unannounced): the
+  // refit must be refused with the tensor's name and leave the receiver fenced;
+  // the next one heals.
   struct FaultResult {
     std::string error;
     bool refused = false;  // kDataLoss that names a tensor
@@ -68,6 +73,9 @@ class DemoScene {
     std::unique_ptr<ChildProcess> process;
   };
   explicit DemoScene(SceneOptions options) : options_(std::move(options)) {}
+  // "cpu", or the GPU of the next trainer or engine.
+  std::string DeviceFor(bool engine);
+  absl::Status FlipAtTrainer();
   absl::Status StartCatalog();
   absl::Status StartTrainers();
   absl::Status StartEngines();
@@ -82,6 +90,8 @@ class DemoScene {
   std::vector<std::unique_ptr<ChildProcess>> trainers_;
   std::vector<Engine> engines_;
   int step_ = 0;
+  int num_gpus_ = 0;
+  int placed_[2] = {0, 0};  // trainers and engines that have a GPU
 };
 
 }  // namespace weft::apps

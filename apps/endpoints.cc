@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/grpc_client.h"
+#include "weft/transport/cuda/cuda_transport.h"
 #include "weft/transport/shm/shm_transport.h"
 #include "weft/transport/ucx/ucx_transport.h"
 
@@ -20,11 +21,16 @@ absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
-MakeTransports(const std::string& choice,
+MakeTransports(const std::string& choice, const DeviceChoice& device,
                std::shared_ptr<transport::FaultScript> faults) {
-  if (choice != "auto" && choice != "shm" && choice != "ucx") {
+  if (choice != "auto" && choice != "shm" && choice != "ucx" &&
+      choice != "cuda") {
     return absl::InvalidArgumentError(absl::StrCat(
-        "unknown transport \"", choice, "\"; known are auto, shm, ucx"));
+        "unknown transport \"", choice, "\"; known are auto, shm, ucx, cuda"));
+  }
+  if (choice == "cuda" && device.device == memory::kHostMemory) {
+    return absl::InvalidArgumentError(
+        "the transport cuda serves a rank on a GPU: give --device cuda:N");
   }
   std::vector<std::shared_ptr<transport::Transport>> transports;
   const auto add = [&](std::unique_ptr<transport::Transport> made) {
@@ -33,12 +39,20 @@ MakeTransports(const std::string& choice,
     }
     transports.push_back(std::move(made));
   };
-  if (choice != "ucx") {
+  const bool all = choice == "auto";
+  if (device.device != memory::kHostMemory && (all || choice == "cuda")) {
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<transport::Transport> cuda,
+        transport::MakeCudaTransport(
+            {.driver = device.driver, .device = device.device}));
+    add(std::move(cuda));
+  }
+  if (all || choice == "shm") {
     WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> shm,
                           transport::MakeShmTransport());
     add(std::move(shm));
   }
-  if (choice != "shm") {
+  if (all || choice == "ucx") {
     WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> ucx,
                           transport::MakeUcxTransport({}));
     add(std::move(ucx));

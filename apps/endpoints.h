@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "rank_store.h"
 #include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
 #include "weft/transport/testing/fault_transport.h"
@@ -20,10 +21,11 @@ inline constexpr char kDefaultCatalog[] = "127.0.0.1:6470";
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address);
 
-// "auto" = shm then ucx; "shm"; "ucx". kInvalidArgument for another word. With
-// `faults` each is wrapped to misbehave on demand.
+// "auto" = cuda for a rank on a GPU, then shm, then ucx; or one of these.
+// kInvalidArgument for another word, and for cuda without a GPU. With `faults`
+// each is wrapped to misbehave on demand.
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
-MakeTransports(const std::string& choice,
+MakeTransports(const std::string& choice, const DeviceChoice& device = {},
                std::shared_ptr<transport::FaultScript> faults = nullptr);
 
 // What --timeout gives each wait.

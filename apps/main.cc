@@ -25,6 +25,8 @@ int main(int argc, char** argv) {
   weft::apps::AddVerify(app, &exit_code);
   weft::apps::AddSynth(app, &exit_code);
   weft::apps::AddBench(app, &exit_code);
+  weft::apps::AddDoctor(app, &exit_code);
+  weft::apps::AddSelftest(app, &exit_code);
   weft::apps::AddVersions(app, &exit_code);
   weft::apps::AddWorkers(app, &exit_code);
   try {

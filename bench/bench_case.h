@@ -68,6 +68,7 @@ absl::Status BenchPlan(const BenchOptions& options);
 absl::Status BenchTransport(const BenchOptions& options);
 absl::Status BenchCatalog(const BenchOptions& options);
 absl::Status BenchRefit(const BenchOptions& options);
+absl::Status BenchGpu(const BenchOptions& options);
 
 }  // namespace weft::bench
 

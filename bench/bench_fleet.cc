@@ -25,7 +25,8 @@ absl::StatusOr<double> AwaitPublished(apps::ChildProcess& source) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BenchFleet>> BenchFleet::Start(
-    const std::string& job, int64_t bytes, const std::string& transport) {
+    const std::string& job, int64_t bytes, const std::string& transport,
+    const std::string& device) {
   std::unique_ptr<BenchFleet> fleet(new BenchFleet);
   fleet->name_ = job;
   WEFT_ASSIGN_OR_RETURN(fleet->job_, MakeBenchJob(job, bytes));
@@ -44,7 +45,8 @@ absl::StatusOr<std::unique_ptr<BenchFleet>> BenchFleet::Start(
             absl::StrCat("source rank ", rank),
             {apps::SelfPath(), "bench-source", "--catalog", fleet->address_,
              "--job", job, "--bytes", absl::StrCat(bytes), "--rank",
-             absl::StrCat(rank), "--transport", transport}));
+             absl::StrCat(rank), "--transport", transport, "--device",
+             device}));
     fleet->sources_.push_back(std::move(source));
   }
   for (const auto& source : fleet->sources_) {
@@ -73,7 +75,7 @@ absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
       made->owned,
       session::AllocateFor(fleet.job().target, memory::MemoryKind::kShared));
   session::ReceiverOptions options;
-  options.model = fleet.name();
+  options.model = ModelNameOf(fleet.name());
   options.placement = fleet.job().target;
   options.memory = made->owned.memory;
   WEFT_ASSIGN_OR_RETURN(options.catalog, apps::ConnectCatalog(fleet.address()));

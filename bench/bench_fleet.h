@@ -16,11 +16,14 @@ namespace weft::bench {
 class BenchFleet {
  public:
   static absl::StatusOr<std::unique_ptr<BenchFleet>> Start(
-      const std::string& job, int64_t bytes, const std::string& transport);
+      const std::string& job, int64_t bytes, const std::string& transport,
+      const std::string& device = "cpu");
 
   // Changes every source and publishes the next version; seconds of control
   // that the slowest publisher reported.
   absl::StatusOr<double> Step();
+  // The process of a source, to be killed.
+  apps::ChildProcess& source(size_t rank) { return *sources_[rank]; }
   const BenchJob& job() const { return job_; }
   const std::string& address() const { return address_; }
   const std::string& name() const { return name_; }

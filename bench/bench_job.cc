@@ -5,10 +5,12 @@
 #include <memory>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "bench_case.h"
 #include "console.h"
 #include "endpoints.h"
+#include "rank_store.h"
 #include "weft/base/status.h"
 #include "weft/recipe/recipe.h"
 #include "weft/session/publisher.h"
@@ -83,6 +85,20 @@ std::string LlamaConfig(int64_t hidden, int64_t intermediate, int64_t heads,
       vocab, "}");
 }
 
+// Qwen3-8B but for the number of layers: 16.4 GB in bf16 with all 36.
+std::string Qwen3Config(int64_t bytes) {
+  constexpr int64_t kOutsideBytes = 2489319424;  // embeddings at both ends
+  constexpr int64_t kLayerBytes = 385885184;
+  const int64_t layers =
+      std::clamp<int64_t>((bytes - kOutsideBytes) / kLayerBytes, 1, 36);
+  return absl::StrCat(
+      R"({"architectures": ["Qwen3ForCausalLM"], "torch_dtype": "bfloat16", )",
+      R"("tie_word_embeddings": false, "hidden_size": 4096, "head_dim": 128, )",
+      R"("intermediate_size": 12288, "num_attention_heads": 32, )",
+      R"("num_key_value_heads": 8, "num_hidden_layers": )", layers,
+      R"(, "vocab_size": 151936, "rms_norm_eps": 1e-06})");
+}
+
 // Not a checkpoint: any varied bits do.
 void Fill(absl::Span<std::byte> bytes, uint64_t seed) {
   auto* words = reinterpret_cast<uint64_t*>(bytes.data());
@@ -94,15 +110,20 @@ void Fill(absl::Span<std::byte> bytes, uint64_t seed) {
 absl::Status Serve(const BenchSourceArgs& args) {
   WEFT_ASSIGN_OR_RETURN(BenchJob job, MakeBenchJob(args.job, args.bytes));
   WEFT_ASSIGN_OR_RETURN(const auto store, apps::ConnectCatalog(args.catalog));
-  WEFT_ASSIGN_OR_RETURN(auto transports, apps::MakeTransports(args.transport));
+  WEFT_ASSIGN_OR_RETURN(const apps::DeviceChoice device,
+                        apps::ChooseDevice(args.device));
+  WEFT_ASSIGN_OR_RETURN(auto transports,
+                        apps::MakeTransports(args.transport, device));
   session::PublisherOptions options;
-  options.model = args.job;
+  options.model = ModelNameOf(args.job);
   options.placement = std::move(job.sources.at(args.rank));
-  WEFT_ASSIGN_OR_RETURN(
-      session::OwnedRankMemory owned,
-      session::AllocateFor(options.placement, memory::MemoryKind::kShared));
-  Fill(owned.buffer->span(), 1);
-  options.memory = owned.memory;
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<apps::RankStore> ranks,
+                        apps::RankStore::Allocate(options.placement, device));
+  const absl::Span<std::byte> bytes = ranks->host().areas[0].bytes;
+  Fill(bytes, 1);
+  WEFT_RETURN_IF_ERROR(ranks->Upload());
+  options.memory = ranks->memory();
+  options.device = device.Options();
   options.catalog = store;
   options.transports = std::move(transports);
   WEFT_ASSIGN_OR_RETURN(
@@ -111,9 +132,8 @@ absl::Status Serve(const BenchSourceArgs& args) {
   std::string line = "step";
   for (uint64_t step = 0; line == "step"; ++step) {
     WEFT_RETURN_IF_ERROR(publisher->BeginUpdate(Patience()).status());
-    Fill(owned.buffer->span().subspan(
-             0, std::min<size_t>(owned.buffer->span().size(), 1 << 20)),
-         step);
+    Fill(bytes.subspan(0, std::min<size_t>(bytes.size(), 1 << 20)), step);
+    WEFT_RETURN_IF_ERROR(ranks->Upload());
     WEFT_ASSIGN_OR_RETURN(const session::PublishReport report,
                           publisher->Publish(step, Patience()));
     apps::PrintLine(absl::StrCat("published ", report.control_seconds));
@@ -138,8 +158,21 @@ absl::StatusOr<BenchJob> MakeBenchJob(const std::string& name, int64_t bytes) {
     return RecipeJob(LlamaConfig(256, 512, 8, 4, 2, 256), "megatron:tp=4",
                      "vllm:tp=2", 0);
   }
+  if (const size_t arrow = name.find('>');
+      name.rfind("qwen3:", 0) == 0 && arrow != std::string::npos) {
+    return RecipeJob(Qwen3Config(bytes), name.substr(6, arrow - 6),
+                     name.substr(arrow + 1), 0);
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown benchmark job \"", name, "\""));
+}
+
+std::string ModelNameOf(const std::string& job) {
+  std::string name = job;
+  for (char& c : name) {
+    if (!absl::ascii_isalnum(static_cast<unsigned char>(c))) c = '-';
+  }
+  return name;
 }
 
 int RunBenchSource(const BenchSourceArgs& args) {

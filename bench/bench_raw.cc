@@ -29,8 +29,9 @@ absl::StatusOr<std::unique_ptr<RawUcxReader>> RawUcxReader::Open(
     const BenchFleet& fleet) {
   WEFT_ASSIGN_OR_RETURN(const auto store,
                         apps::ConnectCatalog(fleet.address()));
-  WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet set,
-                        store->GetSources(fleet.name(), Patience()));
+  WEFT_ASSIGN_OR_RETURN(
+      const catalog::SourceSet set,
+      store->GetSources(ModelNameOf(fleet.name()), Patience()));
   WEFT_ASSIGN_OR_RETURN(const manifest::Binding binding,
                         manifest::DecodeBinding(set.sources.at(0).binding));
   const auto largest = std::max_element(

@@ -16,12 +16,15 @@ if(WEFT_CUDA STREQUAL "AUTO" AND (WEFT_SANITIZE OR WEFT_FUZZ))
   message(STATUS "CUDA: left out of a build with sanitizers")
 elseif(WEFT_CUDA)
   find_program(WEFT_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH
-               PATHS /usr/local/cuda PATH_SUFFIXES bin)
+               PATHS /usr/local/cuda
+                     ${CMAKE_SOURCE_DIR}/.deps/cuda/nvidia/cu13
+               PATH_SUFFIXES bin)
   if(WEFT_NVCC)
     set(WEFT_WITH_CUDA ON)
   elseif(NOT WEFT_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "WEFT_CUDA is ${WEFT_CUDA}, but nvcc was found neither on "
-                        "PATH nor in /usr/local/cuda/bin")
+                        "PATH nor in /usr/local/cuda/bin; scripts/setup.sh "
+                        "installs one")
   else()
     message(STATUS "CUDA: no nvcc, device code is left out")
   endif()
@@ -86,6 +89,6 @@ function(weft_gpu_test target)
   target_link_libraries(${target} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest
       GTest::gtest_main ${RAPIDCHECK_LIBRARY})
   add_test(NAME ${target} COMMAND ${target})
-  set_tests_properties(${target} PROPERTIES TIMEOUT 600 LABELS gpu
-      SKIP_REGULAR_EXPRESSION "no CUDA device")
+  set_tests_properties(${target} PROPERTIES TIMEOUT 600)
+  weft_bundled_test(${target})
 endfunction()

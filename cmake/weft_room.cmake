@@ -24,6 +24,20 @@ if(WEFT_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
+# A program that finds its libraries in ../lib first: see scripts/bundle.sh.
+function(weft_portable target)
+  set_target_properties(${target} PROPERTIES BUILD_RPATH "$ORIGIN/../lib")
+  target_link_options(${target} PRIVATE -Wl,--disable-new-dtags)
+endfunction()
+
+# A test that needs a GPU: part of `weft selftest gpu` and of the bundle.
+function(weft_bundled_test target)
+  weft_portable(${target})
+  set_property(GLOBAL APPEND PROPERTY WEFT_GPU_TESTS ${target})
+  set_tests_properties(${target} PROPERTIES LABELS gpu
+                       SKIP_REGULAR_EXPRESSION "no CUDA device")
+endfunction()
+
 function(weft_room name)
   cmake_parse_arguments(ARG "" "" "DEPS;LINK;EXTRA_SOURCES" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
+#include "weft/execute/device_options.h"
 #include "weft/session/memory_area.h"
 #include "weft/transport/transport.h"
 
@@ -23,14 +25,21 @@ absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address, base::Deadline deadline);
 
 using Transports = std::vector<std::shared_ptr<transport::Transport>>;
-// "auto" (shm, then ucx if this machine has it), "shm" or "ucx".
-absl::StatusOr<Transports> MakeTransports(const std::string& choice);
+// "auto" (cuda for memory of a GPU, shm, then ucx if this machine has it), or
+// one of these. `device`: the GPU that holds the rank's memory.
+absl::StatusOr<Transports> MakeTransports(const std::string& choice,
+                                          int device);
 // "" when UCX can be used, else why not.
 std::string WhyNoUcx();
 
 // Address and bytes of each stored tensor, in the order of the placement.
 using Addresses = std::vector<std::pair<uint64_t, int64_t>>;
-session::RankMemory MemoryAt(const Addresses& addresses);
+// Memory of a GPU is given as the allocations that hold it, each once.
+absl::StatusOr<session::RankMemory> MemoryAt(const Addresses& addresses);
+
+// Empty without a driver. `stream`: the framework's, or nothing for its
+// default.
+execute::DeviceOptions DeviceOptionsFor(std::optional<uint64_t> stream);
 
 }  // namespace weft::python
 

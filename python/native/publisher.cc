@@ -1,11 +1,13 @@
 #include "weft/session/publisher.h"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -26,19 +28,22 @@ class PyPublisher {
               nb::handle placement, const Addresses& memory,
               const std::string& run_id, uint64_t epoch,
               const std::string& transports, const std::string& model_card,
-              int threads, double timeout) {
+              int threads, double timeout, std::optional<uint64_t> stream) {
     session::PublisherOptions options;
     options.model = model;
     options.run_id = run_id;
     options.epoch = epoch;
     options.placement = FromPython(placement);
-    options.memory = MemoryAt(memory);
+    options.memory = ValueOrRaise(MemoryAt(memory));
+    options.device = DeviceOptionsFor(stream);
+    const int device = ValueOrRaise(session::DeviceOf(options.memory));
     options.model_card = model_card;
     options.num_threads = threads;
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
       WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
-      WEFT_ASSIGN_OR_RETURN(options.transports, MakeTransports(transports));
+      WEFT_ASSIGN_OR_RETURN(options.transports,
+                            MakeTransports(transports, device));
       WEFT_ASSIGN_OR_RETURN(
           publisher_, session::Publisher::Create(std::move(options), deadline));
       return absl::OkStatus();
@@ -95,11 +100,12 @@ void AddPublisher(nb::module_& module) {
   nb::class_<PyPublisher>(module, "Publisher")
       .def(nb::init<const std::string&, const std::string&, nb::handle,
                     const Addresses&, const std::string&, uint64_t,
-                    const std::string&, const std::string&, int, double>(),
+                    const std::string&, const std::string&, int, double,
+                    std::optional<uint64_t>>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("run_id"), nb::arg("epoch"),
            nb::arg("transports"), nb::arg("model_card"), nb::arg("threads"),
-           nb::arg("timeout"))
+           nb::arg("timeout"), nb::arg("stream") = nb::none())
       .def("begin_update", &PyPublisher::BeginUpdate)
       .def("publish", &PyPublisher::Publish)
       .def("health", &PyPublisher::Health)

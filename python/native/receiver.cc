@@ -1,11 +1,13 @@
 #include "weft/session/receiver.h"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -96,12 +98,14 @@ class PyReceiver {
              const std::string& transports, int64_t staging_bytes, int threads,
              bool verify, bool measure_bound,
              std::vector<std::string> known_tensors, nb::object hook,
-             double timeout)
+             double timeout, std::optional<uint64_t> stream)
       : hook_(std::move(hook)) {
     session::ReceiverOptions options;
     options.model = model;
     options.placement = FromPython(placement);
-    options.memory = MemoryAt(memory);
+    options.memory = ValueOrRaise(MemoryAt(memory));
+    options.execute.device = DeviceOptionsFor(stream);
+    const int device = ValueOrRaise(session::DeviceOf(options.memory));
     options.limits.staging_bytes = staging_bytes;
     options.execute.num_threads = threads;
     options.verify = verify;
@@ -116,7 +120,8 @@ class PyReceiver {
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
       WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
-      WEFT_ASSIGN_OR_RETURN(options.transports, MakeTransports(transports));
+      WEFT_ASSIGN_OR_RETURN(options.transports,
+                            MakeTransports(transports, device));
       WEFT_ASSIGN_OR_RETURN(
           receiver_, session::Receiver::Create(std::move(options), deadline));
       return absl::OkStatus();
@@ -179,11 +184,13 @@ void AddReceiver(nb::module_& module) {
   nb::class_<PyReceiver>(module, "Receiver")
       .def(nb::init<const std::string&, const std::string&, nb::handle,
                     const Addresses&, const std::string&, int64_t, int, bool,
-                    bool, std::vector<std::string>, nb::object, double>(),
+                    bool, std::vector<std::string>, nb::object, double,
+                    std::optional<uint64_t>>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
            nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
-           nb::arg("known_tensors"), nb::arg("hook").none(), nb::arg("timeout"))
+           nb::arg("known_tensors"), nb::arg("hook").none(), nb::arg("timeout"),
+           nb::arg("stream") = nb::none())
       .def("prepare", &PyReceiver::Prepare)
       .def("refit", &PyReceiver::Refit)
       .def_prop_ro("fenced", &PyReceiver::fenced)

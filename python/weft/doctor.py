@@ -118,8 +118,7 @@ def _torch() -> tuple:
     version, has_cuda, devices = json.loads(_last_line(answer.stdout))
     if not has_cuda:
         return True, f"{version}, CUDA not available"
-    return True, (f"{version}, CUDA available ({devices} devices; this build "
-                  "of weft moves host memory only)")
+    return True, (f"{version}, CUDA available ({devices} devices)")
 
 
 def _ucx() -> tuple:

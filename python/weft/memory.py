@@ -9,9 +9,12 @@ from typing import Any
 from weft import _native
 
 
+_DLPACK_CUDA = 2  # kDLCUDA
+
+
 @dataclass(frozen=True)
 class Held:
-    """Host memory, and what keeps it alive."""
+    """Memory of the host or of a GPU, and what keeps it alive."""
 
     address: int
     num_bytes: int
@@ -19,12 +22,13 @@ class Held:
 
 
 def hold(name: str, value: Any, to_write: bool = False) -> Held:
-    """The memory of a tensor, by DLPack (torch, NumPy, JAX ...) or the buffer
-    protocol (bytearray, memoryview), or NumPy's array interface (dtypes of
-    ml_dtypes). It must stay where it is for as long as the session lives.
+    """The memory of a tensor, by DLPack (torch, NumPy, CuPy, JAX ...) or the
+    buffer protocol (bytearray, memoryview), or the array interfaces of NumPy and
+    of CUDA (dtypes of ml_dtypes). It must stay where it is for as long as the
+    session lives.
 
-    ValueError that names the tensor if it is not contiguous host memory, or
-    read-only where it is to be written."""
+    ValueError that names the tensor if it is not contiguous memory of the host
+    or of an NVIDIA GPU, or read-only where it is to be written."""
     if to_write and _is_read_only(value):
         raise ValueError(f'"{name}" is read-only memory; give a tensor that '
                          "can be written")
@@ -38,9 +42,9 @@ def hold(name: str, value: Any, to_write: bool = False) -> Held:
                     else _native.Borrowed)(value)
     except (TypeError, BufferError) as error:
         return _by_description(name, value, error)
-    if not borrowed.on_host:
+    if not borrowed.on_host and borrowed.device_type != _DLPACK_CUDA:
         raise ValueError(f'"{name}" lies on {device or borrowed.device_type}; '
-                         "this build moves host memory only")
+                         "memory of the host and of NVIDIA GPUs can be moved")
     if not borrowed.is_contiguous:
         raise _not_contiguous(name, value, borrowed.strides)
     return Held(borrowed.address, borrowed.num_bytes, borrowed)
@@ -59,6 +63,8 @@ def _is_read_only(value: Any) -> bool:
 def _by_description(name: str, value: Any, error: Exception) -> Held:
     """For dtypes that DLPack has no word for."""
     described = getattr(value, "__array_interface__", None)
+    if described is None and not hasattr(value, "data_ptr"):
+        described = getattr(value, "__cuda_array_interface__", None)
     if described is not None:
         if described.get("strides") is not None:
             raise _not_contiguous(name, value, described["strides"])

@@ -38,12 +38,15 @@ class Publisher:
     catalog: "HOST:PORT". model: the name that engines ask for. source: has
     `placement` and `tensors()` (weft.torch.fsdp2, weft.megatron.source,
     weft.tensors). run_id, epoch: the same on all ranks; a restarted trainer
-    takes a larger epoch, which fences the older one. transports: "auto", "shm" or "ucx".
+    takes a larger epoch, which fences the older one. transports: "auto", "cuda", "shm" or "ucx".
     quantise: names of checkpoint matrices that publish() also offers in block
     FP8 (128 x 128), for engines that hold them so: half the bytes cross the
     wire, for half a copy of those matrices in memory of the publisher's.
     threads: for digests; 0: as many as this process may run on, at most four.
-    timeout: seconds, for this call.
+    timeout: seconds, for this call. stream: where tensors lie on a GPU, the
+    stream in which they are written (a cudaStream_t as a number,
+    `torch.cuda.current_stream().cuda_stream`), instead of the default one:
+    publish() waits for what it holds.
 
     The memory is read by peers at any time between publish() and the next
     update(). Threads: one caller at a time; no call holds the GIL while it
@@ -54,7 +57,7 @@ class Publisher:
     def __init__(self, catalog: str, model: str, source: Any, *,
                  run_id: str = "run", epoch: int = 0, transports: str = "auto",
                  model_card: str = "", threads: int = 0, timeout: float = 30,
-                 quantise: Iterable[str] = ()):
+                 quantise: Iterable[str] = (), stream: int | None = None):
         self._source = source
         self._check_memory()
         self._held = _memory.of_tensors(source.placement, source.tensors())
@@ -66,7 +69,8 @@ class Publisher:
         self._native = _native.Publisher(
             catalog, model, placement,
             _memory.addresses(self._held), run_id, epoch,
-            transports, model_card, threads or _memory.default_threads(), timeout)
+            transports, model_card, threads or _memory.default_threads(), timeout,
+            stream)
         self._last_step = -1
 
     @contextlib.contextmanager

@@ -74,7 +74,8 @@ class Receiver:
     receiver stays fenced. staging_bytes: all that posted access may use beside
     the target's memory. threads: one drives the wire, the others digest and
     convert what has arrived; 0: as many as this process may run on, at most
-    four. The rest as for Publisher.
+    four. stream: where tensors lie on a GPU, the stream in which the engine
+    reads them: a refit begins after what it holds. The rest as for Publisher.
 
     From the first byte of a refit until its commit the receiver is `fenced`:
     its memory may be torn and must not serve. A refit that fails leaves it
@@ -85,7 +86,8 @@ class Receiver:
                  transports: str = "auto", staging_bytes: int = 64 << 20,
                  threads: int = 0, verify: bool = True,
                  measure_bound: bool = False,
-                 hook: Callable[[str], Any] | None = None, timeout: float = 30):
+                 hook: Callable[[str], Any] | None = None, timeout: float = 30,
+                 stream: int | None = None):
         self._target = target
         self._held = _memory.of_tensors(target.placement, target.tensors(),
                                         to_write=True)
@@ -94,7 +96,7 @@ class Receiver:
             _memory.addresses(self._held), transports,
             staging_bytes, threads or _memory.default_threads(), verify,
             measure_bound, list(getattr(target, "known_tensors", ())), hook,
-            timeout)
+            timeout, stream)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError

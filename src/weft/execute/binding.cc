@@ -85,6 +85,7 @@ class Binder {
 
  private:
   bool pull() const { return in_.direction == Direction::kPull; }
+  bool on_device() const { return in_.device != memory::kHostMemory; }
   void Fault(std::string text) {
     only_range_faults_ = false;
     faults_.Add(std::move(text));
@@ -145,8 +146,8 @@ class Binder {
       BindMove(peer.moves[m], plan_peer, m);
     }
     if (!pull()) return;
-    for (const plan::Witness& witness : peer.witnesses) {
-      BindWitness(peer, witness);
+    for (size_t w = 0; w < peer.witnesses.size(); ++w) {
+      BindWitness(peer, w);
     }
   }
 
@@ -225,6 +226,16 @@ class Binder {
     bound.far_offset_bytes = remote.offset_bytes;
     if (remote.region->mapped() != nullptr) {
       bound.far_mapped = remote.region->mapped() + remote.offset_bytes;
+    }
+    if (on_device() && (bound.far_mapped == nullptr ||
+                        (remote.region->device() != memory::kHostMemory &&
+                         remote.region->device() != in_.device))) {
+      Fault(absl::StrCat(where_,
+                         ": "
+                         ", end.stored->name, "
+                         " of rank ",
+                         remote_->rank, " is not mapped for GPU ", in_.device));
+      return false;
     }
     return true;
   }
@@ -327,6 +338,7 @@ class Binder {
       ok &= BindFar(move.dst_stored, *dst, bound);
     }
     if (!ok) return;
+    if (on_device() && !BindMaps(move, *src, *dst, bound)) return;
     if (!move.conversion.identity()) {
       if (!BindMaps(move, *src, *dst, bound)) return;
       bound.converted_table = static_cast<int32_t>(binding_.converted.size());
@@ -346,7 +358,8 @@ class Binder {
     Add(std::move(bound), elements);
   }
 
-  void BindWitness(const plan::PeerPlan& peer, const plan::Witness& witness) {
+  void BindWitness(const plan::PeerPlan& peer, size_t index) {
+    const plan::Witness& witness = peer.witnesses[index];
     if (witness.move < 0 ||
         witness.move >= static_cast<int64_t>(peer.moves.size())) {
       Fault(absl::StrCat(where_, ": a witness names move ", witness.move,
@@ -378,6 +391,8 @@ class Binder {
     }
     bound.peer = static_cast<int32_t>(binding_.peers.size()) - 1;
     bound.witness = true;
+    bound.plan_witness = static_cast<int32_t>(index);
+    bound.box = witness.box;
     bound.tensor_name = in_.target.tensors[move.tensor].name;
     bound.conversion = {dtype, dtype};
     bound.runs = &witness.runs;
@@ -417,11 +432,21 @@ class Binder {
       return absl::OkStatus();
     }
     binding_.scratch_bytes = in_.plan.totals.scratch_bytes;
-    WEFT_ASSIGN_OR_RETURN(binding_.scratch,
-                          memory::Buffer::Allocate(memory::MemoryKind::kHost,
-                                                   binding_.scratch_bytes));
+    std::byte* scratch = nullptr;
+    if (on_device()) {
+      WEFT_ASSIGN_OR_RETURN(
+          binding_.device_scratch,
+          memory::DeviceBuffer::Allocate(*in_.options.device.driver, in_.device,
+                                         binding_.scratch_bytes));
+      scratch = binding_.device_scratch->data();
+    } else {
+      WEFT_ASSIGN_OR_RETURN(binding_.scratch,
+                            memory::Buffer::Allocate(memory::MemoryKind::kHost,
+                                                     binding_.scratch_bytes));
+      scratch = binding_.scratch->data();
+    }
     for (const auto& [move, offset_bytes] : scratch_of_move_) {
-      binding_.moves[move].near = binding_.scratch->data() + offset_bytes;
+      binding_.moves[move].near = scratch + offset_bytes;
     }
     return absl::OkStatus();
   }

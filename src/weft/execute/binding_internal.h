@@ -26,10 +26,12 @@ struct BoundMove {
   int32_t plan_move = -1;        // into the plan's peer; -1 = a witness
   int32_t converted_table = -1;  // index of its digest table, -1 = identity
   bool witness = false;
+  int32_t plan_witness = -1;     // into the plan's peer
   std::string_view tensor_name;  // of the plan's target
   tensor::Conversion conversion;
   const std::vector<layout::Run>* runs = nullptr;
-  // Only for moves that convert: both index maps, which contain `box`.
+  // Only for moves that convert, and for all that a GPU carries: both index
+  // maps, which contain `box`.
   const layout::IndexMap* src_map = nullptr;
   const layout::IndexMap* dst_map = nullptr;
   tensor::Box box;
@@ -57,6 +59,8 @@ struct Binding {
   std::vector<BoundMove> moves;  // by peer; a peer's witnesses after its moves
   int64_t scratch_bytes = 0;
   std::unique_ptr<memory::Buffer> scratch;  // null when there are no witnesses
+  // Instead of it, where a GPU carries the plan.
+  std::unique_ptr<memory::DeviceBuffer> device_scratch;
   // Converting moves, by digest table: (plan peer, move).
   struct ConvertedMove {
     size_t plan_peer = 0;
@@ -74,6 +78,8 @@ struct BindInputs {
   absl::Span<const LocalStored> local;
   absl::Span<const RemoteRank> remotes;
   const ExecuteOptions& options;
+  // The GPU that carries the plan, or kHostMemory.
+  int device = memory::kHostMemory;
 };
 
 // All faults at once: kOutOfRange when every fault is an access beyond a

@@ -1,5 +1,6 @@
 #include "weft/execute/copy_box.h"
 
+#include <utility>
 #include <vector>
 
 #include "weft/base/status.h"
@@ -24,20 +25,31 @@ std::optional<ElementRows> RowsOf(const layout::IndexMap& map,
                      rows.empty() ? 0 : rows[0].stride};
 }
 
-absl::Status CopyCommonBox(const convert::Kernels& kernels,
-                           const layout::IndexMap& from, const std::byte* src,
-                           const layout::IndexMap& to, std::byte* dst,
-                           const tensor::Conversion& conversion) {
+absl::StatusOr<std::vector<convert::StridedCopy>> CopiesOfCommonBox(
+    const layout::IndexMap& from, const std::byte* src,
+    const layout::IndexMap& to, std::byte* dst,
+    const tensor::Conversion& conversion) {
   WEFT_ASSIGN_OR_RETURN(const std::vector<layout::Run> runs,
                         layout::CommonRuns(from, to, kMaxRunsPerBlock));
+  std::vector<convert::StridedCopy> copies;
   for (const layout::Run& run : runs) {
     // "Far" is the source.
     const FarRun bytes = MakeFarRun(run, conversion, Direction::kPull, 0, 0);
     convert::StridedCopy copy = MakeCopy(bytes, conversion, Direction::kPull);
     copy.src = src + bytes.far_offset_bytes;
     copy.dst = dst + bytes.near_offset_bytes;
-    kernels.Copy(copy);
+    copies.push_back(std::move(copy));
   }
+  return copies;
+}
+
+absl::Status CopyCommonBox(const convert::Kernels& kernels,
+                           const layout::IndexMap& from, const std::byte* src,
+                           const layout::IndexMap& to, std::byte* dst,
+                           const tensor::Conversion& conversion) {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<convert::StridedCopy> copies,
+                        CopiesOfCommonBox(from, src, to, dst, conversion));
+  for (const convert::StridedCopy& copy : copies) kernels.Copy(copy);
   return absl::OkStatus();
 }
 

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "weft/convert/kernel.h"
 #include "weft/layout/index_map.h"
 #include "weft/tensor/box.h"
@@ -25,6 +27,12 @@ struct ElementRows {
 // of it.
 std::optional<ElementRows> RowsOf(const layout::IndexMap& map,
                                   const tensor::Box& box);
+
+// The copies that bring from.box() ∩ to.box() over, as CopyCommonBox does.
+absl::StatusOr<std::vector<convert::StridedCopy>> CopiesOfCommonBox(
+    const layout::IndexMap& from, const std::byte* src,
+    const layout::IndexMap& to, std::byte* dst,
+    const tensor::Conversion& conversion);
 
 // Copies from.box() ∩ to.box(). The memories begin at `src` and `dst`, with
 // items of the conversion's dtypes. kResourceExhausted if too many runs are

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/execute/device_program_internal.h"
 #include "weft/execute/program_internal.h"
 #include "weft/tensor/dtype.h"
 
@@ -43,6 +45,13 @@ void ZeroBox(std::byte* base, const tensor::Shape& shape,
   }
 }
 
+absl::StatusOr<std::unique_ptr<Program>> Bind(BindInputs inputs,
+                                              const convert::Kernels& kernels) {
+  WEFT_ASSIGN_OR_RETURN(inputs.device, DeviceOf(inputs));
+  if (inputs.device != memory::kHostMemory) return DeviceProgram::Make(inputs);
+  return BoundProgram::Make(inputs, kernels);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Program>> BindPull(
@@ -50,9 +59,15 @@ absl::StatusOr<std::unique_ptr<Program>> BindPull(
     const manifest::Placement& target, const convert::Kernels& kernels,
     absl::Span<const LocalStored> local, absl::Span<const RemoteRank> remotes,
     const ExecuteOptions& options) {
-  return BoundProgram::Make(
-      {plan, sources, target, Direction::kPull, -1, local, remotes, options},
-      kernels);
+  return Bind({.plan = plan,
+               .sources = sources,
+               .target = target,
+               .direction = Direction::kPull,
+               .src_rank = -1,
+               .local = local,
+               .remotes = remotes,
+               .options = options},
+              kernels);
 }
 
 absl::StatusOr<std::unique_ptr<Program>> BindPush(
@@ -71,15 +86,21 @@ absl::StatusOr<std::unique_ptr<Program>> BindPush(
         "trainer quantise them (quant= of its layout), or let the target "
         "pull"));
   }
-  return BoundProgram::Make(
-      {plan, sources, target, Direction::kPush, src_rank, local,
-       absl::MakeConstSpan(&target_rank, 1), options},
-      kernels);
+  return Bind({.plan = plan,
+               .sources = sources,
+               .target = target,
+               .direction = Direction::kPush,
+               .src_rank = src_rank,
+               .local = local,
+               .remotes = absl::MakeConstSpan(&target_rank, 1),
+               .options = options},
+              kernels);
 }
 
 void ApplyZeroFills(const plan::Plan& plan, const manifest::Placement& target,
                     absl::Span<const LocalStored> local) {
   for (const plan::ZeroFill& fill : plan.zero_fills) {
+    if (local[fill.dst_stored].device != memory::kHostMemory) continue;
     const layout::StoredTensor& stored = target.stored[fill.dst_stored];
     ZeroBox(local[fill.dst_stored].base, stored.shape, fill.box,
             tensor::ItemBytes(stored.dtype));

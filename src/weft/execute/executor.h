@@ -27,6 +27,7 @@
 #include "weft/base/deadline.h"
 #include "weft/convert/digest.h"
 #include "weft/convert/kernel.h"
+#include "weft/execute/device_options.h"
 #include "weft/plan/plan.h"
 #include "weft/transport/transport.h"
 
@@ -49,6 +50,13 @@ struct ExecuteOptions {
   // any thread of the run, for several moves at a time, before Run returns.
   // Never called for the other moves.
   std::function<void(size_t peer, size_t move)> landed = nullptr;
+  // Called once a run when a GPU has been given all of its work, from the driving
+  // thread: for what needs no result of it. An error fails the run. Never called
+  // where no GPU carries the plan.
+  std::function<absl::Status()> beside = nullptr;
+  // Needed when an end of the plan lies in the memory of a GPU: it then carries
+  // the whole plan, and none of the above applies but `progress`.
+  DeviceOptions device;
 };
 
 // One stored tensor of the local side.
@@ -57,6 +65,7 @@ struct LocalStored {
   int64_t size_bytes = 0;
   // Registration that holds it, for posted access without copies; may be null.
   const transport::Region* region = nullptr;
+  int device = memory::kHostMemory;  // the GPU that holds it
 };
 
 // One stored tensor of the remote side: inside an imported region.
@@ -111,7 +120,7 @@ class Program {
   virtual absl::StatusOr<ExecuteReport> Run(base::Deadline deadline) = 0;
 
   // Scratch that holds the witnesses after Run (pull only): witness w of peer
-  // p at its scratch_offset_bytes.
+  // p at its scratch_offset_bytes. Empty where it is memory of a GPU.
   virtual absl::Span<const std::byte> scratch() const = 0;
 
   // Source digests of moves whose conversion is not the identity, taken from
@@ -120,6 +129,20 @@ class Program {
   // valid after Run when constants were given. Empty for identity moves.
   virtual absl::Span<const convert::DigestValue> ConvertedDigests(
       size_t peer_index, size_t move_index) const = 0;
+  // A program of a GPU digests what it brought where it lies now: by move, over
+  // tensor::TileGrid::Of(move.box), and by witness, over that of its box.
+  // Valid after Run when constants were given; empty for other programs and for
+  // moves that convert.
+  virtual absl::Span<const convert::DigestValue> LandedDigests(
+      size_t peer_index, size_t move_index) const {
+    static_cast<void>(peer_index), static_cast<void>(move_index);
+    return {};
+  }
+  virtual absl::Span<const convert::DigestValue> WitnessDigests(
+      size_t peer_index, size_t witness_index) const {
+    static_cast<void>(peer_index), static_cast<void>(witness_index);
+    return {};
+  }
   // For the next Run; nullptr = do not digest.
   virtual void SetDigestConstants(
       const convert::DigestConstants* constants) = 0;
@@ -142,7 +165,8 @@ absl::StatusOr<std::unique_ptr<Program>> BindPush(
     int64_t src_rank, absl::Span<const LocalStored> local,
     const RemoteRank& target_rank, const ExecuteOptions& options);
 
-// Writes the plan's zero fills into local memory.
+// Writes the plan's zero fills into local memory of the host; those in the
+// memory of a GPU are part of the program.
 void ApplyZeroFills(const plan::Plan& plan, const manifest::Placement& target,
                     absl::Span<const LocalStored> local);
 

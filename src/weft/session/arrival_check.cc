@@ -17,13 +17,17 @@ using convert::DigestValue;
 // Adds the values of one grid into those of a grid that contains it.
 void AddGrid(const tensor::TileGrid& from, absl::Span<const DigestValue> values,
              const tensor::TileGrid& to, absl::Span<DigestValue> sums) {
+  if (from.num_tiles == 0) return;
   const size_t rank = from.tiles.size();
+  const int64_t row = rank == 0 ? 1 : from.tiles.back().extent();
   absl::InlinedVector<int64_t, 4> tile;
   for (const tensor::Range& range : from.tiles) tile.push_back(range.begin);
-  for (int64_t i = 0; i < from.num_tiles; ++i) {
-    sums[static_cast<size_t>(to.IndexOf(tile))] +=
-        values[static_cast<size_t>(i)];
-    for (size_t dim = rank; dim-- > 0;) {
+  for (int64_t i = 0; i < from.num_tiles; i += row) {
+    const DigestValue* const values_of_row = &values[static_cast<size_t>(i)];
+    DigestValue* const sums_of_row =
+        &sums[static_cast<size_t>(to.IndexOf(tile))];
+    for (int64_t k = 0; k < row; ++k) sums_of_row[k] += values_of_row[k];
+    for (size_t dim = rank < 1 ? 0 : rank - 1; dim-- > 0;) {
       if (++tile[dim] < from.tiles[dim].end) break;
       tile[dim] = from.tiles[dim].begin;
     }
@@ -128,6 +132,12 @@ void ArrivalCheck::AddWitnesses(const Item& item,
                                 Values& values) const {
   for (const size_t w : item.witnesses) {
     const plan::Witness& witness = plan_.peers[item.peer].witnesses[w];
+    const auto digested = program.WitnessDigests(item.peer, w);
+    if (!digested.empty()) {
+      AddGrid(tensor::TileGrid::Of(witness.box), digested, item.cover_grid,
+              absl::MakeSpan(values));
+      continue;
+    }
     const tensor::Shape shape = witness.box.shape();
     const absl::InlinedVector<int64_t, 4> origin(shape.size(), 0);
     const layout::IndexMap map =
@@ -150,6 +160,10 @@ std::string ArrivalCheck::CheckItem(size_t index,
     values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
     AddGrid(item.move_grid, program.ConvertedDigests(item.peer, item.move),
             item.cover_grid, absl::MakeSpan(values));
+  } else if (const auto digested = program.LandedDigests(item.peer, item.move);
+             !digested.empty()) {
+    values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
+    AddGrid(item.move_grid, digested, item.cover_grid, absl::MakeSpan(values));
   } else if (values.empty()) {
     values = DigestInPlace(item);
   }

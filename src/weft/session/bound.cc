@@ -12,6 +12,8 @@ namespace {
 
 // Beyond a core's share of the last-level cache.
 constexpr int64_t kCopyBytesPerThread = int64_t{64} << 20;
+// A copy between GPUs reaches the link's rate from some 256 MiB on.
+constexpr int64_t kDeviceProbeBytes = int64_t{1} << 30;
 
 absl::StatusOr<double> MeasureMemcpy(int num_threads) {
   const int64_t bytes = kCopyBytesPerThread * num_threads;
@@ -43,12 +45,59 @@ absl::StatusOr<double> MeasureMemcpy(int num_threads) {
   return best;
 }
 
+// Null when no source has memory on a GPU.
+const transport::RemoteRegion* LargestOnDevice(
+    absl::Span<const std::unique_ptr<SourceLink>> links) {
+  const transport::RemoteRegion* largest = nullptr;
+  for (const auto& link : links) {
+    for (const execute::RemoteStored& stored : link->RemoteRank().stored) {
+      if (stored.region->device() == memory::kHostMemory) continue;
+      if (largest == nullptr ||
+          stored.region->size_bytes() > largest->size_bytes()) {
+        largest = stored.region;
+      }
+    }
+  }
+  return largest;
+}
+
+absl::StatusOr<double> MeasureDeviceCopy(const transport::RemoteRegion& region,
+                                         memory::DeviceDriver& driver,
+                                         base::Deadline deadline) {
+  const int64_t bytes = std::min(region.size_bytes(), kDeviceProbeBytes);
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<memory::DeviceBuffer> scratch,
+      memory::DeviceBuffer::Allocate(driver, region.device(), bytes));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<memory::DeviceQueue> queue,
+                        driver.MakeQueue(region.device()));
+  double best = 0;
+  for (int repeat = 0; repeat < 4; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    WEFT_RETURN_IF_ERROR(queue->Copy(scratch->data(), region.mapped(), bytes));
+    WEFT_RETURN_IF_ERROR(queue->Wait(deadline, "measuring the link"));
+    best = std::max(best, static_cast<double>(bytes) /
+                              std::chrono::duration<double>(
+                                  std::chrono::steady_clock::now() - start)
+                                  .count());
+  }
+  return best;
+}
+
 }  // namespace
 
 absl::StatusOr<Bound> MeasureBound(
-    absl::Span<const std::unique_ptr<SourceLink>> links, int num_threads,
-    base::Deadline deadline) {
+    absl::Span<const std::unique_ptr<SourceLink>> links,
+    const execute::ExecuteOptions& options, base::Deadline deadline) {
+  const int num_threads = options.num_threads;
   Bound bound;
+  const transport::RemoteRegion* const on_device = LargestOnDevice(links);
+  if (on_device != nullptr) {
+    WEFT_ASSIGN_OR_RETURN(
+        bound.bytes_per_second,
+        MeasureDeviceCopy(*on_device, *options.device.driver, deadline));
+    bound.name = "one copy by the GPU's copy engines";
+    return bound;
+  }
   const bool any_mapped =
       std::any_of(links.begin(), links.end(),
                   [](const auto& link) { return link->mapped(); });

@@ -23,8 +23,8 @@ struct Bound {
 // the peer, summed over peers only if they are different links, which on one
 // host they are not: the best single link. Both kinds present: the slower one.
 absl::StatusOr<Bound> MeasureBound(
-    absl::Span<const std::unique_ptr<SourceLink>> links, int num_threads,
-    base::Deadline deadline);
+    absl::Span<const std::unique_ptr<SourceLink>> links,
+    const execute::ExecuteOptions& options, base::Deadline deadline);
 
 }  // namespace weft::session
 

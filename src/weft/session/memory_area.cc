@@ -15,6 +15,25 @@ namespace {
 // A cache line: no two stored tensors share one, and every SIMD width is met.
 constexpr int64_t kStoredAlignmentBytes = 64;
 
+// The bytes of one area for all stored tensors, and where each lies in it.
+absl::StatusOr<int64_t> LayOut(const manifest::Placement& placement,
+                               std::vector<manifest::StoredLocation>& places) {
+  int64_t end_bytes = 0;
+  for (const layout::StoredTensor& stored : placement.stored) {
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored));
+    places.push_back({0, end_bytes});
+    const std::optional<int64_t> end = base::CheckedAdd(
+        end_bytes, base::AlignUp(bytes, kStoredAlignmentBytes));
+    if (!end.has_value()) {
+      return absl::InvalidArgumentError(
+          "bytes of all stored tensors overflow 64 bits");
+    }
+    end_bytes = *end;
+  }
+  // A rank may hold nothing at all (empty shards): still one area.
+  return std::max(end_bytes, kStoredAlignmentBytes);
+}
+
 }  // namespace
 
 absl::StatusOr<int64_t> StoredBytes(const layout::StoredTensor& stored) {
@@ -32,24 +51,39 @@ absl::StatusOr<int64_t> StoredBytes(const layout::StoredTensor& stored) {
 absl::StatusOr<OwnedRankMemory> AllocateFor(
     const manifest::Placement& placement, memory::MemoryKind kind) {
   OwnedRankMemory owned;
-  int64_t end_bytes = 0;
-  for (const layout::StoredTensor& stored : placement.stored) {
-    WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored));
-    owned.memory.stored.push_back({0, end_bytes});
-    const std::optional<int64_t> end = base::CheckedAdd(
-        end_bytes, base::AlignUp(bytes, kStoredAlignmentBytes));
-    if (!end.has_value()) {
-      return absl::InvalidArgumentError(
-          "bytes of all stored tensors overflow 64 bits");
-    }
-    end_bytes = *end;
-  }
-  // A rank may hold nothing at all (empty shards): still one area.
-  WEFT_ASSIGN_OR_RETURN(owned.buffer,
-                        memory::Buffer::Allocate(
-                            kind, std::max(end_bytes, kStoredAlignmentBytes)));
+  WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
+                        LayOut(placement, owned.memory.stored));
+  WEFT_ASSIGN_OR_RETURN(owned.buffer, memory::Buffer::Allocate(kind, bytes));
   owned.memory.areas.push_back({owned.buffer->span(), owned.buffer.get()});
   return owned;
+}
+
+absl::StatusOr<DeviceRankMemory> AllocateOnDevice(
+    const manifest::Placement& placement, memory::DeviceDriver& driver,
+    int device) {
+  DeviceRankMemory owned;
+  WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
+                        LayOut(placement, owned.memory.stored));
+  WEFT_ASSIGN_OR_RETURN(owned.buffer,
+                        memory::DeviceBuffer::Allocate(driver, device, bytes));
+  owned.memory.areas.push_back(
+      {.bytes = {owned.buffer->data(), static_cast<size_t>(bytes)},
+       .device = device});
+  return owned;
+}
+
+absl::StatusOr<int> DeviceOf(const RankMemory& memory) {
+  int device = memory::kHostMemory;
+  for (const MemoryArea& area : memory.areas) {
+    if (area.device == memory::kHostMemory || area.device == device) continue;
+    if (device != memory::kHostMemory) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the memory of one rank lies on GPU ", device, " and on GPU ",
+          area.device, "; give each GPU a rank of its own"));
+    }
+    device = area.device;
+  }
+  return device;
 }
 
 absl::Status CheckRankMemory(const manifest::Placement& placement,

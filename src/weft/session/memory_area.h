@@ -13,14 +13,17 @@
 #include "weft/manifest/binding.h"
 #include "weft/manifest/placement.h"
 #include "weft/memory/buffer.h"
+#include "weft/memory/device.h"
 
 namespace weft::session {
 
 // `bytes` must stay valid while the session lives. `buffer` is the
-// memory::Buffer that holds it, or nullptr for memory of a framework.
+// memory::Buffer that holds it, or nullptr for memory of a framework and for
+// memory of a GPU.
 struct MemoryArea {
   absl::Span<std::byte> bytes;
   const memory::Buffer* buffer = nullptr;
+  int device = memory::kHostMemory;  // the GPU that holds it
 };
 
 // All memory of one rank: stored tensor i of the placement lies at
@@ -38,6 +41,19 @@ struct OwnedRankMemory {
 };
 absl::StatusOr<OwnedRankMemory> AllocateFor(
     const manifest::Placement& placement, memory::MemoryKind kind);
+
+// The same in the memory of a GPU, as one allocation that peers can open.
+struct DeviceRankMemory {
+  std::unique_ptr<memory::DeviceBuffer> buffer;
+  RankMemory memory;
+};
+absl::StatusOr<DeviceRankMemory> AllocateOnDevice(
+    const manifest::Placement& placement, memory::DeviceDriver& driver,
+    int device);
+
+// The GPU that holds areas of `memory`; memory::kHostMemory if none does.
+// kInvalidArgument when several do: each GPU is a rank of its own.
+absl::StatusOr<int> DeviceOf(const RankMemory& memory);
 
 // Bytes of a stored tensor, overflow-checked.
 absl::StatusOr<int64_t> StoredBytes(const layout::StoredTensor& stored);

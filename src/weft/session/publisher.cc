@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
+#include "weft/session/device_memory_internal.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/quantised_copy_internal.h"
 #include "weft/topology/host.h"
@@ -36,6 +37,9 @@ class PublisherImpl : public Publisher {
         manifest::CheckPlacement(options_.placement, /*is_target=*/false),
         absl::StrCat("rank ", options_.placement.rank)));
     WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
+    WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(options_.memory));
+    WEFT_ASSIGN_OR_RETURN(device_areas_,
+                          DeviceAreas::Make(options_.memory, options_.device));
     WEFT_RETURN_IF_ERROR(AddQuantisedCopies());
     const verify::TableLayout tables = verify::LayOutTables(options_.placement);
     table_.resize(static_cast<size_t>(tables.num_values));
@@ -49,6 +53,12 @@ class PublisherImpl : public Publisher {
       WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
                             StoredBytes(options_.placement.stored[i]));
       weight_bytes_ += bytes;
+    }
+    if (device_ != memory::kHostMemory) {
+      WEFT_ASSIGN_OR_RETURN(
+          on_device_,
+          DevicePublication::Make(device_, options_.placement, options_.memory,
+                                  quantised_, options_.device));
     }
     manifest::Binding binding;
     WEFT_RETURN_IF_ERROR(RegisterMemory(tables.size_bytes(), binding));
@@ -76,17 +86,11 @@ class PublisherImpl : public Publisher {
     WEFT_RETURN_IF_ERROR(Explained(BeginUpdate(deadline).status()));
     const catalog::VersionId version{options_.run_id, options_.epoch, step};
     PublishReport report;
-    WEFT_RETURN_IF_ERROR(quantised_.Refresh(*options_.kernels, stored_bases_,
-                                            options_.num_threads));
+    WEFT_RETURN_IF_ERROR(device_areas_.Check());
+    WEFT_RETURN_IF_ERROR(Quantise(deadline));
     report.quantise_seconds = SecondsSince(start);
     const auto digest_start = std::chrono::steady_clock::now();
-    verify::ComputeTables(
-        *options_.kernels,
-        convert::DigestConstants::FromSeed(DigestSeed(version)),
-        options_.placement,
-        std::vector<const std::byte*>(stored_bases_.begin(),
-                                      stored_bases_.end()),
-        options_.num_threads, absl::MakeSpan(table_));
+    WEFT_RETURN_IF_ERROR(Digest(version, deadline));
     std::memcpy(control_->data() + kDigestTableOffsetBytes, table_.data(),
                 table_.size() * sizeof(convert::DigestValue));
     report.digest_seconds = SecondsSince(digest_start);
@@ -120,15 +124,48 @@ class PublisherImpl : public Publisher {
     added.stored.assign(options_.placement.stored.begin() +
                             static_cast<std::ptrdiff_t>(num_own),
                         options_.placement.stored.end());
-    WEFT_ASSIGN_OR_RETURN(quantised_memory_,
-                          AllocateFor(added, memory::MemoryKind::kShared));
+    RankMemory room;
+    if (device_ != memory::kHostMemory) {
+      WEFT_ASSIGN_OR_RETURN(
+          quantised_on_device_,
+          AllocateOnDevice(added, *options_.device.driver, device_));
+      room = quantised_on_device_.memory;
+    } else {
+      WEFT_ASSIGN_OR_RETURN(quantised_memory_,
+                            AllocateFor(added, memory::MemoryKind::kShared));
+      room = quantised_memory_.memory;
+    }
     const auto area = static_cast<int32_t>(options_.memory.areas.size());
-    options_.memory.areas.push_back(quantised_memory_.memory.areas[0]);
-    for (const manifest::StoredLocation& where :
-         quantised_memory_.memory.stored) {
+    options_.memory.areas.push_back(room.areas[0]);
+    for (const manifest::StoredLocation& where : room.stored) {
       options_.memory.stored.push_back({area, where.offset_bytes});
     }
     return absl::OkStatus();
+  }
+
+  absl::Status Quantise(base::Deadline deadline) {
+    if (on_device_ != nullptr) return on_device_->Quantise(deadline);
+    return quantised_.Refresh(*options_.kernels, stored_bases_,
+                              options_.num_threads);
+  }
+
+  // Fills table_.
+  absl::Status Digest(const catalog::VersionId& version,
+                      base::Deadline deadline) {
+    const convert::DigestConstants constants =
+        convert::DigestConstants::FromSeed(DigestSeed(version));
+    std::vector<const std::byte*> on_host(stored_bases_.begin(),
+                                          stored_bases_.end());
+    for (size_t i = 0; i < on_host.size(); ++i) {
+      const MemoryArea& area =
+          options_.memory.areas[options_.memory.stored[i].buffer];
+      if (area.device != memory::kHostMemory) on_host[i] = nullptr;
+    }
+    verify::ComputeTables(*options_.kernels, constants, options_.placement,
+                          on_host, options_.num_threads,
+                          absl::MakeSpan(table_));
+    if (on_device_ == nullptr) return absl::OkStatus();
+    return on_device_->Digest(constants, absl::MakeSpan(table_), deadline);
   }
 
   // Why the catalog refused a call: that this worker is no longer attached
@@ -162,10 +199,11 @@ class PublisherImpl : public Publisher {
       manifest::BufferBinding buffer;
       buffer.bytes = static_cast<int64_t>(area.bytes.size());
       for (const auto& transport : options_.transports) {
-        if (area.buffer == nullptr &&
-            !transport->capabilities().foreign_memory) {
-          continue;
-        }
+        const transport::Capabilities can = transport->capabilities();
+        const bool reaches = area.device != memory::kHostMemory
+                                 ? can.device_memory
+                                 : area.buffer != nullptr || can.foreign_memory;
+        if (!reaches) continue;
         absl::StatusOr<std::unique_ptr<transport::Region>> region =
             transport->Register(area.bytes, area.buffer);
         if (!region.ok()) {
@@ -229,6 +267,11 @@ class PublisherImpl : public Publisher {
   std::vector<std::byte*> stored_bases_;
   QuantisedCopies quantised_;
   OwnedRankMemory quantised_memory_;
+  // Of a rank whose weights lie on a GPU.
+  int device_ = memory::kHostMemory;
+  DeviceAreas device_areas_;
+  DeviceRankMemory quantised_on_device_;
+  std::unique_ptr<DevicePublication> on_device_;
   int64_t weight_bytes_ = 0;
   manifest::LayoutDigest layout_digest_;
   catalog::Registration registration_;

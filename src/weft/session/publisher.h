@@ -14,6 +14,7 @@
 #include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
 #include "weft/convert/kernel.h"
+#include "weft/execute/device_options.h"
 #include "weft/manifest/placement.h"
 #include "weft/session/memory_area.h"
 #include "weft/transport/transport.h"
@@ -40,6 +41,8 @@ struct PublisherOptions {
   std::vector<std::shared_ptr<transport::Transport>> transports;
   const convert::Kernels* kernels = nullptr;  // default: convert::CpuKernels()
   int num_threads = 1;                        // for digests and quantising
+  // Needed when memory lies on a GPU, which then quantises and digests it.
+  execute::DeviceOptions device;
 };
 
 struct PublishReport {

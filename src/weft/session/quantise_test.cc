@@ -19,6 +19,7 @@
 #include "weft/plan/stages.h"
 #include "weft/session/publisher.h"
 #include "weft/session/receiver.h"
+#include "weft/session/testing/fake_gpus.h"
 #include "weft/transport/inproc/inproc_transport.h"
 #include "weft/transport/shm/shm_transport.h"
 #include "weft/transport/ucx/ucx_transport.h"
@@ -371,7 +372,10 @@ std::string BytesOf(const manifest::Placement& placement,
       static_cast<size_t>(*StoredBytes(placement.stored[stored])));
 }
 
-std::unique_ptr<transport::Transport> MakeTransport(const std::string& name) {
+// `device`: of the rank that uses it, for the transport "cuda".
+std::unique_ptr<transport::Transport> MakeTransport(const std::string& name,
+                                                    int device) {
+  if (name == "cuda") return testing::MakeFakeGpuTransport(device);
   if (name == "inproc") return transport::MakeInprocTransport();
   if (name == "shm") return *transport::MakeShmTransport();
   return *transport::MakeUcxTransport({});
@@ -389,15 +393,17 @@ class QuantiseTest : public ::testing::TestWithParam<std::string> {
     for (int64_t rank = 0; rank < world.num_trainers; ++rank) {
       Trainer& trainer = trainers_.emplace_back();
       trainer.placement = TrainerShard(world, rank);
-      trainer.owned =
-          *AllocateFor(trainer.placement, memory::MemoryKind::kShared);
+      trainer.owned = testing::AllocateUnder(GetParam(), trainer.placement,
+                                             testing::kTrainerGpu);
       PublisherOptions options;
+      options.device = testing::FakeGpuOptions();
       options.model = "m";
       options.placement = trainer.placement;
       options.memory = trainer.owned.memory;
       options.catalog = store_;
       options.num_threads = 2;
-      options.transports.push_back(MakeTransport(GetParam()));
+      options.transports.push_back(
+          MakeTransport(GetParam(), testing::kTrainerGpu));
       auto publisher = Publisher::Create(std::move(options), Soon());
       ASSERT_TRUE(publisher.ok()) << publisher.status();
       trainer.publisher = *std::move(publisher);
@@ -418,11 +424,13 @@ class QuantiseTest : public ::testing::TestWithParam<std::string> {
                                           int64_t staging_bytes,
                                           int num_threads = 2) {
     ReceiverOptions options;
+    options.execute.device = testing::FakeGpuOptions();
     options.model = "m";
     options.placement = target.placement;
     options.memory = owned.memory;
     options.catalog = store_;
-    options.transports.push_back(MakeTransport(GetParam()));
+    options.transports.push_back(
+        MakeTransport(GetParam(), testing::kEngineGpu));
     options.execute.num_threads = num_threads;
     options.limits.staging_bytes = staging_bytes;
     options.measure_bound = false;
@@ -446,8 +454,8 @@ TEST_P(QuantiseTest, RandomWorldsArriveAsThePlainQuantiserSays) {
     const World world = RandomWorld(rng);
     const Target target = RandomTarget(world, rng);
     ASSERT_NO_FATAL_FAILURE(StartTrainers(world));
-    const OwnedRankMemory owned =
-        *AllocateFor(target.placement, memory::MemoryKind::kShared);
+    const OwnedRankMemory owned = testing::AllocateUnder(
+        GetParam(), target.placement, testing::kEngineGpu);
     // From room for one block a round to room for all.
     const int64_t staging =
         int64_t{1} << Pick(rng, world.scheme.block_rows == 0 ? 21 : 16, 22);
@@ -494,7 +502,7 @@ TEST_P(QuantiseTest, WhatTrainersQuantiseCrossesTheWireAsFp8) {
   Put(scales, 1, {0, 4}, {0, 2}, 0);
   target.placement.stored = {weight, scales};
   const OwnedRankMemory owned =
-      *AllocateFor(target.placement, memory::MemoryKind::kShared);
+      testing::AllocateUnder(GetParam(), target.placement, testing::kEngineGpu);
   const auto receiver = StartReceiver(target, owned, 1 << 20);
   const auto report = receiver->Refit(nullptr, true, Soon());
   ASSERT_TRUE(report.ok()) << report.status();
@@ -514,7 +522,7 @@ TEST_P(QuantiseTest, AnotherRuleOfTheTrainersIsNotTakenForOurs) {
   Rng rng(7);
   const Target target = RandomTarget(world, rng);
   const OwnedRankMemory owned =
-      *AllocateFor(target.placement, memory::MemoryKind::kShared);
+      testing::AllocateUnder(GetParam(), target.placement, testing::kEngineGpu);
   const auto receiver = StartReceiver(target, owned, 1 << 20);
   const auto report = receiver->Refit(nullptr, true, Soon());
   ASSERT_TRUE(report.ok()) << report.status();
@@ -563,7 +571,7 @@ TEST_P(QuantiseTest, ABlockThatStagingCannotHoldIsRefusedWithItsSize) {
   Rng rng(3);
   const Target target = RandomTarget(world, rng);
   const OwnedRankMemory owned =
-      *AllocateFor(target.placement, memory::MemoryKind::kShared);
+      testing::AllocateUnder(GetParam(), target.placement, testing::kEngineGpu);
   const auto receiver = StartReceiver(target, owned, 32768);
   const auto report = receiver->Refit(nullptr, true, Soon());
   EXPECT_EQ(report.status().code(), absl::StatusCode::kResourceExhausted);
@@ -573,7 +581,7 @@ TEST_P(QuantiseTest, ABlockThatStagingCannotHoldIsRefusedWithItsSize) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, QuantiseTest,
-                         ::testing::Values("inproc", "shm", "ucx"),
+                         ::testing::Values("inproc", "shm", "ucx", "cuda"),
                          [](const auto& each) { return each.param; });
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "weft/convert/cuda/program.h"
 #include "weft/convert/kernel.h"
 #include "weft/layout/index_map.h"
 #include "weft/manifest/placement.h"
@@ -34,6 +35,13 @@ class QuantisedCopies {
   absl::Status Refresh(const convert::Kernels& kernels,
                        absl::Span<std::byte* const> stored_bases,
                        int num_threads) const;
+
+  // The same as programs of a GPU that holds them all, to be run one after the
+  // other, which use DeviceScratchBytes() at `scratch`.
+  absl::StatusOr<std::vector<convert::cuda::ProgramSpec>> ForDevice(
+      absl::Span<std::byte* const> stored_bases, std::byte* scratch) const;
+  // For what is not stored as rows of the matrix's own dtype.
+  int64_t DeviceScratchBytes() const;
 
  private:
   struct Copy {

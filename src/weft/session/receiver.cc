@@ -217,7 +217,7 @@ class ReceiverImpl : public Receiver {
   void UpdateBound(base::Deadline deadline, RefitReport& report) {
     Bound& best = prepared_->bound;
     absl::StatusOr<Bound> measured =
-        MeasureBound(prepared_->links, options_.execute.num_threads, deadline);
+        MeasureBound(prepared_->links, options_.execute, deadline);
     // A source that went away after the commit takes nothing from the refit.
     if (measured.ok() && measured->bytes_per_second > best.bytes_per_second) {
       best = *std::move(measured);

@@ -10,6 +10,7 @@
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/execute/quantise_round.h"
+#include "weft/execute/quantise_round_device.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/transfer_internal.h"
 #include "weft/tensor/dtype.h"
@@ -52,18 +53,16 @@ void AddReport(const execute::ExecuteReport& more,
   }
 }
 
-absl::StatusOr<std::vector<convert::DigestValue>> ReadTable(
-    SourceLink& link, const ArrivalCheck::TableRange& range,
-    base::Deadline deadline) {
-  std::vector<convert::DigestValue> values(
-      static_cast<size_t>(range.end - range.begin));
-  WEFT_RETURN_IF_ERROR(link.ReadControl(
+absl::Status ReadTable(SourceLink& link, const ArrivalCheck::TableRange& range,
+                       base::Deadline deadline,
+                       std::vector<convert::DigestValue>& values) {
+  values.resize(static_cast<size_t>(range.end - range.begin));
+  return link.ReadControl(
       link.binding().digest_table_offset_bytes +
           range.begin * static_cast<int64_t>(sizeof(convert::DigestValue)),
       absl::MakeSpan(reinterpret_cast<std::byte*>(values.data()),
                      values.size() * sizeof(convert::DigestValue)),
-      deadline));
-  return values;
+      deadline);
 }
 
 // One piece of work at a time beside the caller's own.
@@ -131,31 +130,10 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
 
 absl::Status Transfer::Prepare() {
   memory_ = in_.options.memory;
-  if (!in_.staged.rounds.empty()) {
-    area_bytes_ =
-        base::AlignUp(in_.staged.staging_bytes, plan::kScratchAlignBytes);
-    const bool takes_turns =
-        in_.staged.rounds.size() > 1 &&
-        in_.options.execute.num_threads >= kLeastThreadsForTurns &&
-        2 * area_bytes_ <= in_.options.limits.staging_bytes / 2;
-    num_areas_ = takes_turns ? 2 : 1;
-    WEFT_ASSIGN_OR_RETURN(staging_,
-                          memory::Buffer::Allocate(
-                              memory::MemoryKind::kHost,
-                              static_cast<int64_t>(num_areas_) * area_bytes_));
-    const auto area = static_cast<int32_t>(memory_.areas.size());
-    memory_.areas.push_back({staging_->span(), staging_.get()});
-    for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
-      const plan::StageRound& steps = in_.staged.rounds[round];
-      for (size_t i = 0; i < steps.num_steps; ++i) {
-        memory_.stored.push_back(
-            {area,
-             StagingOffset(round) +
-                 in_.staged.steps[steps.first_step + i].stage_offset_bytes});
-      }
-    }
-    quantised_bytes_ = QuantisedBytes(in_.staged, in_.options.placement);
-  }
+  WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(memory_));
+  WEFT_ASSIGN_OR_RETURN(device_areas_,
+                        DeviceAreas::Make(memory_, in_.options.execute.device));
+  if (!in_.staged.rounds.empty()) WEFT_RETURN_IF_ERROR(AllocateStaging());
   // Our own memory is registered with the transport that posts into it.
   std::vector<const transport::Region*> area_regions(memory_.areas.size(),
                                                      nullptr);
@@ -165,6 +143,7 @@ absl::Status Transfer::Prepare() {
   for (size_t a = 0; posted != in_.links.end() && a < memory_.areas.size();
        ++a) {
     const MemoryArea& area = memory_.areas[a];
+    if (area.device != memory::kHostMemory) continue;
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Region> region,
         (*posted)->transport().Register(area.bytes, area.buffer));
@@ -174,8 +153,9 @@ absl::Status Transfer::Prepare() {
   const auto& stored = in_.staged.placement.stored;
   for (size_t i = 0; i < stored.size(); ++i) {
     WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored[i]));
-    local_.push_back({StoredBase(memory_, i), bytes,
-                      area_regions[memory_.stored[i].buffer]});
+    const int32_t area = memory_.stored[i].buffer;
+    local_.push_back({StoredBase(memory_, i), bytes, area_regions[area],
+                      memory_.areas[area].device});
   }
   for (const auto& link : in_.links) all_links_.push_back(link.get());
   if (!in_.staged.rounds.empty()) {
@@ -186,8 +166,57 @@ absl::Status Transfer::Prepare() {
   return absl::OkStatus();
 }
 
+absl::Status Transfer::AllocateStaging() {
+  area_bytes_ =
+      base::AlignUp(in_.staged.staging_bytes, plan::kScratchAlignBytes);
+  const bool takes_turns =
+      device_ == memory::kHostMemory && in_.staged.rounds.size() > 1 &&
+      in_.options.execute.num_threads >= kLeastThreadsForTurns &&
+      2 * area_bytes_ <= in_.options.limits.staging_bytes / 2;
+  num_areas_ = takes_turns ? 2 : 1;
+  const int64_t bytes = static_cast<int64_t>(num_areas_) * area_bytes_;
+  const auto area = static_cast<int32_t>(memory_.areas.size());
+  if (device_ != memory::kHostMemory) {
+    WEFT_ASSIGN_OR_RETURN(
+        device_staging_,
+        memory::DeviceBuffer::Allocate(*in_.options.execute.device.driver,
+                                       device_, bytes));
+    memory_.areas.push_back(
+        {.bytes = {device_staging_->data(), static_cast<size_t>(bytes)},
+         .device = device_});
+  } else {
+    WEFT_ASSIGN_OR_RETURN(
+        staging_, memory::Buffer::Allocate(memory::MemoryKind::kHost, bytes));
+    memory_.areas.push_back({staging_->span(), staging_.get()});
+  }
+  for (size_t round = 0; round < in_.staged.rounds.size(); ++round) {
+    const plan::StageRound& steps = in_.staged.rounds[round];
+    for (size_t i = 0; i < steps.num_steps; ++i) {
+      memory_.stored.push_back(
+          {area,
+           StagingOffset(round) +
+               in_.staged.steps[steps.first_step + i].stage_offset_bytes});
+    }
+  }
+  quantised_bytes_ = QuantisedBytes(in_.staged, in_.options.placement);
+  return absl::OkStatus();
+}
+
+absl::Status Transfer::Quantise(size_t round, int num_threads,
+                                base::Deadline deadline) {
+  if (device_ != memory::kHostMemory) {
+    return execute::QuantiseRoundOnDevice(
+        device_, in_.staged, in_.options.placement, round,
+        device_staging_->data() + StagingOffset(round), local_,
+        in_.options.execute.device, deadline);
+  }
+  return execute::QuantiseRound(in_.staged, in_.options.placement, round,
+                                staging_->data() + StagingOffset(round), local_,
+                                *in_.options.kernels, num_threads);
+}
+
 absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
-    const plan::Plan& plan) const {
+    const plan::Plan& plan) {
   auto part = std::make_unique<Part>();
   part->plan = &plan;
   std::vector<execute::RemoteRank> remotes;
@@ -206,6 +235,9 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };
+  options.beside = [this, part = part.get()] {
+    return in_.options.verify ? ReadTables(*part, deadline_) : absl::OkStatus();
+  };
   WEFT_ASSIGN_OR_RETURN(
       part->program,
       execute::BindPull(plan, in_.index, in_.staged.placement,
@@ -215,6 +247,7 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
 
 absl::Status Transfer::Run(const catalog::VersionId& version,
                            base::Deadline deadline, RefitReport& report) {
+  WEFT_RETURN_IF_ERROR(device_areas_.Check());
   WEFT_RETURN_IF_ERROR(
       CheckEpochWords(all_links_, version, "before", deadline));
   digest_ = {};
@@ -252,10 +285,8 @@ absl::Status Transfer::RunRounds(const catalog::VersionId& version,
     WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<Part> part,
                           Bind(part_plans_[round + 1]));
     WEFT_RETURN_IF_ERROR(RunPart(*part, version, deadline, report));
-    const auto quantise = [this, round, num_threads] {
-      return execute::QuantiseRound(in_.staged, in_.options.placement, round,
-                                    staging_->data() + StagingOffset(round),
-                                    local_, *in_.options.kernels, num_threads);
+    const auto quantise = [this, round, num_threads, deadline] {
+      return Quantise(round, num_threads, deadline);
     };
     const auto quantise_start = steady_clock::now();
     if (takes_turns) {
@@ -280,22 +311,22 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   const auto* const digested = in_.options.verify ? &constants : nullptr;
   part.program->SetDigestConstants(digested);
   part.arrival->Begin(*in_.options.kernels, digested);
+  part.tables_read = false;
+  deadline_ = deadline;
   const auto transfer_start = steady_clock::now();
   absl::StatusOr<execute::ExecuteReport> moved = part.program->Run(deadline);
   part.program->SetDigestConstants(nullptr);
   WEFT_RETURN_IF_ERROR(moved.status());
   report.transfer_seconds += SecondsSince(transfer_start);
   AddReport(*moved, report.execute);
-  std::vector<std::vector<convert::DigestValue>> tables;
-  for (size_t p = 0; digested != nullptr && p < part.links.size(); ++p) {
-    WEFT_ASSIGN_OR_RETURN(
-        tables.emplace_back(),
-        ReadTable(*part.links[p], part.arrival->table_ranges()[p], deadline));
+  // Between the two looks at the epoch words, whenever that is.
+  if (digested != nullptr && !part.tables_read) {
+    WEFT_RETURN_IF_ERROR(ReadTables(part, deadline));
   }
   if (digested == nullptr) return absl::OkStatus();
   const auto verify_start = steady_clock::now();
-  const absl::StatusOr<ArrivalResult> arrived =
-      part.arrival->Run(*part.program, tables, in_.options.execute.num_threads);
+  const absl::StatusOr<ArrivalResult> arrived = part.arrival->Run(
+      *part.program, part.tables, in_.options.execute.num_threads);
   if (!arrived.ok()) {
     // A version that changed meanwhile says more than what differs by it.
     WEFT_RETURN_IF_ERROR(
@@ -305,6 +336,17 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   report.verify_seconds += SecondsSince(verify_start);
   report.tiles_checked += arrived->tiles_checked;
   digest_ += arrived->digest;
+  return absl::OkStatus();
+}
+
+absl::Status Transfer::ReadTables(Part& part, base::Deadline deadline) {
+  part.tables.resize(part.links.size());
+  for (size_t p = 0; p < part.links.size(); ++p) {
+    WEFT_RETURN_IF_ERROR(ReadTable(*part.links[p],
+                                   part.arrival->table_ranges()[p], deadline,
+                                   part.tables[p]));
+  }
+  part.tables_read = true;
   return absl::OkStatus();
 }
 

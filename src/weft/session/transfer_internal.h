@@ -19,6 +19,7 @@
 #include "weft/plan/plan.h"
 #include "weft/plan/stages.h"
 #include "weft/session/arrival_check_internal.h"
+#include "weft/session/device_memory_internal.h"
 #include "weft/session/receiver.h"
 #include "weft/session/source_link_internal.h"
 
@@ -55,28 +56,41 @@ class Transfer {
     const plan::Plan* plan = nullptr;
     std::vector<SourceLink*> links;  // one a peer of `plan`
     std::unique_ptr<ArrivalCheck> arrival;
+    // What the sources say of the version, by link; memory that is kept from
+    // version to version.
+    std::vector<std::vector<convert::DigestValue>> tables;
+    bool tables_read = false;
     std::unique_ptr<execute::Program> program;
   };
 
   explicit Transfer(const Inputs& inputs) : in_(inputs) {}
   absl::Status Prepare();
-  absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan) const;
+  absl::Status AllocateStaging();
+  absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan);
   absl::Status RunRounds(const catalog::VersionId& version,
                          base::Deadline deadline, RefitReport& report);
+  absl::Status Quantise(size_t round, int num_threads, base::Deadline deadline);
   // Where the stages of `round` lie.
   int64_t StagingOffset(size_t round) const {
     return static_cast<int64_t>(round % num_areas_) * area_bytes_;
   }
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
+  // Fills part.tables.
+  static absl::Status ReadTables(Part& part, base::Deadline deadline);
   static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
                                       const catalog::VersionId& version,
                                       std::string_view when,
                                       base::Deadline deadline);
 
   const Inputs in_;
-  std::unique_ptr<memory::Buffer> staging_;  // null without stages
-  size_t num_areas_ = 1;                     // of staging, for rounds in turn
+  int device_ =
+      memory::kHostMemory;  // the GPU that holds the receiver's memory
+  DeviceAreas device_areas_;
+  // Of stages, on the GPU or on the host; null without them.
+  std::unique_ptr<memory::DeviceBuffer> device_staging_;
+  std::unique_ptr<memory::Buffer> staging_;
+  size_t num_areas_ = 1;  // of staging, for rounds in turn
   int64_t area_bytes_ = 0;
   RankMemory memory_;  // the receiver's, and the stages
   std::vector<std::unique_ptr<transport::Region>> regions_;
@@ -87,7 +101,9 @@ class Transfer {
   std::vector<plan::Plan> part_plans_;
   std::vector<SourceLink*> all_links_;
   std::unique_ptr<Part> direct_;
-  convert::DigestValue digest_;  // of the run that goes on
+  // Of the run that goes on.
+  convert::DigestValue digest_;
+  base::Deadline deadline_ = base::Deadline::Infinite();
 };
 
 }  // namespace weft::session

@@ -36,6 +36,7 @@
 #include "absl/types/span.h"
 #include "weft/base/deadline.h"
 #include "weft/memory/buffer.h"
+#include "weft/memory/device.h"
 
 namespace weft::transport {
 
@@ -44,6 +45,7 @@ struct Capabilities {
   bool posted = false;          // Get and Put
   bool gather = false;          // Gather: the target packs strided pieces
   bool foreign_memory = false;  // memory that Weft did not allocate
+  bool device_memory = false;   // memory of GPUs, mapped for a GPU here
   // Cost model, measured or known: seconds per posted operation, and bytes
   // per second of a long one. The executor chooses between many short Gets,
   // over-reading and Gather by these.
@@ -94,6 +96,9 @@ class RemoteRegion {
   // Base address if mapped, else nullptr. Stays readable after the peer died
   // (the mapping keeps the pages): check Peer::Health after reading.
   virtual std::byte* mapped() const = 0;
+  // The GPU of this process that mapped() is for; memory::kHostMemory when the
+  // host may follow it.
+  virtual int device() const { return memory::kHostMemory; }
 };
 
 using OpTag = uint64_t;  // the caller's name for a posted operation
@@ -160,7 +165,8 @@ class Transport {
   // Registers [memory.begin, memory.end) for reading and writing by peers.
   // Any memory of this process when capabilities().foreign_memory, else only
   // memory inside `buffer`. `buffer` may be nullptr for foreign memory; when
-  // it is given, `memory` must lie inside it.
+  // it is given, `memory` must lie inside it. Device memory, whoever allocated
+  // it, is registered without a buffer when capabilities().device_memory.
   virtual absl::StatusOr<std::unique_ptr<Region>> Register(
       absl::Span<std::byte> memory, const memory::Buffer* buffer) = 0;
 

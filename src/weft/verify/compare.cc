@@ -44,14 +44,18 @@ absl::StatusOr<std::vector<TileMismatch>> CompareTables(
       CheckTableSize("published", expected.size(), fragment_grid, fragment));
   WEFT_RETURN_IF_ERROR(
       CheckTableSize("received", got.size(), cover_grid, cover));
-  for (int64_t index = 0; index < cover_grid.num_tiles; ++index) {
-    const TileCoordinates tile = TileAt(cover_grid, index);
-    const convert::DigestValue& said =
-        expected[static_cast<size_t>(fragment_grid.IndexOf(tile))];
-    const convert::DigestValue& found = got[static_cast<size_t>(index)];
-    if (said == found) continue;
-    mismatches.push_back({tensor::TileBox(tile, fragment), said, found});
-  }
+  ForEachTileRow(cover_grid, [&](TileCoordinates tile, int64_t index,
+                                 int64_t count) {
+    const auto* const said =
+        &expected[static_cast<size_t>(fragment_grid.IndexOf(tile))];
+    const auto* const found = &got[static_cast<size_t>(index)];
+    for (int64_t i = 0; i < count; ++i) {
+      if (said[i] == found[i]) continue;
+      TileCoordinates at = tile;
+      if (!at.empty()) at.back() += i;
+      mismatches.push_back({tensor::TileBox(at, fragment), said[i], found[i]});
+    }
+  });
   return mismatches;
 }
 
@@ -75,18 +79,23 @@ void AddToTensorDigest(uint64_t seed, const tensor::Shape& shape,
       tensor::TileShape(static_cast<int>(shape.size()));
   const tensor::TileGrid grid = tensor::TileGrid::Of(fragment);
   assert(static_cast<int64_t>(table.size()) == grid.num_tiles);
-  for (int64_t index = 0; index < grid.num_tiles; ++index) {
-    const TileCoordinates tile = TileAt(grid, index);
-    uint64_t place = 0;  // among the tiles of the whole tensor, row-major
-    for (size_t dim = 0; dim < shape.size(); ++dim) {
-      const int64_t tiles = base::CeilDiv(shape[dim], tile_shape[dim]);
-      place = place * static_cast<uint64_t>(tiles) +
-              static_cast<uint64_t>(tile[dim]);
-    }
-    const uint64_t weight = convert::TileWeight(seed, place);
-    const convert::DigestValue& value = table[static_cast<size_t>(index)];
-    for (size_t s = 0; s < 2; ++s) total.sum[s] += weight * value.sum[s];
-  }
+  ForEachTileRow(
+      grid, [&](const TileCoordinates& tile, int64_t index, int64_t count) {
+        uint64_t place = 0;  // among the tiles of the whole tensor, row-major
+        for (size_t dim = 0; dim < shape.size(); ++dim) {
+          const int64_t tiles = base::CeilDiv(shape[dim], tile_shape[dim]);
+          place = place * static_cast<uint64_t>(tiles) +
+                  static_cast<uint64_t>(tile[dim]);
+        }
+        const convert::DigestValue* const values =
+            &table[static_cast<size_t>(index)];
+        for (int64_t i = 0; i < count; ++i) {
+          const uint64_t weight =
+              convert::TileWeight(seed, place + static_cast<uint64_t>(i));
+          for (size_t s = 0; s < 2; ++s)
+            total.sum[s] += weight * values[i].sum[s];
+        }
+      });
 }
 
 }  // namespace weft::verify

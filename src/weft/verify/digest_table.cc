@@ -33,6 +33,7 @@ std::vector<MapDigest> FragmentsOf(
   std::vector<MapDigest> fragments;
   for (size_t i = 0; i < placement.stored.size(); ++i) {
     const layout::StoredTensor& stored = placement.stored[i];
+    if (stored_bases[i] == nullptr) continue;
     for (size_t k = 0; k < stored.fragments.size(); ++k) {
       MapDigest fragment;
       fragment.kernels = &kernels;

@@ -49,8 +49,9 @@ void AccumulateTiles(const convert::Kernels& kernels,
                      absl::Span<convert::DigestValue> values);
 
 // Computes the tables of all fragments of a placement, in TableLayout order,
-// into `table`. stored_bases[i] = memory of stored tensor i. `num_threads`
-// workers; the result does not depend on it.
+// into `table`. stored_bases[i] = memory of stored tensor i, or null: its
+// tables are left zero. `num_threads` workers; the result does not depend on
+// it.
 void ComputeTables(const convert::Kernels& kernels,
                    const convert::DigestConstants& constants,
                    const manifest::Placement& placement,

@@ -24,6 +24,17 @@ inline TileCoordinates TileAt(const tensor::TileGrid& grid, int64_t index) {
   return tile;
 }
 
+// Calls visit(first tile, its position, count) with the tiles of `grid` that
+// lie beside each other along the last dimension: what is done for each of
+// millions of tiles needs no division then.
+template <typename Visit>
+void ForEachTileRow(const tensor::TileGrid& grid, Visit visit) {
+  const int64_t count = grid.tiles.empty() ? 1 : grid.tiles.back().extent();
+  for (int64_t index = 0; index < grid.num_tiles; index += count) {
+    visit(TileAt(grid, index), index, count);
+  }
+}
+
 }  // namespace weft::verify
 
 #endif  // WEFT_VERIFY_TILE_WALK_H_

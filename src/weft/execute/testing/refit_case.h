@@ -252,9 +252,17 @@ class RefitCase {
       }
       const uint64_t bits = Bits(move.tensor, move.conversion.from, x);
       for (int s = 0; s < 2; ++s) {
-        table[grid.IndexOf(tile)].sum[s] += constants.row[s][row] *
-                                            constants.col[s][col * item / 4] *
-                                            (bits << (8 * (col * item % 4)));
+        uint64_t& sum = table[grid.IndexOf(tile)].sum[s];
+        if (item == 8) {  // two words
+          sum += constants.row[s][row] * constants.col[s][2 * col] *
+                 (bits & 0xffffffffu);
+          sum += constants.row[s][row] * constants.col[s][2 * col + 1] *
+                 (bits >> 32);
+        } else {
+          const uint64_t value = bits & ((uint64_t{1} << (8 * item)) - 1);
+          sum += constants.row[s][row] * constants.col[s][col * item / 4] *
+                 (value << (8 * (col * item % 4)));
+        }
       }
     });
     return table;

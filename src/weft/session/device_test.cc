@@ -1,0 +1,116 @@
+// What a session refuses of memory on GPUs; that refits through it arrive is in
+// refit_test.cc and quantise_test.cc, transport "cuda".
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <string>
+
+#include "weft/catalog/memory/memory_store.h"
+#include "weft/session/publisher.h"
+#include "weft/session/receiver.h"
+#include "weft/session/testing/fake_gpus.h"
+
+namespace weft::session {
+namespace {
+
+using ::testing::HasSubstr;
+
+base::Deadline Soon() {
+  return base::Deadline::After(std::chrono::seconds(20));
+}
+
+manifest::Placement OneTensor() {
+  manifest::Placement placement;
+  placement.layout_spec = "whole";
+  placement.tensors = {{"w", tensor::DType::kBF16, {100, 70}}};
+  layout::StoredTensor stored{"w", tensor::DType::kBF16, {100, 70}, {}, {}};
+  stored.fragments.push_back(
+      {0, *layout::IndexMap::RowMajor(*tensor::Box::OfShape({100, 70}),
+                                      stored.shape, {0, 0})});
+  placement.stored = {stored};
+  return placement;
+}
+
+class DeviceSession : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<Publisher>> Publish() {
+    PublisherOptions options;
+    options.model = "m";
+    options.placement = OneTensor();
+    options.memory = trainer_.memory;
+    options.catalog = store_;
+    options.device = device_;
+    options.transports.push_back(
+        testing::MakeFakeGpuTransport(testing::kTrainerGpu));
+    return Publisher::Create(std::move(options), Soon());
+  }
+  absl::StatusOr<std::unique_ptr<Receiver>> Receive(int gpu) {
+    ReceiverOptions options;
+    options.model = "m";
+    options.placement = OneTensor();
+    options.memory = engine_.memory;
+    options.catalog = store_;
+    options.execute.device = device_;
+    options.measure_bound = true;
+    options.transports.push_back(testing::MakeFakeGpuTransport(gpu));
+    return Receiver::Create(std::move(options), Soon());
+  }
+
+  std::shared_ptr<catalog::CatalogStore> store_ = catalog::MakeMemoryStore({});
+  OwnedRankMemory trainer_ =
+      testing::AllocateUnder("cuda", OneTensor(), testing::kTrainerGpu);
+  OwnedRankMemory engine_ =
+      testing::AllocateUnder("cuda", OneTensor(), testing::kEngineGpu);
+  execute::DeviceOptions device_ = testing::FakeGpuOptions();
+};
+
+TEST_F(DeviceSession, MemoryThatWasAllocatedAgainIsNoticedAtBothEnds) {
+  const auto publisher = *Publish();
+  ASSERT_TRUE(publisher->Publish(1, Soon()).ok());
+  const auto receiver = *Receive(testing::kEngineGpu);
+  const auto report = receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_GT(report->bound_bytes_per_second, 0);
+  EXPECT_THAT(report->bound_name, HasSubstr("copy engines"));
+
+  testing::FakeGpus().Adopt(testing::kEngineGpu, *engine_.buffer);
+  const auto torn = receiver->Refit(nullptr, false, Soon());
+  EXPECT_TRUE(absl::IsFailedPrecondition(torn.status())) << torn.status();
+  EXPECT_THAT(std::string(torn.status().message()),
+              HasSubstr("freed and allocated again"));
+
+  testing::FakeGpus().Adopt(testing::kTrainerGpu, *trainer_.buffer);
+  const auto refused = publisher->Publish(2, Soon());
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused.status()));
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("freed and allocated again"));
+}
+
+TEST_F(DeviceSession, MemoryThatLiesElsewhereIsRefused) {
+  trainer_.memory.areas[0].device = testing::kEngineGpu;
+  EXPECT_THAT(std::string(Publish().status().message()),
+              HasSubstr("said to lie on GPU 1, but lies on GPU 0"));
+  trainer_.memory.areas[0].device = testing::kTrainerGpu;
+  device_.driver = nullptr;
+  EXPECT_THAT(std::string(Publish().status().message()),
+              HasSubstr("no driver is given"));
+}
+
+TEST_F(DeviceSession, ARankOnTwoGpusIsRefused) {
+  trainer_.memory.areas.push_back(engine_.memory.areas[0]);
+  EXPECT_THAT(std::string(Publish().status().message()),
+              HasSubstr("on GPU 0 and on GPU 1"));
+}
+
+TEST_F(DeviceSession, ATransportForAnotherGpuIsNamed) {
+  const auto publisher = *Publish();
+  ASSERT_TRUE(publisher->Publish(1, Soon()).ok());
+  const auto receiver = *Receive(testing::kTrainerGpu);
+  const auto report = receiver->Refit(nullptr, false, Soon());
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("not mapped for GPU 1"));
+}
+
+}  // namespace
+}  // namespace weft::session
