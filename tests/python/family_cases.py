@@ -169,7 +169,7 @@ def random_spec(rng, config, folder):
             keys.append("placement=round_robin")
         elif choice == 1:
             keys.append(f"redundant={degrees['ep']}")
-        elif choice == 2:
+        elif choice == 2 and _numbers_sparse_layers(config):
             keys.append(f"eplb={_table(rng, config, degrees['ep'], folder)}")
     return framework + (":" + ",".join(keys) if keys else "")
 
@@ -187,11 +187,17 @@ def random_sglang_spec(rng, config, folder):
         choice = rng.integers(4)
         if choice == 0:
             keys.append(f"redundant={ep}")
-        elif choice == 1:
+        elif choice == 1 and _numbers_sparse_layers(config):
             keys.append(f"eplb={_table(rng, config, ep, folder)}")
     elif rng.integers(3) == 0:
         keys.append("shared_fusion=off")
     return "sglang:" + ",".join(keys)
+
+
+def _numbers_sparse_layers(config):
+    """Recipes cannot count layers that both of these thin out; they say so."""
+    return not (config.get("decoder_sparse_step", 1) > 1 and
+                config.get("mlp_only_layers"))
 
 
 def _table(rng, config, ep, folder):

@@ -100,13 +100,13 @@ def shard(config, tensors, spec, rank):
         held[name] = tensor
         if name.endswith(_STORED):
             held[name] = oracle.Bits("F8_E4M3", tensor.bits.astype(np.uint8))
-            held[name + suffix] = _scales(picture[name].bits, all_scales,
-                                          quant, form)
+            held[name + suffix] = _scales(name, picture[name].bits,
+                                          all_scales, quant, form)
     return held
 
 
-def _scales(numbers, all_scales, quant, form):
-    """As they are stored; `numbers` [..., rows, columns] says whose scale each
+def _scales(name, numbers, all_scales, quant, form):
+    """Those of `name` as they are stored; `numbers` [..., rows, columns] says whose scale each
     element has."""
     if quant == "fp8-block":
         numbers = numbers[..., ::128, ::128] if form != "ue8m0-packed" else (
@@ -116,7 +116,9 @@ def _scales(numbers, all_scales, quant, form):
     else:
         numbers = numbers[..., 0]
         is_first = np.diff(numbers.astype(np.int64), axis=-1, prepend=-1) != 0
-        parts = is_first.reshape(-1, is_first.shape[-1])[0].sum()
+        # A rank may have no expert; then the name tells.
+        parts = (is_first.reshape(-1, is_first.shape[-1])[0].sum()
+                 if is_first.size else 1 + name.endswith("w13_weight"))
         numbers = numbers[is_first].reshape(*numbers.shape[:-1], parts)
         if numbers.ndim == 2 and parts == 1:
             numbers = numbers[:, 0]

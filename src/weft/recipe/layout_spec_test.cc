@@ -152,7 +152,8 @@ TEST(LayoutSpecTest, Refuses) {
             "pp, ep, dp, placement, redundant, eplb, quant, scales, dtype");
   EXPECT_THAT(
       Invalid("fsdp:pp=2"),
-      HasSubstr("known are shard, replicate, tp, ep, names, quant, scales, dtype"));
+      HasSubstr(
+          "known are shard, replicate, tp, ep, names, quant, scales, dtype"));
   EXPECT_THAT(Invalid("hf:tp=2"), HasSubstr("known are quant, scales, dtype"));
   EXPECT_THAT(Invalid("megatron:tp=2,tp=2"), HasSubstr("tp is given twice"));
   EXPECT_THAT(Invalid("hf:dtype=f32,dtype=f32"), HasSubstr("given twice"));
