@@ -45,6 +45,10 @@ absl::StatusOr<std::unique_ptr<RankStore>> RankStore::Allocate(
       session::AllocateFor(placement, on_device ? memory::MemoryKind::kHost
                                                 : memory::MemoryKind::kShared));
   if (!on_device) return store;
+  for (const layout::StoredTensor& stored : placement.stored) {
+    WEFT_ASSIGN_OR_RETURN(store->stored_bytes_.emplace_back(),
+                          session::StoredBytes(stored));
+  }
   WEFT_ASSIGN_OR_RETURN(
       store->device_,
       session::AllocateOnDevice(placement, *choice.driver, choice.device));
@@ -52,20 +56,25 @@ absl::StatusOr<std::unique_ptr<RankStore>> RankStore::Allocate(
   return store;
 }
 
+absl::Status RankStore::CopyAll(const session::RankMemory& from,
+                                const session::RankMemory& to,
+                                const char* what) {
+  for (size_t i = 0; i < stored_bytes_.size(); ++i) {
+    WEFT_RETURN_IF_ERROR(queue_->Copy(session::StoredBase(to, i),
+                                      session::StoredBase(from, i),
+                                      stored_bytes_[i]));
+  }
+  return queue_->Wait(Patience(), what);
+}
+
 absl::Status RankStore::Upload() {
   if (!on_device()) return absl::OkStatus();
-  WEFT_RETURN_IF_ERROR(queue_->Copy(device_.buffer->data(),
-                                    host_.buffer->data(),
-                                    host_.buffer->size_bytes()));
-  return queue_->Wait(Patience(), "copying weights to the GPU");
+  return CopyAll(host_.memory, device_.memory, "copying weights to the GPU");
 }
 
 absl::Status RankStore::Download() {
   if (!on_device()) return absl::OkStatus();
-  WEFT_RETURN_IF_ERROR(queue_->Copy(host_.buffer->data(),
-                                    device_.buffer->data(),
-                                    host_.buffer->size_bytes()));
-  return queue_->Wait(Patience(), "copying weights from the GPU");
+  return CopyAll(device_.memory, host_.memory, "copying weights from the GPU");
 }
 
 absl::Status RankStore::Fill(uint8_t value) {

@@ -4,8 +4,10 @@
 #ifndef WEFT_APPS_RANK_STORE_H_
 #define WEFT_APPS_RANK_STORE_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -57,7 +59,12 @@ class RankStore {
  private:
   RankStore() = default;
   bool on_device() const { return device_.buffer != nullptr; }
+  // Every stored tensor from one memory to the other: each has its own
+  // alignment.
+  absl::Status CopyAll(const session::RankMemory& from,
+                       const session::RankMemory& to, const char* what);
 
+  std::vector<int64_t> stored_bytes_;
   session::OwnedRankMemory host_;
   session::DeviceRankMemory device_;
   std::unique_ptr<memory::DeviceQueue> queue_;

@@ -27,9 +27,11 @@ constexpr std::chrono::seconds kDrainPatience{10};
 // launch (some 50 us), and the last one short beside a refit.
 constexpr int64_t kBatchBytes = int64_t{256} << 20;
 constexpr int64_t kMaxBatches = 12;
-// A contiguous copy from here on is left to the copy engines whatever it costs:
-// half a microsecond in a batch of them, while a kernel in their queue would
-// wait until the digests of the batch before have left the multiprocessors.
+// Contiguous copies are left to the copy engines whatever they cost, half a
+// microsecond each: a kernel in their queue would wait until the digests of the
+// batch before have left the multiprocessors. Unless a move has more of them
+// than this and they are short.
+constexpr size_t kFewRuns = 4;
 constexpr int64_t kLeastLineBytes = 1024;
 // A source of zeros of any item size.
 constexpr int64_t kZeroBytes = 64;
@@ -109,8 +111,9 @@ class DeviceProgram::Compiler {
       const bool is_line =
           move.conversion.identity() &&
           run.contiguous_elements() == run.num_elements() &&
-          run.num_elements() * tensor::ItemBytes(move.conversion.to) >=
-              kLeastLineBytes;
+          (move.runs->size() <= kFewRuns ||
+           run.num_elements() * tensor::ItemBytes(move.conversion.to) >=
+               kLeastLineBytes);
       (is_line ? lines_ : copies_).copies.push_back(std::move(copy));
     }
   }

@@ -89,7 +89,7 @@ TEST_F(OpenedHandlesTest, OtherGpusEndpointsAndAllocationsAreApart) {
   buffer.reset();
   buffer = *DeviceBuffer::Allocate(driver_, 0, 5000);
   EXPECT_NE(*Open(handles, 1, *buffer), there);
-  EXPECT_EQ(handles.counts().open, 4);
+  EXPECT_EQ(handles.counts().open, 3);
 }
 
 TEST_F(OpenedHandlesTest, AThousandRefitsKeepTheCountsFlat) {

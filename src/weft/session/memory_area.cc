@@ -14,16 +14,28 @@ namespace {
 
 // A cache line: no two stored tensors share one, and every SIMD width is met.
 constexpr int64_t kStoredAlignmentBytes = 64;
+// On a GPU, as torch's allocator has it: large tensors begin on borders of their
+// own, and whoever measures here measures what a framework would see.
+constexpr int64_t kDeviceAlignmentBytes = 512;
+constexpr int64_t kLargeBytes = int64_t{1} << 20;
+constexpr int64_t kLargeAlignmentBytes = int64_t{64} << 10;
+
+int64_t HostAlignment(int64_t) { return kStoredAlignmentBytes; }
+int64_t DeviceAlignment(int64_t bytes) {
+  return bytes < kLargeBytes ? kDeviceAlignmentBytes : kLargeAlignmentBytes;
+}
 
 // The bytes of one area for all stored tensors, and where each lies in it.
 absl::StatusOr<int64_t> LayOut(const manifest::Placement& placement,
+                               int64_t (*alignment_of)(int64_t bytes),
                                std::vector<manifest::StoredLocation>& places) {
   int64_t end_bytes = 0;
   for (const layout::StoredTensor& stored : placement.stored) {
     WEFT_ASSIGN_OR_RETURN(const int64_t bytes, StoredBytes(stored));
-    places.push_back({0, end_bytes});
-    const std::optional<int64_t> end = base::CheckedAdd(
-        end_bytes, base::AlignUp(bytes, kStoredAlignmentBytes));
+    const int64_t begin = base::AlignUp(end_bytes, alignment_of(bytes));
+    places.push_back({0, begin});
+    const std::optional<int64_t> end =
+        base::CheckedAdd(begin, base::AlignUp(bytes, kStoredAlignmentBytes));
     if (!end.has_value()) {
       return absl::InvalidArgumentError(
           "bytes of all stored tensors overflow 64 bits");
@@ -52,7 +64,7 @@ absl::StatusOr<OwnedRankMemory> AllocateFor(
     const manifest::Placement& placement, memory::MemoryKind kind) {
   OwnedRankMemory owned;
   WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
-                        LayOut(placement, owned.memory.stored));
+                        LayOut(placement, HostAlignment, owned.memory.stored));
   WEFT_ASSIGN_OR_RETURN(owned.buffer, memory::Buffer::Allocate(kind, bytes));
   owned.memory.areas.push_back({owned.buffer->span(), owned.buffer.get()});
   return owned;
@@ -62,8 +74,8 @@ absl::StatusOr<DeviceRankMemory> AllocateOnDevice(
     const manifest::Placement& placement, memory::DeviceDriver& driver,
     int device) {
   DeviceRankMemory owned;
-  WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
-                        LayOut(placement, owned.memory.stored));
+  WEFT_ASSIGN_OR_RETURN(const int64_t bytes, LayOut(placement, DeviceAlignment,
+                                                    owned.memory.stored));
   WEFT_ASSIGN_OR_RETURN(owned.buffer,
                         memory::DeviceBuffer::Allocate(driver, device, bytes));
   owned.memory.areas.push_back(

@@ -81,6 +81,7 @@ absl::StatusOr<std::byte*> FakeDeviceDriver::Allocate(
   WEFT_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                         Buffer::Allocate(MemoryKind::kShared, bytes));
   const std::lock_guard lock(mutex_);
+  ForgetAdopted(*buffer);
   Made made;
   made.allocation = {
       .device = device,
@@ -97,15 +98,18 @@ absl::StatusOr<std::byte*> FakeDeviceDriver::Allocate(
   return base;
 }
 
-void FakeDeviceDriver::Adopt(int device, const Buffer& buffer) {
-  const std::lock_guard lock(mutex_);
-  // Whatever overlaps it was unmapped since.
+void FakeDeviceDriver::ForgetAdopted(const Buffer& place) {
   std::erase_if(made_, [&](const auto& each) {
     const DeviceAllocation& old = each.second.allocation;
     return each.second.buffer == nullptr &&
-           old.base < buffer.data() + buffer.size_bytes() &&
-           buffer.data() < old.base + old.bytes;
+           old.base < place.data() + place.size_bytes() &&
+           place.data() < old.base + old.bytes;
   });
+}
+
+void FakeDeviceDriver::Adopt(int device, const Buffer& buffer) {
+  const std::lock_guard lock(mutex_);
+  ForgetAdopted(buffer);
   Made made;
   made.allocation = {.device = device,
                      .base = buffer.data(),

@@ -67,6 +67,8 @@ class FakeDeviceDriver : public DeviceDriver {
     std::unique_ptr<Buffer> buffer;  // null when adopted
   };
   absl::Status CheckDevice(int device) const;
+  // Adopted memory that overlaps `place` was unmapped since.
+  void ForgetAdopted(const Buffer& place);
 
   const int num_devices_;
   std::atomic<bool> linked_{true};
