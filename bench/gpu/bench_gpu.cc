@@ -267,8 +267,13 @@ class GpuBench {
                                    CopyWay::kKernel, {0, 16}, bytes_));
     WEFT_RETURN_IF_ERROR(LinkCases("transpose", Transpose(ends, bytes_),
                                    CopyWay::kKernel, {0, 16, 32}, bytes_));
-    WEFT_RETURN_IF_ERROR(LinkCases("cast", Cast(ends, bytes_), CopyWay::kKernel,
-                                   {0}, bytes_ / 2));
+    // Pulled, the f32 cross; pushed, the bf16.
+    WEFT_RETURN_IF_ERROR(Case("gpu/link-cast-push", *here_, Cast(ends, bytes_),
+                              CopyWay::kKernel, {0, nullptr, false}, bytes_ / 2,
+                              PeerCopy(bytes_ / 2)));
+    WEFT_RETURN_IF_ERROR(Case("gpu/link-cast-pull", *there_, Cast(ends, bytes_),
+                              CopyWay::kKernel, {0, nullptr, false}, bytes_,
+                              PeerCopy(bytes_)));
     const int64_t fp8 = bytes_ / 2 + bytes_ / 2 / 128 / 128 * 4;
     WEFT_RETURN_IF_ERROR(Case("gpu/link-fp8-push", *here_,
                               Quantise(ends, bytes_), CopyWay::kKernel,

@@ -12,9 +12,9 @@ struct Costs {
   double engine_call_ns = 2400;
   double engine_batched_ns = 500;
   // A copy engine's time for a row of a 2-D copy, when rows are short.
-  double engine_row_ns = 0.65;
+  double engine_row_ns = 0.34;
   double engine_bytes_per_ns = 397;
-  double kernel_bytes_per_ns = 376;
+  double kernel_bytes_per_ns = 372;
   // Rows shorter than this are the kernel's.
   int64_t engine_least_row_bytes = 64;
 };

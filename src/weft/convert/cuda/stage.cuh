@@ -18,6 +18,25 @@ inline constexpr int kSlots = kRowTileBytes / 16 / kGroupThreads;
 inline constexpr int kTaken = 4;
 inline constexpr int kStageBytes = kSlots * kBlockThreads * 16;
 
+// Starts a load of 16 bytes into shared memory. Neither this nor what follows
+// says that it touches memory, or everything that a kernel knows of its tile
+// would be read again after each: the compiler keeps them in order, as it does
+// all that is volatile.
+__device__ __forceinline__ void StartLoad(uint32_t shared,
+                                          const std::byte* src) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(shared), "l"(src));
+}
+__device__ __forceinline__ void StartLoad(std::byte* shared,
+                                          const std::byte* src) {
+  StartLoad(static_cast<uint32_t>(__cvta_generic_to_shared(shared)), src);
+}
+// For all that this thread started.
+__device__ __forceinline__ void WaitForLoads() {
+  asm volatile("cp.async.wait_all;");
+}
+
 class Stage {
  public:
   // `shared`: kStageBytes, of the whole thread block.
@@ -25,18 +44,10 @@ class Stage {
       : address_(static_cast<uint32_t>(__cvta_generic_to_shared(shared)) +
                  threadIdx.x * 16) {}
 
-  // None of these says that it touches memory, or everything that a kernel
-  // knows of its tile would be read again after each: the compiler keeps them
-  // in order, as it does all that is volatile.
   __device__ __forceinline__ void Start(int slot, const std::byte* src) const {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                 :
-                 : "r"(address_ + slot * kBlockThreads * 16), "l"(src));
+    StartLoad(address_ + slot * kBlockThreads * 16, src);
   }
-  // For all that was started.
-  __device__ __forceinline__ void Wait() const {
-    asm volatile("cp.async.wait_all;");
-  }
+  __device__ __forceinline__ void Wait() const { WaitForLoads(); }
   __device__ __forceinline__ uint4 Take(int slot) const {
     uint4 data;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -46,6 +46,27 @@ __device__ __forceinline__ void LoadWeights(const DigestWeights& from,
   __syncthreads();
 }
 
+// a * b + c with 32-bit factors: written out, since the compiler multiplies
+// what it has widened as 64-bit numbers.
+__device__ __forceinline__ uint64_t MultiplyAdd(uint32_t a, uint32_t b,
+                                                uint64_t c) {
+  uint64_t result;
+  asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(a), "r"(b), "l"(c));
+  return result;
+}
+
+// a * b + c mod 2^64.
+__device__ __forceinline__ uint64_t MultiplyAdd64(uint64_t a, uint64_t b,
+                                                  uint64_t c) {
+  const auto a_low = static_cast<uint32_t>(a);
+  const auto b_low = static_cast<uint32_t>(b);
+  const uint64_t low = MultiplyAdd(a_low, b_low, c);
+  const uint32_t high = static_cast<uint32_t>(low >> 32) +
+                        a_low * static_cast<uint32_t>(b >> 32) +
+                        static_cast<uint32_t>(a >> 32) * b_low;
+  return static_cast<uint64_t>(high) << 32 | static_cast<uint32_t>(low);
+}
+
 struct TileSum {
   uint64_t sum[2] = {0, 0};
 
@@ -61,25 +82,27 @@ struct TileSum {
                                          const uint4& col1, int row) {
     const ulonglong2 weight =
         *reinterpret_cast<const ulonglong2*>(weights.row[row]);
-    sum[0] += weight.x * Weighted(data, col0);
-    sum[1] += weight.y * Weighted(data, col1);
+    sum[0] = MultiplyAdd64(weight.x, Weighted(data, col0), sum[0]);
+    sum[1] = MultiplyAdd64(weight.y, Weighted(data, col1), sum[1]);
   }
   __device__ __forceinline__ void Add2(const DigestWeights& weights,
                                        const uint2& data, int row, int word) {
     for (int s = 0; s < 2; ++s) {
-      sum[s] += weights.row[row][s] *
-                (static_cast<uint64_t>(weights.col[s][word]) * data.x +
-                 static_cast<uint64_t>(weights.col[s][word + 1]) * data.y);
+      sum[s] = MultiplyAdd64(
+          weights.row[row][s],
+          MultiplyAdd(weights.col[s][word], data.x,
+                      MultiplyAdd(weights.col[s][word + 1], data.y, 0)),
+          sum[s]);
     }
   }
 
  private:
   __device__ __forceinline__ static uint64_t Weighted(const uint4& data,
                                                       const uint4& col) {
-    return static_cast<uint64_t>(data.x) * col.x +
-           static_cast<uint64_t>(data.y) * col.y +
-           static_cast<uint64_t>(data.z) * col.z +
-           static_cast<uint64_t>(data.w) * col.w;
+    return MultiplyAdd(
+        data.x, col.x,
+        MultiplyAdd(data.y, col.y,
+                    MultiplyAdd(data.z, col.z, MultiplyAdd(data.w, col.w, 0))));
   }
 };
 

@@ -19,9 +19,8 @@ constexpr int kChunks = static_cast<int>(kTransposeSide) / 8;  // of a column
 constexpr int kColBytes = static_cast<int>(kTransposeSide) * 2;
 constexpr int kTileBytes = static_cast<int>(kWideCols) * kColBytes;
 constexpr int kSteps = kTileBytes / 16 / kGroupThreads;
-static_assert(kSteps <= kSlots);
-constexpr int kSharedBytes =
-    kStageBytes / kSlots * kSteps + kGroups * kTileBytes;
+constexpr int kBuffers = 2;  // one is read while the other is filled
+constexpr int kSharedBytes = kBuffers * kGroups * kTileBytes;
 
 __device__ __forceinline__ std::byte* PlaceOf(std::byte* shared, int col,
                                               int chunk) {
@@ -38,14 +37,15 @@ struct WideTile {
         src_col_bytes(op.src_col_bytes),
         dst_row_bytes(op.dst_row_bytes) {}
 
-  __device__ __forceinline__ void Start(const Stage& stage, int thread) const {
+  __device__ __forceinline__ void Start(std::byte* shared, int thread) const {
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
       const int number = thread + i * kGroupThreads;
       const int chunk = number % kChunks;
       const int col = number / kChunks;
       if (chunk * 8 < plane.rows && col < plane.cols) {
-        stage.Start(i, plane.src + chunk * 16 + col * src_col_bytes);
+        StartLoad(PlaceOf(shared, col, chunk),
+                  plane.src + chunk * 16 + col * src_col_bytes);
       }
     }
   }
@@ -90,15 +90,15 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
                const MoveOp* ops) {
   extern __shared__ uint4 dynamic[];
   auto* const all = reinterpret_cast<std::byte*>(dynamic);
-  std::byte* const shared = all + threadIdx.x / kGroupThreads * kTileBytes;
-  const Stage stage(all + kGroups * kTileBytes);
+  std::byte* const shared =
+      all + threadIdx.x / kGroupThreads * (kBuffers * kTileBytes);
   const int thread = GroupThread();
   Walk walk = Walk::OfGroup(tiles, count, stop);
   if (!walk.has()) return;
   Tile tile = walk.tile();
   WideTile next(ops[tile.op], tile.index);
-  next.Start(stage, thread);
-  while (walk.has()) {
+  next.Start(shared, thread);
+  for (int buffer = 0; walk.has(); buffer ^= 1) {
     const WideTile now = next;
     const bool stopped = walk.Stopped();
     walk.Advance();
@@ -106,19 +106,15 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       tile = walk.tile();
       next = WideTile(ops[tile.op], tile.index);
     }
-    stage.Wait();
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int number = thread + i * kGroupThreads;
-      *reinterpret_cast<uint4*>(
-          PlaceOf(shared, number / kChunks, number % kChunks)) = stage.Take(i);
+    WaitForLoads();
+    // All have loaded this tile, and left the one before it.
+    const bool stop_now = GroupAny(stopped);
+    if (walk.has() && !stop_now) {
+      next.Start(shared + (buffer ^ 1) * kTileBytes, thread);
     }
-    if (walk.has()) next.Start(stage, thread);
-    GroupSync();
-    StoreRows(now, thread, shared);
-    if (GroupAny(stopped)) break;
+    StoreRows(now, thread, shared + buffer * kTileBytes);
+    if (stop_now) break;
   }
-  stage.Wait();
 }
 
 }  // namespace
