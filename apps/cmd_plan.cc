@@ -227,8 +227,9 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
 absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
   WEFT_ASSIGN_OR_RETURN(
       const PlanJob job,
-      MakePlanJob(args.config, args.recipes, args.from, args.to,
-                  /*with_stages=*/!NamesFile(args.diff)));
+      MakePlanJob(
+          args.config, args.recipes, args.from, args.to,
+          /*with_stages=*/!NamesFile(args.diff) || IsPlanFile(args.diff)));
   if (args.rank >= 0) return ExplainRank(args, job);
   if (!args.diff.empty() || !args.diff_from.empty()) {
     return DiffPlans(args, job);

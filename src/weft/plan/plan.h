@@ -142,14 +142,15 @@ class SourceIndex {
 // Plans one target rank. Pure: equal inputs give equal plans, byte for byte.
 // Among replicas: the mildest conversion (none, then exact, then lossy), then
 // the nearest, then the least loaded within this plan, then a spread by the
-// target's rank; large fragments choose first. `target` must have passed manifest::CheckPlacement. Moves are
-// ordered by (dst_stored, dst_fragment, box), boxes by (begin, end) of the
-// first dimension, then of the next. Every destination element comes from
-// exactly one source or is zero-filled by declaration; otherwise
-// kFailedPrecondition with all faults at once: tensor, box, target rank, and
-// the source ranks that are missing from the mesh. kInvalidArgument when the
-// two sides disagree on a tensor's shape, kUnimplemented on a conversion that
-// does not exist, kResourceExhausted over the limits.
+// target's rank; large fragments choose first. `target` must have passed
+// manifest::CheckPlacement. Moves are ordered by (dst_stored, dst_fragment,
+// box), boxes by (begin, end) of the first dimension, then of the next. Every
+// destination element comes from exactly one source or is zero-filled by
+// declaration; otherwise kFailedPrecondition with all faults at once: tensor,
+// box, target rank, and the source ranks that are missing from the mesh.
+// kInvalidArgument when the two sides disagree on a tensor's shape,
+// kUnimplemented on a conversion that does not exist, kResourceExhausted over
+// the limits.
 absl::StatusOr<Plan> BuildPlan(const SourceIndex& sources,
                                const manifest::Placement& target,
                                const manifest::LayoutDigest& target_digest,
