@@ -106,13 +106,12 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
 class GrpcAttachment : public Attachment {
  public:
   GrpcAttachment(std::shared_ptr<Connection> connection,
-                 const std::string& worker_id)
+                 const v1::AttachRequest& request)
       : connection_(std::move(connection)),
+        request_(request),
         reader_(
             connection_, "attaching a worker", [](const auto&) {},
-            [](const auto&) {}) {
-    request_.set_worker_id(worker_id);
-  }
+            [](const auto&) {}) {}
 
   ~GrpcAttachment() override {
     if (!attached_ || !reader_.state().ok()) return;
@@ -152,7 +151,7 @@ class GrpcAttachment : public Attachment {
 
  private:
   const std::shared_ptr<Connection> connection_;
-  v1::AttachRequest request_;
+  const v1::AttachRequest request_;
   bool attached_ = false;
   StreamReader<v1::AttachResponse> reader_;
 };
@@ -206,11 +205,11 @@ void Connection::SetDeadline(grpc::ClientContext& context,
 }
 
 absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
-    std::shared_ptr<Connection> connection, const std::string& worker_id,
+    std::shared_ptr<Connection> connection, const v1::AttachRequest& request,
     base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker"));
   auto attachment =
-      std::make_unique<GrpcAttachment>(std::move(connection), worker_id);
+      std::make_unique<GrpcAttachment>(std::move(connection), request);
   WEFT_RETURN_IF_ERROR(attachment->Open(deadline));
   return attachment;
 }

@@ -45,7 +45,7 @@ struct Connection {
 
 // Both wait until the server has taken the stream, or refused it.
 absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
-    std::shared_ptr<Connection> connection, const std::string& worker_id,
+    std::shared_ptr<Connection> connection, const v1::AttachRequest& request,
     base::Deadline deadline);
 absl::StatusOr<std::unique_ptr<VersionWatch>> OpenWatch(
     std::shared_ptr<Connection> connection, const std::string& model,

@@ -51,9 +51,14 @@ class GrpcClient : public CatalogStore {
                                         base::Deadline deadline) override;
   absl::StatusOr<std::unique_ptr<Attachment>> Attach(
       const std::string& worker_id, base::Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
+      const Registration& worker, base::Deadline deadline) override;
   absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
                                              uint64_t step,
                                              base::Deadline deadline) override;
+  absl::StatusOr<VersionRecord> RepublishShard(
+      const std::string& worker_id, uint64_t step,
+      base::Deadline deadline) override;
   absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                       base::Deadline revoke_after) override;
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
@@ -75,6 +80,9 @@ class GrpcClient : public CatalogStore {
       const std::string& model, base::Deadline deadline) override;
 
  private:
+  absl::StatusOr<VersionRecord> Publish(const std::string& worker_id,
+                                        uint64_t step, bool again,
+                                        base::Deadline deadline);
   absl::StatusOr<Lease> Acquire(const v1::AcquireLeaseRequest& request,
                                 base::Deadline deadline);
 
@@ -121,14 +129,36 @@ absl::StatusOr<Registration> GrpcClient::Register(const WorkerInfo& info,
 
 absl::StatusOr<std::unique_ptr<Attachment>> GrpcClient::Attach(
     const std::string& worker_id, base::Deadline deadline) {
-  return OpenAttachment(connection_, WireId(worker_id), deadline);
+  v1::AttachRequest request;
+  request.set_worker_id(WireId(worker_id));
+  return OpenAttachment(connection_, request, deadline);
+}
+
+absl::StatusOr<std::unique_ptr<Attachment>> GrpcClient::Reattach(
+    const Registration& worker, base::Deadline deadline) {
+  v1::AttachRequest request;
+  request.set_worker_id(WireId(worker.worker_id));
+  request.set_again_generation(worker.generation);
+  return OpenAttachment(connection_, request, deadline);
 }
 
 absl::StatusOr<VersionRecord> GrpcClient::PublishShard(
     const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  return Publish(worker_id, step, /*again=*/false, deadline);
+}
+
+absl::StatusOr<VersionRecord> GrpcClient::RepublishShard(
+    const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  return Publish(worker_id, step, /*again=*/true, deadline);
+}
+
+absl::StatusOr<VersionRecord> GrpcClient::Publish(const std::string& worker_id,
+                                                  uint64_t step, bool again,
+                                                  base::Deadline deadline) {
   v1::PublishShardRequest request;
   request.set_worker_id(WireId(worker_id));
   request.set_step(step);
+  request.set_again(again);
   v1::PublishShardResponse response;
   WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::PublishShard, request, response,
                                          deadline, "publishing a shard"));
