@@ -18,7 +18,6 @@
 #include "weft/catalog/state/catalog_state.h"
 #include "weft/catalog/state/version_watches.h"
 #include "weft/catalog/version_queue.h"
-#include "weft/manifest/placement.h"
 
 namespace weft::catalog {
 namespace {
@@ -294,14 +293,7 @@ absl::Status MemoryStore::PutPlacement(const std::string& digest_hex,
                                        const std::string& bytes,
                                        base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("putting a placement"));
-  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
-  WEFT_RETURN_IF_ERROR(CheckByteCount("placement", bytes, kMaxPlacementBytes));
-  const std::string actual = manifest::DigestOf(bytes).ToHex();
-  if (actual != digest_hex) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("placement of ", bytes.size(), " bytes was put as ",
-                     digest_hex, " but its digest is ", actual));
-  }
+  WEFT_RETURN_IF_ERROR(CheckPlacement(digest_hex, bytes));
   auto shared = std::make_shared<const std::string>(bytes);
   Core::Transaction transaction(*core_);
   transaction.PutBlob(digest_hex, std::move(shared));

@@ -62,6 +62,8 @@ class CatalogState {
                                         const std::string& binding,
                                         TimePoint now);
   absl::Status Attach(const std::string& worker_id, const Holder& holder);
+  // Empty if the worker is not known.
+  Registration FindRegistration(const std::string& worker_id) const;
   // Takes a worker that lives over from whoever holds it; with `only_orphan`
   // only if nobody does.
   absl::Status Reattach(const Registration& worker, const Holder& holder,
@@ -190,6 +192,10 @@ class CatalogState {
   // Parts of Encode and Decode.
   friend class StateWriter;
   friend class StateReader;
+  // What holds between the parts after every call.
+  absl::Status CheckWhole() const;
+  bool IsWholeModel(const std::string& name, const Model& model) const;
+  bool IsWholeWorker(const Worker& worker) const;
 
   // Lookups.
   const Worker* FindWorker(const std::string& worker_id) const;

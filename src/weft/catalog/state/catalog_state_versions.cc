@@ -87,9 +87,8 @@ VersionRecord CatalogState::GoneBefore(const std::string& model,
   late.model = model;
   late.version = {epoch.run_id, epoch.epoch, step};
   late.state = VersionState::kGone;
-  late.reason =
-      absl::StrCat("step ", epoch.gone_step.value_or(step),
-                   " of the same epoch was withdrawn before");
+  late.reason = absl::StrCat("step ", epoch.gone_step.value_or(step),
+                             " of the same epoch was withdrawn before");
   late.ranks_expected = epoch.num_ranks;
   late.source_set = epoch.source_set;
   return late;

@@ -141,10 +141,10 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     for (const auto& [rank, slot] : model.current->ranks) {
       if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
     }
-    notes_.push_back(absl::StrCat(
-        "model \"", info.model, "\": ", reason, " from ",
-        NameEpoch(model.current->run_id, model.current->epoch), ", ",
-        fenced.size(), " publishers fenced"));
+    notes_.push_back(
+        absl::StrCat("model \"", info.model, "\": ", reason, " from ",
+                     NameEpoch(model.current->run_id, model.current->epoch),
+                     ", ", fenced.size(), " publishers fenced"));
     for (const std::string& worker_id : fenced) Kill(worker_id, reason);
     model.current.reset();
   }
@@ -227,6 +227,13 @@ absl::Status CatalogState::Attach(const std::string& worker_id,
   return absl::OkStatus();
 }
 
+Registration CatalogState::FindRegistration(
+    const std::string& worker_id) const {
+  const Worker* worker = FindWorker(worker_id);
+  return worker == nullptr ? Registration{}
+                           : Registration{worker_id, worker->record.generation};
+}
+
 absl::Status CatalogState::Reattach(const Registration& registration,
                                     const Holder& holder, bool only_orphan) {
   const std::string& worker_id = registration.worker_id;
@@ -235,8 +242,8 @@ absl::Status CatalogState::Reattach(const Registration& registration,
   Worker& worker = found->second;
   if (worker.record.generation != registration.generation) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "worker \"", worker_id, "\" has generation ",
-        worker.record.generation, ", not ", registration.generation));
+        "worker \"", worker_id, "\" has generation ", worker.record.generation,
+        ", not ", registration.generation));
   }
   if (worker.life == Life::kRegistered && !only_orphan) {
     return Attach(worker_id, holder);

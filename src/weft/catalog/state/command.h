@@ -14,25 +14,25 @@ namespace weft::catalog {
 
 struct Command {
   enum class Kind : uint8_t {
-    kJoin = 1,           // the server serves; numbers are `number` at least
-    kLeave = 2,          // server `id` has died
-    kTick = 3,           // time passes
-    kPutPlacement = 4,   // `id` digest, `text` place, `number` bytes
-    kRegister = 5,       // `info`, `text` binding
-    kAttach = 6,         // worker `id` by attachment `token`
-    kReattach = 7,       // the same, `number` generation, `flag` only orphans
-    kDetach = 8,         // worker `id`, attachment `token`
-    kOrphan = 9,         // the same, but the worker may attach again
-    kPublish = 10,       // worker `id`, step `number`, `flag` again
-    kRetire = 11,        // worker `id`
-    kRevoke = 12,        // of model `text`, `version`
-    kAcquire = 13,       // worker `id`, `version`
-    kAcquireNewest = 14, // worker `id`, newer than `version` if `flag`
-    kRelease = 15,       // lease `id`, `flag` committed, `text` fenced reason
+    kJoin = 1,            // the server serves; numbers are `number` at least
+    kLeave = 2,           // server `id` has died
+    kTick = 3,            // time passes
+    kPutPlacement = 4,    // `id` digest, `text` place, `number` bytes
+    kRegister = 5,        // `info`, `text` binding
+    kAttach = 6,          // worker `id` by attachment `token`
+    kReattach = 7,        // the same, `number` generation, `flag` only orphans
+    kDetach = 8,          // worker `id`, attachment `token`
+    kOrphan = 9,          // the same, but the worker may attach again
+    kPublish = 10,        // worker `id`, step `number`, `flag` again
+    kRetire = 11,         // worker `id`
+    kRevoke = 12,         // of model `text`, `version`
+    kAcquire = 13,        // worker `id`, `version`
+    kAcquireNewest = 14,  // worker `id`, newer than `version` if `flag`
+    kRelease = 15,        // lease `id`, `flag` committed, `text` fenced reason
   };
 
   Kind kind = Kind::kTick;
-  std::string server;   // who proposes it
+  std::string server;     // who proposes it
   uint64_t sequence = 0;  // grows with each proposal of a server
   int64_t now_ns = 0;     // by the proposer's clock
   std::string id;

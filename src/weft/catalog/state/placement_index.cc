@@ -47,6 +47,15 @@ std::vector<PlacementIndex::Placement> PlacementIndex::List() const {
   return list;
 }
 
+bool PlacementIndex::Restore(const Placement& placement, int64_t users) {
+  const auto [found, is_new] = entries_.try_emplace(placement.digest_hex);
+  if (!is_new) return false;
+  found->second.placement = placement;
+  found->second.users = users;
+  if (users == 0) AddUnused(placement.digest_hex, found->second);
+  return true;
+}
+
 void PlacementIndex::RemoveUnused(Entry& entry) {
   unused_.erase(entry.unused);
   unused_bytes_ -= entry.placement.byte_count;

@@ -38,8 +38,10 @@ class PlacementIndex {
   std::vector<Placement> TakeDropped() { return std::move(dropped_); }
 
   // All of them: those in use by digest, then the others, the oldest first.
-  // Putting them into an empty index in this order makes it equal.
+  // Restored into an empty index in this order they make it equal.
   std::vector<Placement> List() const;
+  // False if the digest is there already.
+  bool Restore(const Placement& placement, int64_t users);
 
  private:
   struct Entry {

@@ -16,6 +16,8 @@ using TimePoint = CatalogState::TimePoint;
 
 constexpr uint32_t kSnapshotFormat = 0x57435331;  // "WCS1"
 
+constexpr std::size_t kLeftKept = 256;
+
 template <typename T>
 void Take(absl::StatusOr<T> from, T& value, absl::Status& status) {
   status = from.status();
@@ -40,7 +42,11 @@ Replica::Outcome Replica::Apply(std::string_view entry) {
   outcome.server = command->server;
   outcome.sequence = command->sequence;
   if (command->kind == Kind::kJoin) {
-    if (!command->server.empty()) servers_.try_emplace(command->server, 0);
+    if (command->server.empty() ||
+        std::count(left_.begin(), left_.end(), command->server) > 0) {
+      return outcome;
+    }
+    servers_.try_emplace(command->server, 0);
   } else {
     const auto server = servers_.find(command->server);
     if (server == servers_.end() || command->sequence <= server->second) {
@@ -52,6 +58,7 @@ Replica::Outcome Replica::Apply(std::string_view entry) {
   state_.Expire(now_);
   outcome.result = Run(*command);
   if (command->kind == Kind::kLeave) outcome.left = command->id;
+  if (outcome.result->is_new) outcome.placed = command->text;
   return outcome;
 }
 
@@ -62,7 +69,8 @@ CommandResult Replica::Run(const Command& command) {
       state_.RaiseNumbers(command.number);
       break;
     case Kind::kLeave:
-      servers_.erase(command.id);
+      if (servers_.erase(command.id) == 1) left_.push_back(command.id);
+      if (left_.size() > kLeftKept) left_.pop_front();
       state_.OrphanAllOf(command.id, now_);
       break;
     case Kind::kTick:
@@ -95,10 +103,11 @@ CommandResult Replica::RunWorkerCommand(const Command& command) {
       break;
     case Kind::kAttach:
       result.status = state_.Attach(command.id, holder);
+      result.registration = state_.FindRegistration(command.id);
       break;
     case Kind::kReattach:
-      result.status = state_.Reattach({command.id, command.number}, holder,
-                                      command.flag);
+      result.status =
+          state_.Reattach({command.id, command.number}, holder, command.flag);
       break;
     case Kind::kDetach:
       state_.Detach(command.id, holder);
@@ -125,8 +134,8 @@ CommandResult Replica::RunLeaseCommand(const Command& command) {
           state_.RevokeAndWithdraw({command.text, command.version});
       break;
     case Kind::kAcquire:
-      Take(state_.AcquireLease(command.id, command.version, now_),
-           result.lease, result.status);
+      Take(state_.AcquireLease(command.id, command.version, now_), result.lease,
+           result.status);
       break;
     case Kind::kAcquireNewest:
       Take(state_.AcquireNewestLease(
@@ -146,6 +155,11 @@ std::vector<std::string> Replica::Servers() const {
   return servers;
 }
 
+uint64_t Replica::LastSequenceOf(const std::string& server) const {
+  const auto found = servers_.find(server);
+  return found == servers_.end() ? 0 : found->second;
+}
+
 std::string Replica::Encode() const {
   base::ByteWriter writer;
   writer.U32(kSnapshotFormat);
@@ -158,6 +172,8 @@ std::string Replica::Encode() const {
     writer.Bytes(server);
     writer.U64(sequence);
   }
+  writer.U32(static_cast<uint32_t>(left_.size()));
+  for (const std::string& server : left_) writer.Bytes(server);
   state_.Encode(writer);
   return writer.Take();
 }
@@ -171,11 +187,17 @@ absl::StatusOr<Replica> Replica::Decode(std::string_view bytes,
   replica.entries_ = reader.U64();
   replica.entries_since_snapshot_ = reader.U64();
   replica.bytes_since_snapshot_ = reader.U64();
-  replica.now_ = TimePoint(std::chrono::nanoseconds(reader.I64()));
+  const int64_t now_ns = reader.I64();
+  if (now_ns < 0 || now_ns > int64_t{1} << 62) reader.Fail();
+  replica.now_ = TimePoint(std::chrono::nanoseconds(now_ns));
   const std::size_t servers = reader.Count(12);
   for (std::size_t i = 0; i < servers && reader.ok(); ++i) {
     std::string server(reader.Bytes());
     replica.servers_[std::move(server)] = reader.U64();
+  }
+  const std::size_t left = reader.Count(4);
+  for (std::size_t i = 0; i < left && reader.ok(); ++i) {
+    replica.left_.emplace_back(reader.Bytes());
   }
   WEFT_RETURN_IF_ERROR(replica.state_.Decode(reader));
   WEFT_RETURN_IF_ERROR(reader.Finish("catalog snapshot"));

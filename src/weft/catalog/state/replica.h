@@ -5,6 +5,7 @@
 #define WEFT_CATALOG_STATE_REPLICA_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -26,7 +27,7 @@ struct CommandResult {
   Lease lease;
   std::optional<CatalogState::VersionKey> key;
   int64_t revoked = 0;
-  bool is_new = false;  // kPutPlacement: the place is taken
+  bool is_new = false;  // kPutPlacement: the bytes are needed
 };
 
 class Replica {
@@ -45,7 +46,8 @@ class Replica {
     std::optional<CommandResult> result;
     std::string server;
     uint64_t sequence = 0;
-    std::string left;  // the server that this entry declared dead
+    std::string left;    // the server that this entry declared dead
+    std::string placed;  // where the bytes of a new placement lie
     bool snapshot_due = false;
   };
   Outcome Apply(std::string_view entry);
@@ -59,6 +61,9 @@ class Replica {
   bool HasServer(const std::string& server) const {
     return servers_.contains(server);
   }
+
+  // 0 for a server that is not there.
+  uint64_t LastSequenceOf(const std::string& server) const;
 
   std::string Encode() const;
   static absl::StatusOr<Replica> Decode(
@@ -77,6 +82,9 @@ class Replica {
   uint64_t bytes_since_snapshot_ = 0;
   CatalogState::TimePoint now_;
   std::map<std::string, uint64_t> servers_;  // last sequence that was applied
+  // Those that left last: one that does not know it yet may not join under the
+  // same id, or what it sends again would be done again.
+  std::deque<std::string> left_;
 };
 
 }  // namespace weft::catalog
