@@ -106,15 +106,17 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
 class GrpcAttachment : public Attachment {
  public:
   GrpcAttachment(std::shared_ptr<Connection> connection,
-                 const v1::AttachRequest& request)
+                 const v1::AttachRequest& request, std::function<void()> on_end)
       : connection_(std::move(connection)),
         request_(request),
         reader_(
             connection_, "attaching a worker", [](const auto&) {},
-            [](const auto&) {}) {}
+            [on_end = std::move(on_end)](const auto&) {
+              if (on_end) on_end();
+            }) {}
 
   ~GrpcAttachment() override {
-    if (!attached_ || !reader_.state().ok()) return;
+    if (!attached_ || abandoned_ || !reader_.state().ok()) return;
     // So that the worker is dead when this returns, not soon after. If it
     // fails, the end of the stream does the same.
     v1::DetachRequest request;
@@ -132,6 +134,8 @@ class GrpcAttachment : public Attachment {
     attached_ = status.ok();
     return status;
   }
+
+  void Abandon() override { abandoned_ = true; }
 
   absl::Status Health() override {
     if (!reader_.state().ok()) return NoCatalogAnswers(connection_->address);
@@ -153,6 +157,7 @@ class GrpcAttachment : public Attachment {
   const std::shared_ptr<Connection> connection_;
   const v1::AttachRequest request_;
   bool attached_ = false;
+  bool abandoned_ = false;
   StreamReader<v1::AttachResponse> reader_;
 };
 
@@ -206,10 +211,10 @@ void Connection::SetDeadline(grpc::ClientContext& context,
 
 absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
     std::shared_ptr<Connection> connection, const v1::AttachRequest& request,
-    base::Deadline deadline) {
+    base::Deadline deadline, std::function<void()> on_end) {
   WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker"));
-  auto attachment =
-      std::make_unique<GrpcAttachment>(std::move(connection), request);
+  auto attachment = std::make_unique<GrpcAttachment>(
+      std::move(connection), request, std::move(on_end));
   WEFT_RETURN_IF_ERROR(attachment->Open(deadline));
   return attachment;
 }

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/client_streams_internal.h"
+#include "weft/catalog/grpc/failover_client_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
 
@@ -314,16 +315,32 @@ absl::Status AwaitConnected(grpc::Channel& channel, const std::string& address,
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
-    const std::string& address, const GrpcClientOptions& options) {
+absl::StatusOr<std::shared_ptr<Connection>> Connect(const std::string& address,
+                                                    base::Deadline deadline) {
   const std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
       address, grpc::InsecureChannelCredentials(), ConnectionOptions());
-  WEFT_RETURN_IF_ERROR(AwaitConnected(
-      *channel, address, base::Deadline::After(options.connect_timeout)));
+  WEFT_RETURN_IF_ERROR(AwaitConnected(*channel, address, deadline));
   auto connection = std::make_shared<Connection>();
   connection->address = address;
   connection->stub = v1::Catalog::NewStub(channel);
+  return connection;
+}
+
+std::unique_ptr<CatalogStore> MakeClientOf(
+    std::shared_ptr<Connection> connection) {
   return std::make_unique<GrpcClient>(std::move(connection));
+}
+
+absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
+    const std::string& address, const GrpcClientOptions& options) {
+  const bool has_several = address.find(',') != std::string::npos;
+  if (has_several || options.reconnect_within > std::chrono::nanoseconds(0)) {
+    return MakeFailoverClient(address, options);
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      std::shared_ptr<Connection> connection,
+      Connect(address, base::Deadline::After(options.connect_timeout)));
+  return MakeClientOf(std::move(connection));
 }
 
 }  // namespace weft::catalog

@@ -102,14 +102,20 @@ class RedisCore {
 
   // The reader.
   void RunReader();
+  absl::Status ApplyEntries(RedisReply streams);
   absl::Status ServeReader(RedisConnection& connection);
   absl::Status LoadIfNew(RedisConnection& connection);
   absl::Status Load(RedisConnection& connection);
   absl::StatusOr<StateOptions> AgreeOnOptions(RedisConnection& connection);
-  void Install(Replica loaded, EntryId at);
-  absl::Status ApplyEntries(const RedisReply& streams);
-  void ApplyEntry(EntryId id, std::string_view entry,
-                  std::vector<std::string>& notes);
+  absl::Status ReadRest(RedisConnection& connection, EntryId at,
+                        std::vector<RedisReply>& log);
+  absl::Status Install(Replica loaded, EntryId at,
+                       const std::vector<RedisReply>& log);
+  // mutex_ is held by all below.
+  std::vector<VersionRecord> Differences(
+      std::map<std::pair<std::string, VersionId>, VersionRecord>& before);
+  absl::Status ApplyEntry(const RedisReply& entry,
+                          std::vector<std::string>& notes);
   void StartNewLife();
   void AddSnapshotJob(EntryId id);
 
@@ -117,9 +123,8 @@ class RedisCore {
   void RunKeeper();
   void CheckServers();
 
-  // With mutex_ held: changes to the watches, dropped bytes to Redis. The
-  // queues to wake without it.
-  VersionWatches::Queues HandOut();
+  // Drops bytes from Redis that nobody needs any more. What has changed.
+  std::vector<VersionRecord> HandOut();
   base::Deadline Patient(base::Deadline deadline) const;
   absl::Status Away(base::Deadline deadline) const;
   int64_t NowNs() const;

@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -82,6 +83,15 @@ absl::StatusOr<std::pair<uint64_t, uint64_t>> ParseEntryId(
   return id;
 }
 
+// Of the one stream that XREAD was asked for.
+absl::StatusOr<std::vector<RedisReply>> EntriesOf(RedisReply streams) {
+  if (streams.items.empty()) return std::vector<RedisReply>();
+  if (streams.items[0].items.size() != 2) {
+    return absl::DataLossError("redis answers XREAD without entries");
+  }
+  return std::move(streams.items[0].items[1].items);
+}
+
 std::string LineOf(const std::string& text, const std::string& name) {
   const size_t at = text.find(name + ":");
   if (at == std::string::npos) return "";
@@ -151,7 +161,7 @@ absl::Status RedisCore::ServeReader(RedisConnection& connection) {
     connection.Append({"XREAD", "COUNT", "1000", "BLOCK", kBlockMs, "STREAMS",
                        Key(kLogKey), ToString(after)});
     connection.Append({"HGET", Key(kSnapshotKey), "cut"});
-    WEFT_ASSIGN_OR_RETURN(const RedisReply streams, connection.Read());
+    WEFT_ASSIGN_OR_RETURN(RedisReply streams, connection.Read());
     WEFT_ASSIGN_OR_RETURN(const RedisReply cut, connection.Read());
     if (streams.kind == RedisReply::Kind::kError) {
       return RefusedBy(address_, streams);
@@ -161,7 +171,7 @@ absl::Status RedisCore::ServeReader(RedisConnection& connection) {
       WEFT_RETURN_IF_ERROR(Load(connection));
       continue;
     }
-    WEFT_RETURN_IF_ERROR(ApplyEntries(streams));
+    WEFT_RETURN_IF_ERROR(ApplyEntries(std::move(streams)));
   }
 }
 
@@ -198,26 +208,55 @@ absl::StatusOr<StateOptions> RedisCore::AgreeOnOptions(
 
 absl::Status RedisCore::Load(RedisConnection& connection) {
   WEFT_ASSIGN_OR_RETURN(const StateOptions options, AgreeOnOptions(connection));
-  WEFT_ASSIGN_OR_RETURN(
-      const RedisReply snapshot,
-      connection.Ask({"HMGET", Key(kSnapshotKey), "id", "state"}));
-  if (snapshot.kind == RedisReply::Kind::kError || snapshot.items.size() != 2) {
-    return RefusedBy(address_, snapshot);
+  while (true) {
+    WEFT_ASSIGN_OR_RETURN(
+        const RedisReply snapshot,
+        connection.Ask({"HMGET", Key(kSnapshotKey), "id", "state"}));
+    if (snapshot.kind == RedisReply::Kind::kError ||
+        snapshot.items.size() != 2) {
+      return RefusedBy(address_, snapshot);
+    }
+    Replica replica(options, options_.entries_a_snapshot);
+    EntryId at{0, 0};
+    if (snapshot.items[0].kind != RedisReply::Kind::kNil) {
+      WEFT_ASSIGN_OR_RETURN(at, ParseEntryId(snapshot.items[0].text));
+      WEFT_ASSIGN_OR_RETURN(replica,
+                            Replica::Decode(snapshot.items[1].text, options,
+                                            options_.entries_a_snapshot));
+    }
+    std::vector<RedisReply> log;
+    WEFT_RETURN_IF_ERROR(ReadRest(connection, at, log));
+    WEFT_ASSIGN_OR_RETURN(const RedisReply cut,
+                          connection.Ask({"HGET", Key(kSnapshotKey), "cut"}));
+    // Two snapshots were written meanwhile, and the log cut behind the first.
+    if (NumberOf(cut) > replica.entries()) continue;
+    return Install(std::move(replica), at, log);
   }
-  if (snapshot.items[0].kind == RedisReply::Kind::kNil) {
-    Install(Replica(options, options_.entries_a_snapshot), {0, 0});
-    return absl::OkStatus();
-  }
-  WEFT_ASSIGN_OR_RETURN(const EntryId id, ParseEntryId(snapshot.items[0].text));
-  WEFT_ASSIGN_OR_RETURN(Replica replica,
-                        Replica::Decode(snapshot.items[1].text, options,
-                                        options_.entries_a_snapshot));
-  Install(std::move(replica), id);
-  return absl::OkStatus();
 }
 
-// Tells the watches what is other than it was.
-void RedisCore::Install(Replica loaded, EntryId at) {
+// All entries after `at` that are there.
+absl::Status RedisCore::ReadRest(RedisConnection& connection, EntryId at,
+                                 std::vector<RedisReply>& log) {
+  while (true) {
+    WEFT_ASSIGN_OR_RETURN(RedisReply streams,
+                          connection.Ask({"XREAD", "COUNT", "1000", "STREAMS",
+                                          Key(kLogKey), ToString(at)}));
+    if (streams.kind == RedisReply::Kind::kError) {
+      return RefusedBy(address_, streams);
+    }
+    WEFT_ASSIGN_OR_RETURN(std::vector<RedisReply> entries,
+                          EntriesOf(std::move(streams)));
+    if (entries.empty()) return absl::OkStatus();
+    WEFT_ASSIGN_OR_RETURN(at, EntryIdOf(entries.back()));
+    std::move(entries.begin(), entries.end(), std::back_inserter(log));
+  }
+}
+
+// In one go, so that nobody sees a past that is over: the watches hear only of
+// what is other than it was before.
+absl::Status RedisCore::Install(Replica loaded, EntryId at,
+                                const std::vector<RedisReply>& log) {
+  std::vector<std::string> notes;
   VersionWatches::Queues to_wake;
   {
     const std::lock_guard lock(mutex_);
@@ -229,49 +268,60 @@ void RedisCore::Install(Replica loaded, EntryId at) {
     }
     replica_ = std::make_unique<Replica>(std::move(loaded));
     applied_ = at;
-    std::vector<VersionRecord> changes;
-    for (const VersionRecord& record : replica_->state().ListVersions("")) {
-      before.erase({record.model, record.version});
-      changes.push_back(record);
-    }
-    for (auto& [key, record] : before) {
-      if (record.state == VersionState::kGone) continue;
-      record.state = VersionState::kGone;
-      record.reason = "the catalog's redis has lost it";
-      changes.push_back(std::move(record));
-    }
-    to_wake = watches_.Push(changes);
-    if (joined_ && !replica_->HasServer(server_)) StartNewLife();
+    tick_is_open_ = false;
+    if (replica_->HasLeft(server_)) StartNewLife();
     // Answers that lie before the snapshot are not to be had any more.
-    while (joined_ && !open_.empty() &&
+    while (!open_.empty() &&
            open_.begin()->first <= replica_->LastSequenceOf(server_)) {
       open_.begin()->second->result = absl::UnavailableError(
           "the answer was lost; what was asked for is done");
       open_.erase(open_.begin());
     }
-    tick_is_open_ = false;
+    for (const RedisReply& entry : log) {
+      WEFT_RETURN_IF_ERROR(ApplyEntry(entry, notes));
+    }
+    HandOut();
+    to_wake = watches_.Push(Differences(before));
     changed_.notify_all();
   }
   for (const auto& queue : to_wake) queue->Wake();
+  return absl::OkStatus();
 }
 
-absl::Status RedisCore::ApplyEntries(const RedisReply& streams) {
-  if (streams.items.empty()) return absl::OkStatus();
-  if (streams.items[0].items.size() != 2) {
-    return absl::DataLossError("redis answers XREAD without entries");
+std::vector<VersionRecord> RedisCore::Differences(
+    std::map<std::pair<std::string, VersionId>, VersionRecord>& before) {
+  std::vector<VersionRecord> changes;
+  for (const VersionRecord& record : replica_->state().ListVersions("")) {
+    const auto old = before.find({record.model, record.version});
+    const bool is_new = old == before.end();
+    if (is_new || old->second.state != record.state ||
+        old->second.ranks_published != record.ranks_published ||
+        old->second.source_set != record.source_set) {
+      changes.push_back(record);
+    }
+    if (!is_new) before.erase(old);
   }
+  for (auto& [key, record] : before) {
+    if (record.state == VersionState::kGone) continue;
+    record.state = VersionState::kGone;
+    record.reason = "the catalog's redis has lost it";
+    changes.push_back(std::move(record));
+  }
+  return changes;
+}
+
+absl::Status RedisCore::ApplyEntries(RedisReply streams) {
+  WEFT_ASSIGN_OR_RETURN(const std::vector<RedisReply> entries,
+                        EntriesOf(std::move(streams)));
+  if (entries.empty()) return absl::OkStatus();
   std::vector<std::string> notes;
   VersionWatches::Queues to_wake;
   {
     const std::lock_guard lock(mutex_);
-    for (const RedisReply& entry : streams.items[0].items[1].items) {
-      WEFT_ASSIGN_OR_RETURN(const EntryId id, EntryIdOf(entry));
-      // A field that Weft did not write is an entry that does nothing.
-      const bool is_command = entry.items[1].items.size() == 2 &&
-                              entry.items[1].items[0].text == kEntryField;
-      ApplyEntry(id, is_command ? entry.items[1].items[1].text : "", notes);
+    for (const RedisReply& entry : entries) {
+      WEFT_RETURN_IF_ERROR(ApplyEntry(entry, notes));
     }
-    to_wake = HandOut();
+    to_wake = watches_.Push(HandOut());
     changed_.notify_all();
   }
   for (const auto& queue : to_wake) queue->Wake();
@@ -281,9 +331,13 @@ absl::Status RedisCore::ApplyEntries(const RedisReply& streams) {
   return absl::OkStatus();
 }
 
-void RedisCore::ApplyEntry(EntryId id, std::string_view entry,
-                           std::vector<std::string>& notes) {
-  Replica::Outcome outcome = replica_->Apply(entry);
+absl::Status RedisCore::ApplyEntry(const RedisReply& entry,
+                                   std::vector<std::string>& notes) {
+  WEFT_ASSIGN_OR_RETURN(const EntryId id, EntryIdOf(entry));
+  // A field that Weft did not write is an entry that does nothing.
+  const std::vector<RedisReply>& fields = entry.items[1].items;
+  const bool is_command = fields.size() == 2 && fields[0].text == kEntryField;
+  Replica::Outcome outcome = replica_->Apply(is_command ? fields[1].text : "");
   applied_ = id;
   std::vector<std::string> lines = replica_->state().TakeNotes();
   const bool is_mine = outcome.server == server_;
@@ -305,11 +359,12 @@ void RedisCore::ApplyEntry(EntryId id, std::string_view entry,
   }
   if (outcome.snapshot_due && is_mine) AddSnapshotJob(id);
   if (outcome.left == server_ && !leaving_) StartNewLife();
+  return absl::OkStatus();
 }
 
-// This server has been declared dead, or forgotten: under a new id it takes
-// back the workers that are still attached here, and proposes again what was
-// under way, which the log has refused or will.
+// This server has been declared dead: under a new id it takes back the workers
+// that are still attached here, and proposes again what was under way, which
+// the log has refused or will.
 void RedisCore::StartNewLife() {
   server_ = NewServerId();
   joined_ = false;
@@ -335,12 +390,12 @@ void RedisCore::AddSnapshotJob(EntryId id) {
           absl::StrCat(replica_->entries()), ToString(id), replica_->Encode()});
 }
 
-VersionWatches::Queues RedisCore::HandOut() {
+std::vector<VersionRecord> RedisCore::HandOut() {
   // Every server says so: the one that caused it may be dead.
   for (const auto& dropped : replica_->state().placements().TakeDropped()) {
     AddJob({"UNLINK", Key(PlacementKey(dropped.place))});
   }
-  return watches_.Push(replica_->state().TakeChanges());
+  return replica_->state().TakeChanges();
 }
 
 }  // namespace weft::catalog

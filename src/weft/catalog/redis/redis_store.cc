@@ -39,9 +39,9 @@ class RedisAttachment : public Attachment {
     Command end =
         OfWorker(abandoned_ ? Kind::kOrphan : Kind::kDetach, worker_.worker_id);
     end.token = token_;
-    core_
-        ->Propose(std::move(end), base::Deadline::After(kDetachTime),
-                  /*keep=*/true)
+    // Nobody waits for an orphan; the dead should be dead on return.
+    const auto wait = abandoned_ ? std::chrono::seconds(0) : kDetachTime;
+    core_->Propose(std::move(end), base::Deadline::After(wait), /*keep=*/true)
         .status()
         .IgnoreError();
   }

@@ -42,10 +42,7 @@ Replica::Outcome Replica::Apply(std::string_view entry) {
   outcome.server = command->server;
   outcome.sequence = command->sequence;
   if (command->kind == Kind::kJoin) {
-    if (command->server.empty() ||
-        std::count(left_.begin(), left_.end(), command->server) > 0) {
-      return outcome;
-    }
+    if (command->server.empty() || HasLeft(command->server)) return outcome;
     servers_.try_emplace(command->server, 0);
   } else {
     const auto server = servers_.find(command->server);
@@ -108,6 +105,7 @@ CommandResult Replica::RunWorkerCommand(const Command& command) {
     case Kind::kReattach:
       result.status =
           state_.Reattach({command.id, command.number}, holder, command.flag);
+      result.registration = state_.FindRegistration(command.id);
       break;
     case Kind::kDetach:
       state_.Detach(command.id, holder);
@@ -153,6 +151,10 @@ std::vector<std::string> Replica::Servers() const {
   std::vector<std::string> servers;
   for (const auto& [server, sequence] : servers_) servers.push_back(server);
   return servers;
+}
+
+bool Replica::HasLeft(const std::string& server) const {
+  return std::count(left_.begin(), left_.end(), server) > 0;
 }
 
 uint64_t Replica::LastSequenceOf(const std::string& server) const {

@@ -62,6 +62,8 @@ class Replica {
     return servers_.contains(server);
   }
 
+  // Whether it was declared dead not long ago.
+  bool HasLeft(const std::string& server) const;
   // 0 for a server that is not there.
   uint64_t LastSequenceOf(const std::string& server) const;
 
