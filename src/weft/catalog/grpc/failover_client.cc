@@ -44,15 +44,24 @@ class FailoverWatch : public VersionWatch {
         inner_(std::move(inner)) {}
 
   absl::StatusOr<VersionRecord> Next(base::Deadline deadline) override;
+  // Both call the wake function, which calls Next: with no lock held.
   void Cancel() override {
-    const std::lock_guard lock(mutex_);
-    cancelled_ = true;
-    inner_->Cancel();
+    std::shared_ptr<VersionWatch> inner;
+    {
+      const std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      inner = inner_;
+    }
+    inner->Cancel();
   }
   void SetWake(std::function<void()> wake) override {
-    const std::lock_guard lock(mutex_);
-    has_wake_ = has_wake_ || wake != nullptr;
-    inner_->SetWake(std::move(wake));
+    std::shared_ptr<VersionWatch> inner;
+    {
+      const std::lock_guard lock(mutex_);
+      has_wake_ = has_wake_ || wake != nullptr;
+      inner = inner_;
+    }
+    inner->SetWake(std::move(wake));
   }
 
  private:
