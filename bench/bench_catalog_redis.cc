@@ -50,11 +50,12 @@ int FreePort() {
 
 absl::StatusOr<std::unique_ptr<apps::ChildProcess>> StartRedis(int port) {
   WEFT_ASSIGN_OR_RETURN(
-      auto redis, apps::ChildProcess::Start(
-                      "redis-server",
-                      {"redis-server", "--port", absl::StrCat(port), "--bind",
-                       "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
-                       std::filesystem::temp_directory_path().string()}));
+      auto redis,
+      apps::ChildProcess::Start(
+          "redis-server",
+          {"/usr/bin/env", "redis-server", "--port", absl::StrCat(port),
+           "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
+           std::filesystem::temp_directory_path().string()}));
   std::string line;
   while (line.find("Ready to accept") == std::string::npos) {
     WEFT_ASSIGN_OR_RETURN(line, redis->ReadLine(Patience()));
@@ -64,13 +65,14 @@ absl::StatusOr<std::unique_ptr<apps::ChildProcess>> StartRedis(int port) {
 
 // Calls a second, as redis-benchmark counts them.
 absl::StatusOr<double> PlainRate(int port) {
-  WEFT_ASSIGN_OR_RETURN(auto benchmark,
-                        apps::ChildProcess::Start(
-                            "redis-benchmark",
-                            {"redis-benchmark", "-p", absl::StrCat(port), "-c",
-                             absl::StrCat(kClients), "-n", absl::StrCat(kCalls),
-                             "--csv", "XADD", "plain", "MAXLEN", "~", "10000",
-                             "*", "c", std::string(kEntryBytes, 'x')}));
+  WEFT_ASSIGN_OR_RETURN(
+      auto benchmark,
+      apps::ChildProcess::Start(
+          "redis-benchmark",
+          {"/usr/bin/env", "redis-benchmark", "-p", absl::StrCat(port), "-c",
+           absl::StrCat(kClients), "-n", absl::StrCat(kCalls), "--csv", "XADD",
+           "plain", "MAXLEN", "~", "10000", "*", "c",
+           std::string(kEntryBytes, 'x')}));
   // A heading, then "the command","requests a second",...
   WEFT_RETURN_IF_ERROR(benchmark->ReadLine(Patience()).status());
   WEFT_ASSIGN_OR_RETURN(const std::string row, benchmark->ReadLine(Patience()));
