@@ -87,6 +87,7 @@ void RedisCore::Close() {
     closed_ = true;
     changed_.notify_all();
     work_.notify_all();
+    for (const auto& [sequence, proposal] : open_) proposal->done.notify_all();
     for (RedisConnection* connection : {writing_, reading_}) {
       if (connection != nullptr) connection->Shutdown();
     }
@@ -129,8 +130,9 @@ absl::StatusOr<CommandResult> RedisCore::Propose(Command command,
   proposal->command = std::move(command);
   open_[sequence] = proposal;
   work_.notify_one();
-  changed_.wait_for(lock, until.Remaining(),
-                    [&] { return proposal->result.has_value() || closed_; });
+  proposal->done.wait_for(lock, until.Remaining(), [&] {
+    return proposal->result.has_value() || closed_;
+  });
   if (proposal->result) return *std::move(proposal->result);
   if (!keep) open_.erase(sequence);
   return Away(deadline);

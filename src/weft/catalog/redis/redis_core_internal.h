@@ -79,6 +79,7 @@ class RedisCore {
   struct Proposal {
     Command command;
     std::optional<absl::StatusOr<CommandResult>> result;
+    std::condition_variable done;  // one waiter: not all wake for each
   };
   // Sent again after a reconnect unless it has been answered or given up.
   struct Job {

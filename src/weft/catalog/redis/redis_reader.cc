@@ -17,7 +17,6 @@ namespace weft::catalog {
 namespace {
 
 constexpr char kBlockMs[] = "1000";
-constexpr std::chrono::seconds kReplyTime(5);
 constexpr uint8_t kOptionsFormat = 1;
 
 // Writes a snapshot if it is newer than the one there, and cuts the log at the
@@ -275,6 +274,7 @@ absl::Status RedisCore::Install(Replica loaded, EntryId at,
            open_.begin()->first <= replica_->LastSequenceOf(server_)) {
       open_.begin()->second->result = absl::UnavailableError(
           "the answer was lost; what was asked for is done");
+      open_.begin()->second->done.notify_all();
       open_.erase(open_.begin());
     }
     for (const RedisReply& entry : log) {
@@ -355,6 +355,7 @@ absl::Status RedisCore::ApplyEntry(const RedisReply& entry,
       tick_is_open_ = false;
     }
     open->second->result = *std::move(outcome.result);
+    open->second->done.notify_all();
     open_.erase(open);
   }
   if (outcome.snapshot_due && is_mine) AddSnapshotJob(id);

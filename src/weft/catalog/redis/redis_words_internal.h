@@ -14,6 +14,9 @@
 
 namespace weft::catalog {
 
+// Longer than the longest wait for news.
+inline constexpr std::chrono::seconds kReplyTime(5);
+
 inline constexpr char kLogKey[] = "log";            // stream of commands
 inline constexpr char kSnapshotKey[] = "snapshot";  // hash
 inline constexpr char kOptionsKey[] = "options";    // string, written once

@@ -13,7 +13,6 @@
 namespace weft::catalog {
 namespace {
 
-constexpr std::chrono::seconds kReplyTime(5);
 constexpr std::size_t kProposalsABatch = 1024;
 constexpr std::size_t kBytesABatch = std::size_t{4} << 20;
 constexpr std::size_t kJobsABatch = 256;
@@ -161,8 +160,8 @@ void RedisCore::FinishProposal(uint64_t sequence,
     tick_is_open_ = false;
   }
   found->second->result = std::move(result);
+  found->second->done.notify_all();
   open_.erase(found);
-  changed_.notify_all();
 }
 
 }  // namespace weft::catalog

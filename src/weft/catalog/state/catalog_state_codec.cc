@@ -15,8 +15,6 @@ namespace {
 
 using TimePoint = CatalogState::TimePoint;
 
-constexpr int64_t kLastTimeNs = int64_t{1} << 62;
-
 int64_t Nanoseconds(TimePoint time) {
   return std::chrono::nanoseconds(time.time_since_epoch()).count();
 }

@@ -9,7 +9,6 @@ namespace weft::catalog {
 namespace {
 
 constexpr uint8_t kFormat = 1;
-constexpr int64_t kLastTimeNs = int64_t{1} << 62;
 
 }  // namespace
 
@@ -52,7 +51,6 @@ absl::StatusOr<Command> DecodeCommand(std::string_view bytes) {
   if (reader.ok() && command.kind == Command::Kind::kRegister) {
     command.info = ReadWorkerInfo(reader);
   }
-  // A sum of two such times does not overflow.
   if (command.now_ns < 0 || command.now_ns > kLastTimeNs) reader.Fail();
   WEFT_RETURN_IF_ERROR(reader.Finish("catalog command"));
   if (command.kind == Command::Kind::kRegister) {

@@ -3,10 +3,15 @@
 #ifndef WEFT_CATALOG_STATE_FIELD_CODEC_H_
 #define WEFT_CATALOG_STATE_FIELD_CODEC_H_
 
+#include <cstdint>
+
 #include "weft/base/byte_codec.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
+
+// A sum of two times up to here does not overflow.
+inline constexpr int64_t kLastTimeNs = int64_t{1} << 62;
 
 void Write(const VersionId& version, base::ByteWriter& writer);
 VersionId ReadVersionId(base::ByteReader& reader);

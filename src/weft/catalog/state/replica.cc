@@ -6,7 +6,7 @@
 
 #include "weft/base/byte_codec.h"
 #include "weft/base/status.h"
-#include "weft/catalog/limits.h"
+#include "weft/catalog/state/field_codec.h"
 
 namespace weft::catalog {
 namespace {
@@ -190,7 +190,7 @@ absl::StatusOr<Replica> Replica::Decode(std::string_view bytes,
   replica.entries_since_snapshot_ = reader.U64();
   replica.bytes_since_snapshot_ = reader.U64();
   const int64_t now_ns = reader.I64();
-  if (now_ns < 0 || now_ns > int64_t{1} << 62) reader.Fail();
+  if (now_ns < 0 || now_ns > kLastTimeNs) reader.Fail();
   replica.now_ = TimePoint(std::chrono::nanoseconds(now_ns));
   const std::size_t servers = reader.Count(12);
   for (std::size_t i = 0; i < servers && reader.ok(); ++i) {
