@@ -103,7 +103,7 @@ class RedisCore {
 
   // The reader.
   void RunReader();
-  absl::Status ApplyEntries(RedisReply streams);
+  absl::Status ApplyEntries(const std::vector<RedisReply>& entries);
   absl::Status ServeReader(RedisConnection& connection);
   absl::Status LoadIfNew(RedisConnection& connection);
   absl::Status Load(RedisConnection& connection);

@@ -157,20 +157,27 @@ absl::Status RedisCore::ServeReader(RedisConnection& connection) {
       after = applied_;
       entries = replica_->entries();
     }
-    connection.Append({"XREAD", "COUNT", "1000", "BLOCK", kBlockMs, "STREAMS",
-                       Key(kLogKey), ToString(after)});
-    connection.Append({"HGET", Key(kSnapshotKey), "cut"});
-    WEFT_ASSIGN_OR_RETURN(RedisReply streams, connection.Read());
-    WEFT_ASSIGN_OR_RETURN(const RedisReply cut, connection.Read());
+    WEFT_ASSIGN_OR_RETURN(
+        RedisReply streams,
+        connection.Ask({"XREAD", "COUNT", "1000", "BLOCK", kBlockMs, "STREAMS",
+                        Key(kLogKey), ToString(after)}));
     if (streams.kind == RedisReply::Kind::kError) {
       return RefusedBy(address_, streams);
     }
-    if (NumberOf(cut) > entries) {
-      // Entries that this replica has not seen are gone from the log.
-      WEFT_RETURN_IF_ERROR(Load(connection));
-      continue;
+    WEFT_ASSIGN_OR_RETURN(const std::vector<RedisReply> news,
+                          EntriesOf(std::move(streams)));
+    // Behind a cut lies all that came from one snapshot to the next, at least.
+    if (news.size() >=
+        std::min(Replica::kFewestASnapshot, options_.entries_a_snapshot)) {
+      WEFT_ASSIGN_OR_RETURN(const RedisReply cut,
+                            connection.Ask({"HGET", Key(kSnapshotKey), "cut"}));
+      if (NumberOf(cut) > entries) {
+        // Entries that this replica has not seen are gone from the log.
+        WEFT_RETURN_IF_ERROR(Load(connection));
+        continue;
+      }
     }
-    WEFT_RETURN_IF_ERROR(ApplyEntries(std::move(streams)));
+    WEFT_RETURN_IF_ERROR(ApplyEntries(news));
   }
 }
 
@@ -310,9 +317,7 @@ std::vector<VersionRecord> RedisCore::Differences(
   return changes;
 }
 
-absl::Status RedisCore::ApplyEntries(RedisReply streams) {
-  WEFT_ASSIGN_OR_RETURN(const std::vector<RedisReply> entries,
-                        EntriesOf(std::move(streams)));
+absl::Status RedisCore::ApplyEntries(const std::vector<RedisReply>& entries) {
   if (entries.empty()) return absl::OkStatus();
   std::vector<std::string> notes;
   VersionWatches::Queues to_wake;

@@ -32,7 +32,8 @@ Replica::Outcome Replica::Apply(std::string_view entry) {
   ++entries_since_snapshot_;
   bytes_since_snapshot_ += entry.size();
   if (entries_since_snapshot_ >= entries_a_snapshot_ ||
-      bytes_since_snapshot_ >= kBytesASnapshot) {
+      (entries_since_snapshot_ >= kFewestASnapshot &&
+       bytes_since_snapshot_ >= kBytesASnapshot)) {
     outcome.snapshot_due = true;
     entries_since_snapshot_ = 0;
     bytes_since_snapshot_ = 0;

@@ -35,6 +35,8 @@ class Replica {
   // After so many entries, or bytes of them, a snapshot is due.
   static constexpr uint64_t kEntriesASnapshot = 10'000;
   static constexpr uint64_t kBytesASnapshot = uint64_t{16} << 20;
+  // But never after fewer than so many, if entries_a_snapshot is more.
+  static constexpr uint64_t kFewestASnapshot = 64;
 
   explicit Replica(const StateOptions& options,
                    uint64_t entries_a_snapshot = kEntriesASnapshot)
