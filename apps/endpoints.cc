@@ -12,11 +12,18 @@
 #include "weft/transport/ucx/ucx_transport.h"
 
 namespace weft::apps {
+namespace {
+
+// A catalog that is started again, or taken away for another, takes less.
+constexpr std::chrono::seconds kReconnectWithin(10);
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address) {
-  WEFT_ASSIGN_OR_RETURN(std::unique_ptr<catalog::CatalogStore> client,
-                        catalog::MakeGrpcClient(address));
+  WEFT_ASSIGN_OR_RETURN(
+      std::unique_ptr<catalog::CatalogStore> client,
+      catalog::MakeGrpcClient(address, {.reconnect_within = kReconnectWithin}));
   return std::shared_ptr<catalog::CatalogStore>(std::move(client));
 }
 

@@ -18,6 +18,7 @@ namespace weft::apps {
 
 inline constexpr char kDefaultCatalog[] = "127.0.0.1:6470";
 
+// "HOST:PORT", or several with commas between them: servers of one catalog.
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address);
 

@@ -2,7 +2,7 @@
 //              moving and checking bytes: 4 source ranks, 2 receivers at once
 //            catalog/warm-control-publisher  the same of the slowest publisher
 //            catalog/list-versions           one small call
-// Goal: 1 ms.
+// Goal: 1 ms. More of it in bench_catalog_redis.cc.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "bench_case.h"
+#include "bench_catalog_redis.h"
 #include "bench_fleet.h"
 #include "endpoints.h"
 #include "weft/base/status.h"
@@ -77,7 +78,7 @@ absl::Status BenchCatalog(const BenchOptions& options) {
                      .count();
                }));
   Print(list, options);
-  return absl::OkStatus();
+  return BenchCatalogOnRedis(options);
 }
 
 }  // namespace weft::bench

@@ -11,6 +11,7 @@ find_package(OpenSSL REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+pkg_check_modules(HIREDIS REQUIRED IMPORTED_TARGET hiredis)
 find_path(UCX_INCLUDE_DIR ucp/api/ucp.h REQUIRED)
 # The Python extension runs with whichever UCX the machine has, or none: it is
 # not linked (python/weft/ucx_library.py).

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/manifest/placement.h"
 
 namespace weft::catalog {
 namespace {
@@ -54,6 +55,17 @@ absl::Status CheckDigestHex(std::string_view digest_hex) {
   return absl::InvalidArgumentError(absl::StrCat(
       "placement digest \"", CleanReason(digest_hex.substr(0, 80)), "\" of ",
       digest_hex.size(), " characters is not 64 lower-case hex digits"));
+}
+
+absl::Status CheckPlacement(const std::string& digest_hex,
+                            const std::string& bytes) {
+  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
+  WEFT_RETURN_IF_ERROR(CheckByteCount("placement", bytes, kMaxPlacementBytes));
+  const std::string actual = manifest::DigestOf(bytes).ToHex();
+  if (actual == digest_hex) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("placement of ", bytes.size(), " bytes was put as ",
+                   digest_hex, " but its digest is ", actual));
 }
 
 absl::Status CheckWorkerInfo(const WorkerInfo& info) {

@@ -31,6 +31,10 @@ absl::Status CheckByteCount(std::string_view what, std::string_view bytes,
 // 64 lower-case hexadecimal digits.
 absl::Status CheckDigestHex(std::string_view digest_hex);
 
+// The digest is one, and that of `bytes`, which are not too many.
+absl::Status CheckPlacement(const std::string& digest_hex,
+                            const std::string& bytes);
+
 // Names, texts, rank in [0, num_ranks), digest: all faults at once.
 absl::Status CheckWorkerInfo(const WorkerInfo& info);
 

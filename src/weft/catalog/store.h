@@ -95,6 +95,9 @@ class Attachment {
   // OK while the catalog holds the worker as alive; kFailedPrecondition when
   // a newer epoch has taken over; kUnavailable when the catalog is gone.
   virtual absl::Status Health() = 0;
+  // Before a server that goes destroys it: the worker may live on if the store
+  // outlives the server, until it has had its time to attach again elsewhere.
+  virtual void Abandon() {}
 };
 
 struct VersionRecord {
@@ -178,6 +181,12 @@ class CatalogStore {
   // kFailedPrecondition if it has died or was fenced.
   virtual absl::StatusOr<std::unique_ptr<Attachment>> Attach(
       const std::string& worker_id, base::Deadline deadline) = 0;
+  // For a worker whose attachment broke with the server that held it: takes it
+  // over, whoever holds it now; what it published and leases stays. kNotFound
+  // if the store does not know it, kFailedPrecondition if it has died or has
+  // another generation.
+  virtual absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
+      const Registration& worker, base::Deadline deadline) = 0;
 
   // This rank's memory holds `step` of its run and epoch from now on. The
   // version becomes READY when every rank of the mesh has published it. Steps
@@ -187,6 +196,10 @@ class CatalogStore {
   // version already, gets OK and a record that is GONE. The worker must be an
   // attached publisher (kFailedPrecondition, kInvalidArgument).
   virtual absl::StatusOr<VersionRecord> PublishShard(
+      const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
+  // The same for a publisher that lost the answer of PublishShard: OK if `step`
+  // is what it has published last already.
+  virtual absl::StatusOr<VersionRecord> RepublishShard(
       const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
 
   // The rank is about to change its memory: its newest version becomes

@@ -108,18 +108,5 @@ TEST(FamiliesTest, SmallModelsOnEveryRank) {
   }
 }
 
-TEST(FamiliesTest, APairingThatNoSourceDescribesIsRefusedByName) {
-  for (const Family& family : SmallFamilies()) {
-    for (const std::string& spec_text : family.refused) {
-      const auto layout = RecipeOf(family).Layout(
-          ConfigOf(family), ParseLayoutSpec(spec_text).value(), 0, {});
-      EXPECT_EQ(layout.status().code(), absl::StatusCode::kUnimplemented)
-          << family.architecture << " " << layout.status();
-      EXPECT_THAT(std::string(layout.status().message()),
-                  AllOf(HasSubstr("has no table for"), HasSubstr(spec_text)));
-    }
-  }
-}
-
 }  // namespace
 }  // namespace weft::recipe::testing

@@ -14,8 +14,8 @@ namespace {
 
 // A cache line: no two stored tensors share one, and every SIMD width is met.
 constexpr int64_t kStoredAlignmentBytes = 64;
-// On a GPU, as torch's allocator has it: large tensors begin on borders of their
-// own, and whoever measures here measures what a framework would see.
+// On a GPU, as torch's allocator has it: large tensors begin on borders of
+// their own, and whoever measures here measures what a framework would see.
 constexpr int64_t kDeviceAlignmentBytes = 512;
 constexpr int64_t kLargeBytes = int64_t{1} << 20;
 constexpr int64_t kLargeAlignmentBytes = int64_t{64} << 10;

@@ -35,35 +35,44 @@ absl::Status CatalogService::Attached::Health() {
   return attachment_->Health();
 }
 
-void CatalogService::Attached::End() {
+void CatalogService::Attached::End(bool abandon) {
   std::unique_ptr<Attachment> ended;
   {
     const std::lock_guard lock(mutex_);
     ended = std::move(attachment_);
   }
+  if (abandon && ended != nullptr) ended->Abandon();
 }
 
 absl::StatusOr<std::shared_ptr<CatalogService::Attached>>
-CatalogService::AttachWorker(const std::string& worker_id) {
+CatalogService::AttachWorker(const std::string& worker_id,
+                             uint64_t again_generation) {
   absl::StatusOr<std::unique_ptr<Attachment>> attachment =
-      store_->Attach(worker_id, AtOnce());
+      again_generation == 0
+          ? store_->Attach(worker_id, AtOnce())
+          : store_->Reattach({worker_id, again_generation}, AtOnce());
   if (!attachment.ok()) return attachment.status();
   auto attached = std::make_shared<Attached>(*std::move(attachment));
+  std::shared_ptr<Attached> replaced;  // ends when no lock is held
   const std::lock_guard lock(mutex_);
-  attached_[worker_id] = attached;
+  replaced = std::exchange(attached_[worker_id], attached);
   return attached;
 }
 
-void CatalogService::DetachWorker(const std::string& worker_id) {
+void CatalogService::DetachWorker(const std::string& worker_id,
+                                  const Attached* only) {
   std::shared_ptr<Attached> attached;
+  bool abandon = false;
   {
     const std::lock_guard lock(mutex_);
     const auto found = attached_.find(worker_id);
     if (found == attached_.end()) return;
+    if (only != nullptr && found->second.get() != only) return;
     attached = std::move(found->second);
     attached_.erase(found);
+    abandon = stopping_;
   }
-  attached->End();
+  attached->End(abandon);
 }
 
 std::shared_ptr<CatalogService::Attached> CatalogService::FindAttached(
@@ -128,9 +137,13 @@ grpc::Status CatalogService::Register(grpc::ServerContext* /*context*/,
 grpc::ServerWriteReactor<v1::AttachResponse>* CatalogService::Attach(
     grpc::CallbackServerContext* /*context*/,
     const v1::AttachRequest* request) {
-  absl::Status status = CheckServing();
-  if (status.ok()) status = AttachWorker(request->worker_id()).status();
-  return StartAttachStream(*this, request->worker_id(), status);
+  const absl::Status serving = CheckServing();
+  if (!serving.ok()) {
+    return StartAttachStream(*this, request->worker_id(), serving);
+  }
+  return StartAttachStream(
+      *this, request->worker_id(),
+      AttachWorker(request->worker_id(), request->again_generation()));
 }
 
 grpc::Status CatalogService::Detach(grpc::ServerContext* /*context*/,
@@ -153,7 +166,10 @@ grpc::Status CatalogService::PublishShard(
     grpc::ServerContext* /*context*/, const v1::PublishShardRequest* request,
     v1::PublishShardResponse* response) {
   const absl::StatusOr<VersionRecord> record =
-      store_->PublishShard(request->worker_id(), request->step(), AtOnce());
+      request->again() ? store_->RepublishShard(request->worker_id(),
+                                                request->step(), AtOnce())
+                       : store_->PublishShard(request->worker_id(),
+                                              request->step(), AtOnce());
   if (!record.ok()) return ToWireStatus(record.status());
   ToWire(*record, *response->mutable_record());
   return grpc::Status::OK;

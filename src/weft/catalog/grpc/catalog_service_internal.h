@@ -30,11 +30,15 @@ class CatalogService final
   // An attachment that lives until its stream breaks or Detach is called for
   // it, whichever comes first.
   class Attached;
+  // `again_generation` as in AttachRequest.
   absl::StatusOr<std::shared_ptr<Attached>> AttachWorker(
-      const std::string& worker_id);
-  void DetachWorker(const std::string& worker_id);
+      const std::string& worker_id, uint64_t again_generation = 0);
+  // With `only` nothing happens if another attachment has taken its place.
+  void DetachWorker(const std::string& worker_id,
+                    const Attached* only = nullptr);
 
-  // New streams are refused from now on.
+  // New streams are refused from now on, and those that end abandon their
+  // workers.
   void StopStreams();
 
   grpc::Status PutPlacement(grpc::ServerContext* context,
@@ -102,8 +106,9 @@ class CatalogService::Attached {
       : attachment_(std::move(attachment)) {}
 
   absl::Status Health();
-  // Marks the worker dead; nothing happens the second time.
-  void End();
+  // Marks the worker dead; nothing happens the second time. With `abandon`
+  // it may live on elsewhere.
+  void End(bool abandon);
 
  private:
   std::mutex mutex_;

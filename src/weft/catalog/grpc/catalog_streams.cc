@@ -14,8 +14,11 @@ namespace {
 
 class AttachStream : public grpc::ServerWriteReactor<v1::AttachResponse> {
  public:
-  AttachStream(CatalogService& service, std::string worker_id)
-      : service_(service), worker_id_(std::move(worker_id)) {
+  AttachStream(CatalogService& service, std::string worker_id,
+               std::shared_ptr<CatalogService::Attached> attached)
+      : service_(service),
+        worker_id_(std::move(worker_id)),
+        attached_(std::move(attached)) {
     StartWrite(&response_);
   }
 
@@ -24,7 +27,7 @@ class AttachStream : public grpc::ServerWriteReactor<v1::AttachResponse> {
   }
   void OnCancel() override { FinishOnce(); }
   void OnDone() override {
-    service_.DetachWorker(worker_id_);
+    service_.DetachWorker(worker_id_, attached_.get());
     delete this;
   }
 
@@ -35,6 +38,7 @@ class AttachStream : public grpc::ServerWriteReactor<v1::AttachResponse> {
 
   CatalogService& service_;
   const std::string worker_id_;
+  const std::shared_ptr<CatalogService::Attached> attached_;
   const v1::AttachResponse response_;
   std::once_flag finished_;
 };
@@ -110,9 +114,11 @@ void WatchStream::SendNews() {
 
 grpc::ServerWriteReactor<v1::AttachResponse>* StartAttachStream(
     CatalogService& service, const std::string& worker_id,
-    const absl::Status& attached) {
-  if (!attached.ok()) return new RefusedStream<v1::AttachResponse>(attached);
-  return new AttachStream(service, worker_id);
+    absl::StatusOr<std::shared_ptr<CatalogService::Attached>> attached) {
+  if (!attached.ok()) {
+    return new RefusedStream<v1::AttachResponse>(attached.status());
+  }
+  return new AttachStream(service, worker_id, *std::move(attached));
 }
 
 grpc::ServerWriteReactor<v1::WatchVersionsResponse>* StartWatchStream(

@@ -17,7 +17,7 @@ namespace weft::catalog {
 // calls service.DetachWorker then. `attached` not OK: ends at once with it.
 grpc::ServerWriteReactor<v1::AttachResponse>* StartAttachStream(
     CatalogService& service, const std::string& worker_id,
-    const absl::Status& attached);
+    absl::StatusOr<std::shared_ptr<CatalogService::Attached>> attached);
 
 // Sends the watch's records in batches until the client goes away or the
 // watch ends. Not OK: ends at once with that.

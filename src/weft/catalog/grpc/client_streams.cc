@@ -106,16 +106,17 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
 class GrpcAttachment : public Attachment {
  public:
   GrpcAttachment(std::shared_ptr<Connection> connection,
-                 const std::string& worker_id)
+                 const v1::AttachRequest& request, std::function<void()> on_end)
       : connection_(std::move(connection)),
+        request_(request),
         reader_(
             connection_, "attaching a worker", [](const auto&) {},
-            [](const auto&) {}) {
-    request_.set_worker_id(worker_id);
-  }
+            [on_end = std::move(on_end)](const auto&) {
+              if (on_end) on_end();
+            }) {}
 
   ~GrpcAttachment() override {
-    if (!attached_ || !reader_.state().ok()) return;
+    if (!attached_ || abandoned_ || !reader_.state().ok()) return;
     // So that the worker is dead when this returns, not soon after. If it
     // fails, the end of the stream does the same.
     v1::DetachRequest request;
@@ -133,6 +134,8 @@ class GrpcAttachment : public Attachment {
     attached_ = status.ok();
     return status;
   }
+
+  void Abandon() override { abandoned_ = true; }
 
   absl::Status Health() override {
     if (!reader_.state().ok()) return NoCatalogAnswers(connection_->address);
@@ -152,8 +155,9 @@ class GrpcAttachment : public Attachment {
 
  private:
   const std::shared_ptr<Connection> connection_;
-  v1::AttachRequest request_;
+  const v1::AttachRequest request_;
   bool attached_ = false;
+  bool abandoned_ = false;
   StreamReader<v1::AttachResponse> reader_;
 };
 
@@ -206,11 +210,11 @@ void Connection::SetDeadline(grpc::ClientContext& context,
 }
 
 absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
-    std::shared_ptr<Connection> connection, const std::string& worker_id,
-    base::Deadline deadline) {
+    std::shared_ptr<Connection> connection, const v1::AttachRequest& request,
+    base::Deadline deadline, std::function<void()> on_end) {
   WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker"));
-  auto attachment =
-      std::make_unique<GrpcAttachment>(std::move(connection), worker_id);
+  auto attachment = std::make_unique<GrpcAttachment>(
+      std::move(connection), request, std::move(on_end));
   WEFT_RETURN_IF_ERROR(attachment->Open(deadline));
   return attachment;
 }

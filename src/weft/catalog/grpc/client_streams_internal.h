@@ -4,6 +4,7 @@
 
 #include <grpcpp/client_context.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -43,10 +44,20 @@ struct Connection {
                           base::Deadline deadline);
 };
 
-// Both wait until the server has taken the stream, or refused it.
+// kUnavailable at the first refusal.
+absl::StatusOr<std::shared_ptr<Connection>> Connect(const std::string& address,
+                                                    base::Deadline deadline);
+// A client of that one connection.
+std::unique_ptr<CatalogStore> MakeClientOf(
+    std::shared_ptr<Connection> connection);
+
+// Both wait until the server has taken the stream, or refused it. `on_end`, if
+// given, is called once, on another thread, when the stream of an attachment
+// has ended, however that came. An attachment that was abandoned does not tell
+// the catalog of its end.
 absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(
-    std::shared_ptr<Connection> connection, const std::string& worker_id,
-    base::Deadline deadline);
+    std::shared_ptr<Connection> connection, const v1::AttachRequest& request,
+    base::Deadline deadline, std::function<void()> on_end = nullptr);
 absl::StatusOr<std::unique_ptr<VersionWatch>> OpenWatch(
     std::shared_ptr<Connection> connection, const std::string& model,
     base::Deadline deadline);

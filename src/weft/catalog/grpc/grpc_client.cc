@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/client_streams_internal.h"
+#include "weft/catalog/grpc/failover_client_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
 
@@ -51,9 +52,14 @@ class GrpcClient : public CatalogStore {
                                         base::Deadline deadline) override;
   absl::StatusOr<std::unique_ptr<Attachment>> Attach(
       const std::string& worker_id, base::Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
+      const Registration& worker, base::Deadline deadline) override;
   absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
                                              uint64_t step,
                                              base::Deadline deadline) override;
+  absl::StatusOr<VersionRecord> RepublishShard(
+      const std::string& worker_id, uint64_t step,
+      base::Deadline deadline) override;
   absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                       base::Deadline revoke_after) override;
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
@@ -75,6 +81,9 @@ class GrpcClient : public CatalogStore {
       const std::string& model, base::Deadline deadline) override;
 
  private:
+  absl::StatusOr<VersionRecord> Publish(const std::string& worker_id,
+                                        uint64_t step, bool again,
+                                        base::Deadline deadline);
   absl::StatusOr<Lease> Acquire(const v1::AcquireLeaseRequest& request,
                                 base::Deadline deadline);
 
@@ -121,14 +130,36 @@ absl::StatusOr<Registration> GrpcClient::Register(const WorkerInfo& info,
 
 absl::StatusOr<std::unique_ptr<Attachment>> GrpcClient::Attach(
     const std::string& worker_id, base::Deadline deadline) {
-  return OpenAttachment(connection_, WireId(worker_id), deadline);
+  v1::AttachRequest request;
+  request.set_worker_id(WireId(worker_id));
+  return OpenAttachment(connection_, request, deadline);
+}
+
+absl::StatusOr<std::unique_ptr<Attachment>> GrpcClient::Reattach(
+    const Registration& worker, base::Deadline deadline) {
+  v1::AttachRequest request;
+  request.set_worker_id(WireId(worker.worker_id));
+  request.set_again_generation(worker.generation);
+  return OpenAttachment(connection_, request, deadline);
 }
 
 absl::StatusOr<VersionRecord> GrpcClient::PublishShard(
     const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  return Publish(worker_id, step, /*again=*/false, deadline);
+}
+
+absl::StatusOr<VersionRecord> GrpcClient::RepublishShard(
+    const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  return Publish(worker_id, step, /*again=*/true, deadline);
+}
+
+absl::StatusOr<VersionRecord> GrpcClient::Publish(const std::string& worker_id,
+                                                  uint64_t step, bool again,
+                                                  base::Deadline deadline) {
   v1::PublishShardRequest request;
   request.set_worker_id(WireId(worker_id));
   request.set_step(step);
+  request.set_again(again);
   v1::PublishShardResponse response;
   WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::PublishShard, request, response,
                                          deadline, "publishing a shard"));
@@ -284,16 +315,32 @@ absl::Status AwaitConnected(grpc::Channel& channel, const std::string& address,
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
-    const std::string& address, const GrpcClientOptions& options) {
+absl::StatusOr<std::shared_ptr<Connection>> Connect(const std::string& address,
+                                                    base::Deadline deadline) {
   const std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
       address, grpc::InsecureChannelCredentials(), ConnectionOptions());
-  WEFT_RETURN_IF_ERROR(AwaitConnected(
-      *channel, address, base::Deadline::After(options.connect_timeout)));
+  WEFT_RETURN_IF_ERROR(AwaitConnected(*channel, address, deadline));
   auto connection = std::make_shared<Connection>();
   connection->address = address;
   connection->stub = v1::Catalog::NewStub(channel);
+  return connection;
+}
+
+std::unique_ptr<CatalogStore> MakeClientOf(
+    std::shared_ptr<Connection> connection) {
   return std::make_unique<GrpcClient>(std::move(connection));
+}
+
+absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
+    const std::string& address, const GrpcClientOptions& options) {
+  const bool has_several = address.find(',') != std::string::npos;
+  if (has_several || options.reconnect_within > std::chrono::nanoseconds(0)) {
+    return MakeFailoverClient(address, options);
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      std::shared_ptr<Connection> connection,
+      Connect(address, base::Deadline::After(options.connect_timeout)));
+  return MakeClientOf(std::move(connection));
 }
 
 }  // namespace weft::catalog

@@ -14,16 +14,25 @@ namespace weft::catalog {
 struct GrpcClientOptions {
   // How long MakeGrpcClient tries; a refused connection ends it at once.
   std::chrono::nanoseconds connect_timeout = std::chrono::seconds(5);
+  // How long a call tries again when its catalog goes away; kUnavailable then.
+  // 0: not at all, but 10 s with several addresses.
+  std::chrono::nanoseconds reconnect_within{0};
 };
 
-// Connects to "HOST:PORT". kUnavailable "no catalog answers at HOST:PORT ..."
-// if nothing is there. One connection for all calls, watches and attachments.
+// Connects to "HOST:PORT", or to the first of "A,B,..." that answers; these
+// are servers of one catalog on a store that they share. kUnavailable "no
+// catalog answers at HOST:PORT ..." if nothing is there. One connection for all
+// calls, watches and attachments.
 //
 // Beyond store.h: a call on a broken connection fails at once with
 // kUnavailable, and the client connects again by itself, but attachments and
-// watches that broke stay so. An Attachment's destructor tells the catalog and
-// waits for its answer, 5 s at most; Health asks the catalog, 5 s at most.
-// Watches and attachments may outlive the client; none of them may be
+// watches that broke stay so. With reconnect_within attachments and watches
+// go on through the same or another address: a worker that the catalog still
+// knows attaches again, and a watch begins again with all that exists. A call
+// that was under way is asked again; a Register or a lease that was granted
+// but not answered is left to time out. An Attachment's destructor tells the
+// catalog and waits for its answer, 5 s at most; Health asks the catalog, 5 s
+// at most. Watches and attachments may outlive the client; none of them may be
 // destroyed by a wake function.
 absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
     const std::string& address, const GrpcClientOptions& options = {});

@@ -291,6 +291,15 @@ class StuckStore : public CatalogStore {
       const std::string& worker_id, base::Deadline deadline) override {
     return inner_->Attach(worker_id, deadline);
   }
+  absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
+      const Registration& worker, base::Deadline deadline) override {
+    return inner_->Reattach(worker, deadline);
+  }
+  absl::StatusOr<VersionRecord> RepublishShard(
+      const std::string& worker_id, uint64_t step,
+      base::Deadline deadline) override {
+    return inner_->RepublishShard(worker_id, step, deadline);
+  }
   absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
                                              uint64_t step,
                                              base::Deadline deadline) override {

@@ -1,5 +1,6 @@
 #include <string>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
@@ -10,6 +11,7 @@ namespace {
 // In grpc::Status::error_details: tells an answer of the catalog from a
 // failure that gRPC reports with the same code.
 constexpr char kCatalogAnswered[] = "weft.catalog.v1";
+constexpr char kUnreachable[] = "weft.catalog/unreachable";
 
 }  // namespace
 
@@ -128,9 +130,15 @@ grpc::Status ToWireStatus(const absl::Status& status) {
 }
 
 absl::Status NoCatalogAnswers(const std::string& address) {
-  return absl::UnavailableError(
+  absl::Status status = absl::UnavailableError(
       absl::StrCat("no catalog answers at ", address,
                    " (start one with: weft catalog --listen ", address, ")"));
+  status.SetPayload(kUnreachable, absl::Cord());
+  return status;
+}
+
+bool IsUnreachable(const absl::Status& status) {
+  return status.GetPayload(kUnreachable).has_value();
 }
 
 absl::Status FromWireStatus(const grpc::Status& status, std::string_view doing,

@@ -47,6 +47,8 @@ absl::Status FromWireStatus(const grpc::Status& status, std::string_view doing,
 
 // kUnavailable, with how to start one.
 absl::Status NoCatalogAnswers(const std::string& address);
+// Whether a status is of NoCatalogAnswers, and no answer of a catalog.
+bool IsUnreachable(const absl::Status& status);
 
 }  // namespace weft::catalog
 

@@ -15,21 +15,32 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/limits.h"
-#include "weft/catalog/memory/catalog_state_internal.h"
+#include "weft/catalog/state/catalog_state.h"
+#include "weft/catalog/state/version_watches.h"
 #include "weft/catalog/version_queue.h"
-#include "weft/manifest/placement.h"
 
 namespace weft::catalog {
 namespace {
 
 using Clock = base::Deadline::Clock;
 
+constexpr char kServer[] = "this";
+
+StateOptions ToStateOptions(const MemoryStoreOptions& options) {
+  return {.lease_duration = options.lease_duration,
+          .attach_within = options.attach_within,
+          .first_number = options.first_number,
+          .dead_workers_kept = options.dead_workers_kept,
+          .unused_placements_kept = options.unused_placements_kept,
+          .unused_placement_bytes_kept = options.unused_placement_bytes_kept};
+}
+
 // The state, its lock and its watches. Shared by the store, its watches and
 // its attachments, which may outlive the store.
 class Core {
  public:
   explicit Core(const MemoryStoreOptions& options)
-      : options_(options), state_(options) {}
+      : options_(options), state_(ToStateOptions(options)) {}
 
   // Holds the lock; brings the state up to the time on entry. On exit it hands
   // the changes to the watches, lets the lock go, and then wakes who waits.
@@ -41,8 +52,12 @@ class Core {
     }
     ~Transaction() {
       const auto to_wake = core_.HandOutChanges();
+      const std::vector<std::string> notes = core_.state_.TakeNotes();
       lock_.unlock();
       core_.changed_.notify_all();
+      if (core_.options_.on_note) {
+        for (const std::string& note : notes) core_.options_.on_note(note);
+      }
       for (const auto& queue : to_wake) queue->Wake();
     }
     Transaction(const Transaction&) = delete;
@@ -50,6 +65,20 @@ class Core {
 
     CatalogState& state() { return core_.state_; }
     Clock::time_point now() const { return now_; }
+    using Bytes = std::shared_ptr<const std::string>;
+    void PutBlob(const std::string& digest_hex, Bytes bytes) {
+      const PlacementIndex::Placement placement{
+          digest_hex, digest_hex, static_cast<int64_t>(bytes->size())};
+      if (core_.state_.placements().Put(placement)) {
+        core_.blobs_[digest_hex] = std::move(bytes);
+      }
+    }
+    // nullptr if it is not there.
+    Bytes GetBlob(const std::string& digest_hex) const {
+      const auto found = core_.blobs_.find(digest_hex);
+      return found == core_.blobs_.end() ? nullptr : found->second;
+    }
+    Holder NewHolder() { return {kServer, ++core_.last_token_}; }
 
    private:
     Core& core_;
@@ -66,43 +95,35 @@ class Core {
   void Unsubscribe(const std::string& model,
                    const std::shared_ptr<VersionQueue>& queue);
 
-  absl::Status Health(const std::string& worker_id);
-  void Detach(const std::string& worker_id);
+  absl::Status Health(const std::string& worker_id, const Holder& holder);
+  void Detach(const std::string& worker_id, const Holder& holder);
 
   // Ends what expires while nobody calls; returns after Close.
   void RunExpiries();
   void Close();
 
  private:
-  using Queues = std::vector<std::shared_ptr<VersionQueue>>;
-  Queues HandOutChanges();
+  VersionWatches::Queues HandOutChanges();
 
   const MemoryStoreOptions options_;
   std::mutex mutex_;
   std::condition_variable changed_;  // a transaction has ended
   std::condition_variable expiry_;   // something expires sooner, or closed
   CatalogState state_;
-  std::map<std::string, Queues> watches_;  // by model
+  std::map<std::string, std::shared_ptr<const std::string>> blobs_;
+  VersionWatches watches_;
+  uint64_t last_token_ = 0;
   Clock::time_point expiries_sleep_until_ = Clock::time_point::max();
   bool closed_ = false;
 };
 
-Core::Queues Core::HandOutChanges() {
-  std::set<std::string> models;
-  for (const VersionRecord& change : state_.TakeChanges()) {
-    const auto watches = watches_.find(change.model);
-    if (watches == watches_.end()) continue;
-    for (const auto& queue : watches->second) queue->Push(change);
-    models.insert(change.model);
-  }
-  Queues to_wake;
-  for (const std::string& model : models) {
-    const Queues& queues = watches_.at(model);
-    to_wake.insert(to_wake.end(), queues.begin(), queues.end());
+VersionWatches::Queues Core::HandOutChanges() {
+  for (const auto& dropped : state_.placements().TakeDropped()) {
+    blobs_.erase(dropped.digest_hex);
   }
   const auto next = state_.NextExpiry();
   if (next && *next < expiries_sleep_until_) expiry_.notify_all();
-  return to_wake;
+  return watches_.Push(state_.TakeChanges());
 }
 
 absl::StatusOr<bool> Core::AwaitRetired(const std::string& worker_id,
@@ -118,34 +139,26 @@ absl::StatusOr<bool> Core::AwaitRetired(const std::string& worker_id,
 }
 
 std::shared_ptr<VersionQueue> Core::Subscribe(const std::string& model) {
-  auto queue = std::make_shared<VersionQueue>();
   { const Transaction expire(*this); }
   const std::lock_guard lock(mutex_);
-  for (const VersionRecord& record : state_.ListVersions(model)) {
-    queue->Push(record);
-  }
-  watches_[model].push_back(queue);
-  return queue;
+  return watches_.Subscribe(model, state_.ListVersions(model));
 }
 
 void Core::Unsubscribe(const std::string& model,
                        const std::shared_ptr<VersionQueue>& queue) {
   const std::lock_guard lock(mutex_);
-  const auto watches = watches_.find(model);
-  if (watches == watches_.end()) return;
-  std::erase(watches->second, queue);
-  if (watches->second.empty()) watches_.erase(watches);
+  watches_.Unsubscribe(model, queue);
 }
 
-absl::Status Core::Health(const std::string& worker_id) {
+absl::Status Core::Health(const std::string& worker_id, const Holder& holder) {
   Transaction transaction(*this);
   if (closed_) return absl::UnavailableError("the catalog store has ended");
-  return transaction.state().Health(worker_id);
+  return transaction.state().Health(worker_id, holder);
 }
 
-void Core::Detach(const std::string& worker_id) {
+void Core::Detach(const std::string& worker_id, const Holder& holder) {
   Transaction transaction(*this);
-  transaction.state().Detach(worker_id);
+  transaction.state().Detach(worker_id, holder);
 }
 
 void Core::RunExpiries() {
@@ -168,14 +181,12 @@ void Core::RunExpiries() {
 }
 
 void Core::Close() {
-  Queues to_close;
+  VersionWatches::Queues to_close;
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     expiry_.notify_all();
-    for (const auto& [model, queues] : watches_) {
-      to_close.insert(to_close.end(), queues.begin(), queues.end());
-    }
+    to_close = watches_.All();
   }
   for (const auto& queue : to_close) {
     queue->Close(absl::UnavailableError("the catalog store has ended"));
@@ -210,15 +221,19 @@ class MemoryWatch : public VersionWatch {
 
 class MemoryAttachment : public Attachment {
  public:
-  MemoryAttachment(std::shared_ptr<Core> core, std::string worker_id)
-      : core_(std::move(core)), worker_id_(std::move(worker_id)) {}
-  ~MemoryAttachment() override { core_->Detach(worker_id_); }
+  MemoryAttachment(std::shared_ptr<Core> core, std::string worker_id,
+                   Holder holder)
+      : core_(std::move(core)),
+        worker_id_(std::move(worker_id)),
+        holder_(std::move(holder)) {}
+  ~MemoryAttachment() override { core_->Detach(worker_id_, holder_); }
 
-  absl::Status Health() override { return core_->Health(worker_id_); }
+  absl::Status Health() override { return core_->Health(worker_id_, holder_); }
 
  private:
   const std::shared_ptr<Core> core_;
   const std::string worker_id_;
+  const Holder holder_;
 };
 
 class MemoryStore : public CatalogStore {
@@ -241,9 +256,14 @@ class MemoryStore : public CatalogStore {
                                         base::Deadline deadline) override;
   absl::StatusOr<std::unique_ptr<Attachment>> Attach(
       const std::string& worker_id, base::Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
+      const Registration& worker, base::Deadline deadline) override;
   absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
                                              uint64_t step,
                                              base::Deadline deadline) override;
+  absl::StatusOr<VersionRecord> RepublishShard(
+      const std::string& worker_id, uint64_t step,
+      base::Deadline deadline) override;
   absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                       base::Deadline revoke_after) override;
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
@@ -273,17 +293,10 @@ absl::Status MemoryStore::PutPlacement(const std::string& digest_hex,
                                        const std::string& bytes,
                                        base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("putting a placement"));
-  WEFT_RETURN_IF_ERROR(CheckDigestHex(digest_hex));
-  WEFT_RETURN_IF_ERROR(CheckByteCount("placement", bytes, kMaxPlacementBytes));
-  const std::string actual = manifest::DigestOf(bytes).ToHex();
-  if (actual != digest_hex) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("placement of ", bytes.size(), " bytes was put as ",
-                     digest_hex, " but its digest is ", actual));
-  }
+  WEFT_RETURN_IF_ERROR(CheckPlacement(digest_hex, bytes));
   auto shared = std::make_shared<const std::string>(bytes);
   Core::Transaction transaction(*core_);
-  transaction.state().placements().Put(digest_hex, std::move(shared));
+  transaction.PutBlob(digest_hex, std::move(shared));
   return absl::OkStatus();
 }
 
@@ -294,7 +307,7 @@ absl::StatusOr<std::string> MemoryStore::GetPlacement(
   std::shared_ptr<const std::string> bytes;
   {
     Core::Transaction transaction(*core_);
-    bytes = transaction.state().placements().Get(digest_hex);
+    bytes = transaction.GetBlob(digest_hex);
   }
   if (bytes == nullptr) {
     return absl::NotFoundError(
@@ -316,11 +329,26 @@ absl::StatusOr<Registration> MemoryStore::Register(const WorkerInfo& info,
 absl::StatusOr<std::unique_ptr<Attachment>> MemoryStore::Attach(
     const std::string& worker_id, base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker"));
+  Holder holder;
   {
     Core::Transaction transaction(*core_);
-    WEFT_RETURN_IF_ERROR(transaction.state().Attach(worker_id));
+    holder = transaction.NewHolder();
+    WEFT_RETURN_IF_ERROR(transaction.state().Attach(worker_id, holder));
   }
-  return std::make_unique<MemoryAttachment>(core_, worker_id);
+  return std::make_unique<MemoryAttachment>(core_, worker_id, holder);
+}
+
+absl::StatusOr<std::unique_ptr<Attachment>> MemoryStore::Reattach(
+    const Registration& worker, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("attaching a worker again"));
+  Holder holder;
+  {
+    Core::Transaction transaction(*core_);
+    holder = transaction.NewHolder();
+    WEFT_RETURN_IF_ERROR(
+        transaction.state().Reattach(worker, holder, /*only_orphan=*/false));
+  }
+  return std::make_unique<MemoryAttachment>(core_, worker.worker_id, holder);
 }
 
 absl::StatusOr<VersionRecord> MemoryStore::PublishShard(
@@ -328,6 +356,13 @@ absl::StatusOr<VersionRecord> MemoryStore::PublishShard(
   WEFT_RETURN_IF_ERROR(deadline.Check("publishing a shard"));
   Core::Transaction transaction(*core_);
   return transaction.state().PublishShard(worker_id, step);
+}
+
+absl::StatusOr<VersionRecord> MemoryStore::RepublishShard(
+    const std::string& worker_id, uint64_t step, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("publishing a shard"));
+  Core::Transaction transaction(*core_);
+  return transaction.state().RepublishShard(worker_id, step);
 }
 
 absl::StatusOr<int64_t> MemoryStore::BeginUpdate(const std::string& worker_id,

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
@@ -34,6 +35,8 @@ struct MemoryStoreOptions {
   // registers then, and for restarts; the oldest go above either limit.
   std::size_t unused_placements_kept = 1024;
   int64_t unused_placement_bytes_kept = int64_t{512} << 20;
+  // Told, with no lock held, what a person should know: a line each.
+  std::function<void(const std::string& line)> on_note = nullptr;
 };
 
 // Destroying the store ends its watches with kUnavailable; attachments may

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "weft/memory/cuda/cuda_calls.h"
+#include "weft/memory/cuda/cuda_calls_internal.h"
 
 namespace weft::memory {
 

@@ -10,7 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
-#include "weft/memory/cuda/cuda_calls.h"
+#include "weft/memory/cuda/cuda_calls_internal.h"
 #include "weft/memory/cuda/cuda_driver.h"
 
 namespace weft::memory {

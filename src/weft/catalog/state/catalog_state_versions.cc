@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/limits.h"
-#include "weft/catalog/memory/catalog_state_internal.h"
+#include "weft/catalog/state/catalog_state.h"
 #include "weft/catalog/version_queue.h"
 
 namespace weft::catalog {
@@ -43,7 +43,7 @@ absl::Status CatalogState::CheckStep(const Epoch& epoch, const RankSlot& slot,
 
 absl::StatusOr<VersionRecord> CatalogState::PublishShard(
     const std::string& worker_id, uint64_t step) {
-  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
+  WEFT_ASSIGN_OR_RETURN(Worker * worker,
                         FindAttached(worker_id, Role::kPublisher));
   const WorkerInfo& info = worker->record.info;
   Model& model = models_[info.model];
@@ -54,20 +54,13 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
       model, info.rank,
       absl::StrCat("publisher rank ", info.rank, " has published step ", step));
   slot.last_step = step;
+  worker->last_step = step;
 
   const VersionId id{epoch.run_id, epoch.epoch, step};
   const auto known = model.versions.find(id);
   if (known == model.versions.end() && epoch.gone_step &&
       step <= *epoch.gone_step) {
-    VersionRecord late;
-    late.model = info.model;
-    late.version = id;
-    late.state = VersionState::kGone;
-    late.reason = absl::StrCat("step ", *epoch.gone_step,
-                               " of the same epoch was withdrawn before");
-    late.ranks_expected = epoch.num_ranks;
-    late.source_set = epoch.source_set;
-    return late;
+    return GoneBefore(info.model, epoch, step);
   }
   Version& version = model.versions[id];
   VersionRecord& record = version.record;
@@ -85,6 +78,32 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
   }
   Emit(record);
   return record;
+}
+
+// What a rank gets that comes with a step the others have left already.
+VersionRecord CatalogState::GoneBefore(const std::string& model,
+                                       const Epoch& epoch, uint64_t step) {
+  VersionRecord late;
+  late.model = model;
+  late.version = {epoch.run_id, epoch.epoch, step};
+  late.state = VersionState::kGone;
+  late.reason = absl::StrCat("step ", epoch.gone_step.value_or(step),
+                             " of the same epoch was withdrawn before");
+  late.ranks_expected = epoch.num_ranks;
+  late.source_set = epoch.source_set;
+  return late;
+}
+
+absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
+    const std::string& worker_id, uint64_t step) {
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
+                        FindAttached(worker_id, Role::kPublisher));
+  if (worker->last_step != step) return PublishShard(worker_id, step);
+  const WorkerInfo& info = worker->record.info;
+  const Version* version =
+      FindVersion({info.model, {info.run_id, info.epoch, step}});
+  if (version != nullptr) return version->record;
+  return GoneBefore(info.model, *models_.at(info.model).current, step);
 }
 
 void CatalogState::WithdrawShards(Model& model, int64_t rank,
@@ -159,6 +178,11 @@ absl::StatusOr<bool> CatalogState::IsRetired(const std::string& worker_id,
     return absl::FailedPreconditionError(absl::StrCat(
         "worker \"", worker_id, "\" ended while its update waited for leases",
         worker == nullptr ? "" : absl::StrCat(": ", worker->death_reason)));
+  }
+  if (IsOrphan(*worker)) {
+    return absl::UnavailableError(absl::StrCat(
+        "worker \"", worker_id,
+        "\" lost its catalog server while its update waited for leases"));
   }
   const Version* version = FindVersion(key);
   return version == nullptr || version->record.state == VersionState::kGone;

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/limits.h"
-#include "weft/catalog/memory/catalog_state_internal.h"
+#include "weft/catalog/state/catalog_state.h"
 
 namespace weft::catalog {
 namespace {
@@ -34,7 +34,7 @@ absl::Status UnknownWorker(const std::string& worker_id) {
 
 }  // namespace
 
-CatalogState::CatalogState(const MemoryStoreOptions& options)
+CatalogState::CatalogState(const StateOptions& options)
     : options_(options),
       next_number_(options.first_number != 0 ? options.first_number
                                              : MicrosecondsNow()),
@@ -141,6 +141,10 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     for (const auto& [rank, slot] : model.current->ranks) {
       if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
     }
+    notes_.push_back(
+        absl::StrCat("model \"", info.model, "\": ", reason, " from ",
+                     NameEpoch(model.current->run_id, model.current->epoch),
+                     ", ", fenced.size(), " publishers fenced"));
     for (const std::string& worker_id : fenced) Kill(worker_id, reason);
     model.current.reset();
   }
@@ -199,7 +203,8 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
   return registration;
 }
 
-absl::Status CatalogState::Attach(const std::string& worker_id) {
+absl::Status CatalogState::Attach(const std::string& worker_id,
+                                  const Holder& holder) {
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return UnknownWorker(worker_id);
   Worker& worker = found->second;
@@ -214,6 +219,7 @@ absl::Status CatalogState::Attach(const std::string& worker_id) {
   }
   worker.life = Life::kAttached;
   worker.record.alive = true;
+  worker.holder = holder;
   attach_expiries_.erase({worker.attach_by, worker_id});
   if (worker.record.info.role == Role::kPublisher) {
     BumpSources(models_[worker.record.info.model]);
@@ -221,23 +227,91 @@ absl::Status CatalogState::Attach(const std::string& worker_id) {
   return absl::OkStatus();
 }
 
-absl::Status CatalogState::Health(const std::string& worker_id) const {
+Registration CatalogState::FindRegistration(
+    const std::string& worker_id) const {
+  const Worker* worker = FindWorker(worker_id);
+  return worker == nullptr ? Registration{}
+                           : Registration{worker_id, worker->record.generation};
+}
+
+absl::Status CatalogState::Reattach(const Registration& registration,
+                                    const Holder& holder, bool only_orphan) {
+  const std::string& worker_id = registration.worker_id;
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end()) return UnknownWorker(worker_id);
+  Worker& worker = found->second;
+  if (worker.record.generation != registration.generation) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker \"", worker_id, "\" has generation ", worker.record.generation,
+        ", not ", registration.generation));
+  }
+  if (worker.life == Life::kRegistered && !only_orphan) {
+    return Attach(worker_id, holder);
+  }
+  if (worker.life != Life::kAttached) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker \"", worker_id,
+                     "\" cannot be attached again: ", worker.death_reason));
+  }
+  if (only_orphan && !IsOrphan(worker)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("worker \"", worker_id, "\" is attached elsewhere"));
+  }
+  if (IsOrphan(worker)) attach_expiries_.erase({worker.attach_by, worker_id});
+  worker.holder = holder;
+  return absl::OkStatus();
+}
+
+absl::Status CatalogState::Health(const std::string& worker_id,
+                                  const Holder& holder) const {
   const Worker* worker = FindWorker(worker_id);
   if (worker == nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("worker \"", worker_id, "\" is dead and no longer known"));
   }
-  if (worker->life == Life::kAttached) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      "worker \"", worker_id, "\" is fenced: ", worker->death_reason));
+  if (worker->life != Life::kAttached) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "worker \"", worker_id, "\" is fenced: ", worker->death_reason));
+  }
+  if (worker->holder == holder) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(
+      "worker \"", worker_id, "\" is not attached through here any more"));
 }
 
-void CatalogState::Detach(const std::string& worker_id) {
+void CatalogState::Detach(const std::string& worker_id, const Holder& holder) {
   const Worker* worker = FindWorker(worker_id);
-  if (worker == nullptr || worker->life != Life::kAttached) return;
+  if (worker == nullptr || worker->life != Life::kAttached ||
+      worker->holder != holder) {
+    return;
+  }
   const bool publishes = worker->record.info.role == Role::kPublisher;
   Kill(worker_id, absl::StrCat(publishes ? "publisher" : "receiver", " rank ",
                                worker->record.info.rank, " died"));
+}
+
+void CatalogState::Orphan(const std::string& worker_id, const Holder& holder,
+                          TimePoint now) {
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end() || found->second.life != Life::kAttached ||
+      found->second.holder != holder || holder.server.empty()) {
+    return;
+  }
+  MakeOrphan(found->second, now);
+}
+
+void CatalogState::OrphanAllOf(const std::string& server, TimePoint now) {
+  for (auto& [worker_id, worker] : workers_) {
+    if (worker.life == Life::kAttached && !server.empty() &&
+        worker.holder.server == server) {
+      MakeOrphan(worker, now);
+    }
+  }
+}
+
+void CatalogState::MakeOrphan(Worker& worker, TimePoint now) {
+  worker.holder = {};
+  worker.attach_by = now + options_.attach_within;
+  attach_expiries_.emplace(worker.attach_by, worker.record.worker_id);
 }
 
 void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
@@ -264,6 +338,7 @@ void CatalogState::Kill(const std::string& worker_id,
   Model& model = models_[worker.record.info.model];
   attach_expiries_.erase({worker.attach_by, worker_id});
   worker.life = Life::kDead;
+  worker.holder = {};
   worker.record.alive = false;
   worker.death_reason = reason;
   worker.binding.clear();
@@ -353,10 +428,28 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
   return records;
 }
 
+void CatalogState::RaiseNumbers(uint64_t at_least) {
+  next_number_ = std::max(next_number_, at_least);
+}
+
 void CatalogState::Expire(TimePoint now) {
   while (!attach_expiries_.empty() && attach_expiries_.begin()->first <= now) {
     const std::string worker_id = attach_expiries_.begin()->second;
-    DropRegistration(worker_id);
+    const Worker& worker = workers_.at(worker_id);
+    if (worker.life == Life::kRegistered) {
+      DropRegistration(worker_id);
+      continue;
+    }
+    Kill(worker_id,
+         absl::StrCat(worker.record.info.role == Role::kPublisher ? "publisher"
+                                                                  : "receiver",
+                      " rank ", worker.record.info.rank,
+                      " lost its catalog server and did not attach again "
+                      "within ",
+                      std::chrono::duration_cast<std::chrono::seconds>(
+                          options_.attach_within)
+                          .count(),
+                      " s"));
   }
   while (!lease_expiries_.empty() && lease_expiries_.begin()->first <= now) {
     const std::string lease_id = lease_expiries_.begin()->second;

@@ -1,9 +1,12 @@
 // The rules of store.h as a state machine: no lock, no wait, no clock of its
 // own. Every change of a version is put on a list that the owner takes after
-// each call (TakeChanges). Not thread-safe.
-#ifndef WEFT_CATALOG_MEMORY_CATALOG_STATE_INTERNAL_H_
-#define WEFT_CATALOG_MEMORY_CATALOG_STATE_INTERNAL_H_
+// each call (TakeChanges). Equal calls in equal order make equal states, so
+// that several processes may each keep one. Not thread-safe.
+#ifndef WEFT_CATALOG_STATE_CATALOG_STATE_H_
+#define WEFT_CATALOG_STATE_CATALOG_STATE_H_
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -17,12 +20,29 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weft/base/byte_codec.h"
 #include "weft/base/deadline.h"
-#include "weft/catalog/memory/memory_store.h"
-#include "weft/catalog/memory/placement_cache_internal.h"
+#include "weft/catalog/state/placement_index.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
+
+// The same as in MemoryStoreOptions, but for the clock.
+struct StateOptions {
+  std::chrono::nanoseconds lease_duration = std::chrono::minutes(10);
+  std::chrono::nanoseconds attach_within = std::chrono::seconds(10);
+  uint64_t first_number = 0;
+  std::size_t dead_workers_kept = 64;
+  std::size_t unused_placements_kept = 1024;
+  int64_t unused_placement_bytes_kept = int64_t{512} << 20;
+};
+
+// Who keeps a worker alive: one attachment of one server of the catalog.
+struct Holder {
+  std::string server;  // empty: nobody
+  uint64_t token = 0;
+  friend bool operator==(const Holder&, const Holder&) = default;
+};
 
 class CatalogState {
  public:
@@ -33,26 +53,43 @@ class CatalogState {
     VersionId version;
   };
 
-  explicit CatalogState(const MemoryStoreOptions& options);
+  explicit CatalogState(const StateOptions& options);
 
-  PlacementCache& placements() { return placements_; }
+  PlacementIndex& placements() { return placements_; }
+  const PlacementIndex& placements() const { return placements_; }
 
   absl::StatusOr<Registration> Register(const WorkerInfo& info,
                                         const std::string& binding,
                                         TimePoint now);
-  absl::Status Attach(const std::string& worker_id);
-  absl::Status Health(const std::string& worker_id) const;
-  // The attachment has ended; nothing happens if the worker is dead already.
-  void Detach(const std::string& worker_id);
+  absl::Status Attach(const std::string& worker_id, const Holder& holder);
+  // Empty if the worker is not known.
+  Registration FindRegistration(const std::string& worker_id) const;
+  // Takes a worker that lives over from whoever holds it; with `only_orphan`
+  // only if nobody does.
+  absl::Status Reattach(const Registration& worker, const Holder& holder,
+                        bool only_orphan);
+  // Of one attachment: kUnavailable if the worker lives, but not by it.
+  absl::Status Health(const std::string& worker_id, const Holder& holder) const;
+  // The attachment has ended, and the worker with it; nothing happens if the
+  // worker is dead or has another holder.
+  void Detach(const std::string& worker_id, const Holder& holder);
+  // The holder goes, but the worker may live: it dies if nobody takes it over
+  // within attach_within. Nothing happens if it has another holder.
+  void Orphan(const std::string& worker_id, const Holder& holder,
+              TimePoint now);
+  // Orphans all that the server holds.
+  void OrphanAllOf(const std::string& server, TimePoint now);
 
   absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
                                              uint64_t step);
+  absl::StatusOr<VersionRecord> RepublishShard(const std::string& worker_id,
+                                               uint64_t step);
   // Makes the worker's newest version RETIRING, or GONE if it has no lease.
   // The version to wait for, or nothing.
   absl::StatusOr<std::optional<VersionKey>> Retire(
       const std::string& worker_id);
   // Whether the version is no longer to be had; false if the worker still has
-  // to wait. An error if the worker has died meanwhile.
+  // to wait. An error if the worker has died or lost its holder meanwhile.
   absl::StatusOr<bool> IsRetired(const std::string& worker_id,
                                  const VersionKey& key) const;
   // Revokes what is left and makes the version GONE. The leases revoked.
@@ -77,6 +114,18 @@ class CatalogState {
 
   // Every change since the last call, in order.
   std::vector<VersionRecord> TakeChanges() { return std::move(changes_); }
+  // What a person should know of the calls since the last time, takeovers:
+  // a line each.
+  std::vector<std::string> TakeNotes() { return std::move(notes_); }
+
+  // No number given out from now on is smaller.
+  void RaiseNumbers(uint64_t at_least);
+
+  // All of it but changes and notes that were not taken; options are not part.
+  void Encode(base::ByteWriter& writer) const;
+  // Into a new state. Refuses (kDataLoss) what no series of calls can make, as
+  // far as later calls depend on it.
+  absl::Status Decode(base::ByteReader& reader);
 
  private:
   enum class Life : uint8_t { kRegistered, kAttached, kDead };
@@ -84,7 +133,9 @@ class CatalogState {
     WorkerRecord record;
     std::string binding;
     Life life = Life::kRegistered;
-    TimePoint attach_by;
+    Holder holder;        // of an attached one; an orphan has none
+    TimePoint attach_by;  // for a registered one and an orphan
+    std::optional<uint64_t> last_step;  // publishers: published by itself
     std::string death_reason;
     std::set<std::string> lease_ids;
   };
@@ -133,6 +184,19 @@ class CatalogState {
     std::string reason;
   };
 
+  static bool IsOrphan(const Worker& worker) {
+    return worker.life == Life::kAttached && worker.holder.server.empty();
+  }
+  void MakeOrphan(Worker& worker, TimePoint now);
+
+  // Parts of Encode and Decode.
+  friend class StateWriter;
+  friend class StateReader;
+  // What holds between the parts after every call.
+  absl::Status CheckWhole() const;
+  bool IsWholeModel(const std::string& name, const Model& model) const;
+  bool IsWholeWorker(const Worker& worker) const;
+
   // Lookups.
   const Worker* FindWorker(const std::string& worker_id) const;
   absl::StatusOr<Worker*> FindAttached(const std::string& worker_id, Role role);
@@ -155,6 +219,8 @@ class CatalogState {
   // Versions and leases.
   absl::Status CheckStep(const Epoch& epoch, const RankSlot& slot, int64_t rank,
                          uint64_t step) const;
+  static VersionRecord GoneBefore(const std::string& model, const Epoch& epoch,
+                                  uint64_t step);
   void WithdrawShards(Model& model, int64_t rank, const std::string& reason);
   // Revokes its leases. The version may be forgotten with this call.
   int64_t Withdraw(Model& model, const VersionId& version,
@@ -168,9 +234,9 @@ class CatalogState {
 
   uint64_t NextNumber() { return next_number_++; }
 
-  const MemoryStoreOptions options_;
+  StateOptions options_;
   uint64_t next_number_;
-  PlacementCache placements_;
+  PlacementIndex placements_;
   std::map<std::string, Worker> workers_;
   std::map<std::string, Model> models_;
   std::map<std::string, LeaseState> leases_;
@@ -179,8 +245,9 @@ class CatalogState {
   std::map<std::string, RevokedLease> revoked_;  // by lease id
   std::deque<std::string> revoked_order_;
   std::vector<VersionRecord> changes_;
+  std::vector<std::string> notes_;
 };
 
 }  // namespace weft::catalog
 
-#endif  // WEFT_CATALOG_MEMORY_CATALOG_STATE_INTERNAL_H_
+#endif  // WEFT_CATALOG_STATE_CATALOG_STATE_H_

@@ -1,7 +1,7 @@
 // The driver's functions that Weft calls, looked up in libcuda.so.1 at run
 // time. Included by *_device.cc only.
-#ifndef WEFT_MEMORY_CUDA_CUDA_CALLS_H_
-#define WEFT_MEMORY_CUDA_CUDA_CALLS_H_
+#ifndef WEFT_MEMORY_CUDA_CUDA_CALLS_INTERNAL_H_
+#define WEFT_MEMORY_CUDA_CUDA_CALLS_INTERNAL_H_
 
 #include <cuda.h>
 
@@ -76,4 +76,4 @@ struct CudaCalls {
 
 }  // namespace weft::memory
 
-#endif  // WEFT_MEMORY_CUDA_CUDA_CALLS_H_
+#endif  // WEFT_MEMORY_CUDA_CUDA_CALLS_INTERNAL_H_

@@ -1,0 +1,313 @@
+// What the store calls, and the keeper.
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/redis/redis_core_internal.h"
+#include "weft/catalog/redis/redis_words_internal.h"
+
+namespace weft::catalog {
+namespace {
+
+using Clock = base::Deadline::Clock;
+
+constexpr std::chrono::seconds kLeaveTime(1);
+
+Clock::time_point WallClock() {
+  return Clock::time_point(std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::system_clock::now().time_since_epoch()));
+}
+
+RedisStoreOptions WithDefaults(RedisStoreOptions options) {
+  if (!options.now) options.now = WallClock;
+  if (options.entries_a_snapshot == 0) {
+    options.entries_a_snapshot = Replica::kEntriesASnapshot;
+  }
+  return options;
+}
+
+}  // namespace
+
+std::string NewServerId() {
+  std::random_device random;
+  return absl::StrCat("s", absl::Hex(random(), absl::kZeroPad8),
+                      absl::Hex(random(), absl::kZeroPad8));
+}
+
+RedisCore::RedisCore(RedisAddress address, RedisStoreOptions options)
+    : address_(std::move(address)),
+      options_(WithDefaults(std::move(options))),
+      server_(NewServerId()) {}
+
+std::string RedisCore::Key(const std::string& name) const {
+  return absl::StrCat(address_.prefix, ":", name);
+}
+
+int64_t RedisCore::NowNs() const {
+  return std::chrono::nanoseconds(options_.now().time_since_epoch()).count();
+}
+
+absl::Status RedisCore::Start() {
+  threads_.emplace_back([this] { RunReader(); });
+  threads_.emplace_back([this] { RunWriter(); });
+  threads_.emplace_back([this] { RunKeeper(); });
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, options_.patience, [this] {
+    return replica_ != nullptr || absl::IsDataLoss(load_status_) ||
+           absl::IsFailedPrecondition(load_status_);
+  });
+  if (replica_ != nullptr) return absl::OkStatus();
+  if (!load_status_.ok()) return load_status_;
+  return absl::UnavailableError(
+      absl::StrCat("no redis answers at ", address_.Name()));
+}
+
+void RedisCore::Close() {
+  bool leaves = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
+    leaves = joined_ && writing_ != nullptr;
+    leaving_ = true;
+  }
+  if (leaves) {
+    Command leave;
+    leave.kind = Command::Kind::kLeave;
+    {
+      const std::lock_guard lock(mutex_);
+      leave.id = server_;
+    }
+    Propose(leave, base::Deadline::After(kLeaveTime)).status().IgnoreError();
+  }
+  VersionWatches::Queues queues;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+    work_.notify_all();
+    for (const auto& [sequence, proposal] : open_) proposal->done.notify_all();
+    for (RedisConnection* connection : {writing_, reading_}) {
+      if (connection != nullptr) connection->Shutdown();
+    }
+    queues = watches_.All();
+  }
+  for (std::thread& thread : threads_) thread.join();
+  for (const auto& queue : queues) {
+    queue->Close(absl::UnavailableError("the catalog store has ended"));
+    queue->Wake();
+  }
+}
+
+base::Deadline RedisCore::Patient(base::Deadline deadline) const {
+  const base::Deadline patience = base::Deadline::After(options_.patience);
+  return deadline.when() < patience.when() ? deadline : patience;
+}
+
+// Why a wait until Patient(deadline) found nothing.
+absl::Status RedisCore::Away(base::Deadline deadline) const {
+  if (closed_) return absl::UnavailableError("the catalog store has ended");
+  if (deadline.Passed()) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "deadline passed while waiting for redis at ", address_.Name()));
+  }
+  return absl::UnavailableError(
+      absl::StrCat("redis at ", address_.Name(),
+                   " does not answer; what was asked for may be done later"));
+}
+
+absl::StatusOr<CommandResult> RedisCore::Propose(Command command,
+                                                 base::Deadline deadline,
+                                                 bool keep) {
+  const base::Deadline until = Patient(deadline);
+  std::unique_lock lock(mutex_);
+  if (closed_) return Away(deadline);
+  const uint64_t sequence = ++last_sequence_;
+  command.sequence = sequence;
+  command.now_ns = NowNs();
+  auto proposal = std::make_shared<Proposal>();
+  proposal->command = std::move(command);
+  open_[sequence] = proposal;
+  work_.notify_one();
+  proposal->done.wait_for(lock, until.Remaining(), [&] {
+    return proposal->result.has_value() || closed_;
+  });
+  if (proposal->result) return *std::move(proposal->result);
+  if (!keep) open_.erase(sequence);
+  return Away(deadline);
+}
+
+absl::StatusOr<RedisReply> RedisCore::Ask(RedisWords words,
+                                          base::Deadline deadline) {
+  const base::Deadline until = Patient(deadline);
+  auto job = std::make_shared<Job>();
+  job->words = std::move(words);
+  std::unique_lock lock(mutex_);
+  jobs_.push_back(job);
+  work_.notify_one();
+  changed_.wait_for(lock, until.Remaining(),
+                    [&] { return job->reply.has_value() || closed_; });
+  if (!job->reply) {
+    job->given_up = true;
+    return Away(deadline);
+  }
+  if (job->reply->kind == RedisReply::Kind::kError) {
+    return RefusedBy(address_, *job->reply);
+  }
+  return *std::move(job->reply);
+}
+
+void RedisCore::AddJob(RedisWords words) {
+  auto job = std::make_shared<Job>();
+  job->words = std::move(words);
+  jobs_.push_back(std::move(job));
+  work_.notify_one();
+}
+
+absl::Status RedisCore::CatchUp(base::Deadline deadline) {
+  bool due = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return Away(deadline);
+    const auto next = replica_->state().NextExpiry();
+    due = next && *next <= options_.now();
+  }
+  if (due) {
+    Command tick;
+    tick.kind = Command::Kind::kTick;
+    return Propose(tick, deadline).status();
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      const RedisReply newest,
+      Ask({"XREVRANGE", Key(kLogKey), "+", "-", "COUNT", "1"}, deadline));
+  if (newest.items.empty()) return absl::OkStatus();
+  WEFT_ASSIGN_OR_RETURN(const auto id, EntryIdOf(newest.items[0]));
+  const base::Deadline until = Patient(deadline);
+  std::unique_lock lock(mutex_);
+  const bool there = changed_.wait_for(
+      lock, until.Remaining(), [&] { return applied_ >= id || closed_; });
+  return there && !closed_ ? absl::OkStatus() : Away(deadline);
+}
+
+uint64_t RedisCore::NewToken() {
+  const std::lock_guard lock(mutex_);
+  return ++last_token_;
+}
+
+void RedisCore::Hold(uint64_t token, const Registration& worker) {
+  const std::lock_guard lock(mutex_);
+  held_[token] = worker;
+}
+
+void RedisCore::LetGo(uint64_t token) {
+  const std::lock_guard lock(mutex_);
+  held_.erase(token);
+}
+
+absl::Status RedisCore::Health(const std::string& worker_id, uint64_t token) {
+  WEFT_RETURN_IF_ERROR(CatchUp(base::Deadline::Infinite()));
+  const std::lock_guard lock(mutex_);
+  return replica_->state().Health(worker_id, {server_, token});
+}
+
+absl::StatusOr<bool> RedisCore::AwaitRetired(
+    const std::string& worker_id, const CatalogState::VersionKey& key,
+    base::Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  absl::StatusOr<bool> retired = false;
+  changed_.wait_for(lock, deadline.Remaining(), [&] {
+    retired = replica_->state().IsRetired(worker_id, key);
+    return closed_ || !retired.ok() || *retired;
+  });
+  if (closed_) return Away(deadline);
+  return retired;
+}
+
+absl::StatusOr<std::shared_ptr<VersionQueue>> RedisCore::Subscribe(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CatchUp(deadline));
+  const std::lock_guard lock(mutex_);
+  return watches_.Subscribe(model, replica_->state().ListVersions(model));
+}
+
+void RedisCore::Unsubscribe(const std::string& model,
+                            const std::shared_ptr<VersionQueue>& queue) {
+  const std::lock_guard lock(mutex_);
+  watches_.Unsubscribe(model, queue);
+}
+
+bool RedisCore::WaitUnlessClosed(std::chrono::nanoseconds time) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, time, [this] { return closed_; });
+  return !closed_;
+}
+
+void RedisCore::RunKeeper() {
+  const auto beat = options_.server_timeout / 4;
+  auto next_beat = Clock::now();
+  while (true) {
+    std::unique_lock lock(mutex_);
+    auto until = next_beat;
+    if (replica_ != nullptr && !tick_is_open_) {
+      if (const auto next = replica_->state().NextExpiry()) {
+        const auto left =
+            std::max(*next - options_.now(),
+                     Clock::duration(std::chrono::milliseconds(1)));
+        until = std::min(until, Clock::now() + left);
+      }
+    }
+    changed_.wait_until(lock, until, [&] { return closed_; });
+    if (closed_) return;
+    const bool due = replica_ != nullptr &&
+                     replica_->state().NextExpiry().has_value() &&
+                     *replica_->state().NextExpiry() <= options_.now();
+    if (due && !tick_is_open_) {
+      auto tick = std::make_shared<Proposal>();
+      tick->command.sequence = ++last_sequence_;
+      tick->command.now_ns = NowNs();
+      open_[last_sequence_] = std::move(tick);
+      tick_is_open_ = true;
+      work_.notify_one();
+    }
+    if (Clock::now() < next_beat) continue;
+    next_beat = Clock::now() + beat;
+    must_beat_ = true;
+    if (!joined_ && !leaving_) must_join_ = true;  // the last one was refused
+    work_.notify_one();
+    CheckServers();
+  }
+}
+
+// With mutex_ held, each beat: takes the answers of the last one, asks anew.
+// A server whose key has expired is dead, unless Redis itself was away: then
+// all of them need a moment to write their keys again.
+void RedisCore::CheckServers() {
+  const bool settled =
+      connected_since_ &&
+      Clock::now() > *connected_since_ + options_.server_timeout;
+  for (const auto& [server, job] : server_checks_) {
+    if (!job->reply) job->given_up = true;
+    const bool is_missing = job->reply &&
+                            job->reply->kind == RedisReply::Kind::kNumber &&
+                            job->reply->number == 0;
+    if (!settled || !is_missing || !replica_->HasServer(server)) continue;
+    auto leave = std::make_shared<Proposal>();
+    leave->command.kind = Command::Kind::kLeave;
+    leave->command.id = server;
+    leave->command.sequence = ++last_sequence_;
+    leave->command.now_ns = NowNs();
+    open_[last_sequence_] = std::move(leave);
+  }
+  server_checks_.clear();
+  if (replica_ == nullptr || !settled) return;
+  for (const std::string& server : replica_->Servers()) {
+    if (server == server_) continue;
+    auto job = std::make_shared<Job>();
+    job->words = {"EXISTS", Key(ServerKey(server))};
+    jobs_.push_back(job);
+    server_checks_[server] = std::move(job);
+  }
+}
+
+}  // namespace weft::catalog

@@ -1,0 +1,167 @@
+// The replica of one catalog server, and its three threads: one writes to
+// Redis, one reads the log, one watches the clock and the other servers.
+#ifndef WEFT_CATALOG_REDIS_REDIS_CORE_INTERNAL_H_
+#define WEFT_CATALOG_REDIS_REDIS_CORE_INTERNAL_H_
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/redis/redis_connection_internal.h"
+#include "weft/catalog/redis/redis_store.h"
+#include "weft/catalog/state/replica.h"
+#include "weft/catalog/state/version_watches.h"
+
+namespace weft::catalog {
+
+class RedisCore {
+ public:
+  RedisCore(RedisAddress address, RedisStoreOptions options);
+  ~RedisCore() { Close(); }
+
+  // Waits until the state is there.
+  absl::Status Start();
+  void Close();
+
+  // Appends the command to the log and waits for its own entry. kUnavailable:
+  // it may have been done. With `keep` it is done sooner or later, even if
+  // this returns before.
+  absl::StatusOr<CommandResult> Propose(Command command,
+                                        base::Deadline deadline,
+                                        bool keep = false);
+  // Until this replica has read all that was in the log at the call, and all
+  // that is due by the clock has expired.
+  absl::Status CatchUp(base::Deadline deadline);
+  // A command that may be done twice: again and again until Redis answers.
+  absl::StatusOr<RedisReply> Ask(RedisWords words, base::Deadline deadline);
+
+  // Reads the state as it is here; call CatchUp before.
+  template <typename F>
+  auto Read(F read) {
+    const std::lock_guard lock(mutex_);
+    return read(std::as_const(replica_->state()));
+  }
+
+  // A new attachment of this server; its worker is taken back when this server
+  // has been taken for dead by mistake.
+  uint64_t NewToken();
+  void Hold(uint64_t token, const Registration& worker);
+  void LetGo(uint64_t token);
+  absl::Status Health(const std::string& worker_id, uint64_t token);
+
+  // As in Core of the memory store.
+  absl::StatusOr<bool> AwaitRetired(const std::string& worker_id,
+                                    const CatalogState::VersionKey& key,
+                                    base::Deadline deadline);
+  absl::StatusOr<std::shared_ptr<VersionQueue>> Subscribe(
+      const std::string& model, base::Deadline deadline);
+  void Unsubscribe(const std::string& model,
+                   const std::shared_ptr<VersionQueue>& queue);
+
+  std::string Key(const std::string& name) const;
+
+ private:
+  // Of an entry of the log: milliseconds, number within.
+  using EntryId = std::pair<uint64_t, uint64_t>;
+  struct Proposal {
+    Command command;
+    std::optional<absl::StatusOr<CommandResult>> result;
+    std::condition_variable done;  // one waiter: not all wake for each
+  };
+  // Sent again after a reconnect unless it has been answered or given up.
+  struct Job {
+    RedisWords words;
+    std::optional<RedisReply> reply;
+    bool given_up = false;
+  };
+  struct Batch {
+    bool joins = false;
+    std::vector<std::pair<uint64_t, std::string>> proposals;  // by sequence
+    std::vector<std::shared_ptr<Job>> jobs;
+  };
+
+  // The writer.
+  void RunWriter();
+  void ServeWriter(RedisConnection& connection);
+  Batch TakeBatch();
+  absl::Status SendBatch(RedisConnection& connection, const Batch& batch);
+  void FinishProposal(uint64_t sequence, absl::StatusOr<CommandResult> result);
+  void AddJob(RedisWords words);  // mutex_ is held
+
+  // The reader.
+  void RunReader();
+  absl::Status ApplyEntries(const std::vector<RedisReply>& entries);
+  absl::Status ServeReader(RedisConnection& connection);
+  absl::Status LoadIfNew(RedisConnection& connection);
+  absl::Status Load(RedisConnection& connection);
+  absl::StatusOr<StateOptions> AgreeOnOptions(RedisConnection& connection);
+  absl::Status ReadRest(RedisConnection& connection, EntryId at,
+                        std::vector<RedisReply>& log);
+  absl::Status Install(Replica loaded, EntryId at,
+                       const std::vector<RedisReply>& log);
+  // mutex_ is held by all below.
+  std::vector<VersionRecord> Differences(
+      std::map<std::pair<std::string, VersionId>, VersionRecord>& before);
+  absl::Status ApplyEntry(const RedisReply& entry,
+                          std::vector<std::string>& notes);
+  void StartNewLife();
+  void AddSnapshotJob(EntryId id);
+
+  // The keeper.
+  void RunKeeper();
+  void CheckServers();
+
+  // Drops bytes from Redis that nobody needs any more. What has changed.
+  std::vector<VersionRecord> HandOut();
+  base::Deadline Patient(base::Deadline deadline) const;
+  absl::Status Away(base::Deadline deadline) const;
+  int64_t NowNs() const;
+  bool WaitUnlessClosed(std::chrono::nanoseconds time);
+
+  const RedisAddress address_;
+  const RedisStoreOptions options_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;  // entries, answers, closed
+  std::condition_variable work_;     // for the writer
+  bool closed_ = false;
+  bool leaving_ = false;
+  std::unique_ptr<Replica> replica_;  // nullptr until it was loaded
+  absl::Status load_status_;
+  EntryId applied_{0, 0};
+  std::string server_;   // this server's id in the log
+  bool joined_ = false;  // as server_
+  uint64_t last_sequence_ = 0;
+  uint64_t sent_sequence_ = 0;
+  bool must_join_ = true;
+  bool must_beat_ = false;
+  std::map<uint64_t, std::shared_ptr<Proposal>> open_;  // by sequence
+  std::deque<std::shared_ptr<Job>> jobs_;
+  bool tick_is_open_ = false;
+  uint64_t last_token_ = 0;
+  std::map<uint64_t, Registration> held_;  // by token
+  VersionWatches watches_;
+  RedisConnection* writing_ = nullptr;
+  RedisConnection* reading_ = nullptr;
+  std::string redis_life_;  // Redis's run id; reader only
+  std::optional<base::Deadline::Clock::time_point> connected_since_;
+  std::map<std::string, std::shared_ptr<Job>> server_checks_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace weft::catalog
+
+#endif  // WEFT_CATALOG_REDIS_REDIS_CORE_INTERNAL_H_

@@ -1,0 +1,167 @@
+// The writer: one connection, all that is wanted in one go.
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/redis/redis_core_internal.h"
+#include "weft/catalog/redis/redis_words_internal.h"
+
+namespace weft::catalog {
+namespace {
+
+constexpr std::size_t kProposalsABatch = 1024;
+constexpr std::size_t kBytesABatch = std::size_t{4} << 20;
+constexpr std::size_t kJobsABatch = 256;
+
+int64_t WallMicroseconds() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+absl::Status RefusedBy(const RedisAddress& address, const RedisReply& error) {
+  const std::string message =
+      absl::StrCat("redis at ", address.Name(), " refuses: ", error.text);
+  return error.text.rfind("OOM", 0) == 0 || error.text.rfind("MISCONF", 0) == 0
+             ? absl::ResourceExhaustedError(message)
+             : absl::InternalError(message);
+}
+
+void RedisCore::RunWriter() {
+  BlockBrokenPipes();
+  Backoff backoff;
+  while (true) {
+    auto connection = RedisConnection::Open(address_, kReplyTime);
+    if (!connection.ok()) {
+      if (!WaitUnlessClosed(backoff.Next())) return;
+      continue;
+    }
+    backoff = {};
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_) return;
+      writing_ = connection->get();
+      connected_since_ = base::Deadline::Clock::now();
+      // Whatever was under way may be lost: the log knows what came twice.
+      sent_sequence_ = 0;
+      must_join_ = true;
+    }
+    ServeWriter(**connection);
+    const std::lock_guard lock(mutex_);
+    writing_ = nullptr;
+    connected_since_.reset();
+    if (closed_) return;
+  }
+}
+
+void RedisCore::ServeWriter(RedisConnection& connection) {
+  while (true) {
+    const Batch batch = TakeBatch();
+    if (!batch.joins && batch.proposals.empty() && batch.jobs.empty()) return;
+    if (SendBatch(connection, batch).ok()) continue;
+    const std::lock_guard lock(mutex_);
+    for (auto job = batch.jobs.rbegin(); job != batch.jobs.rend(); ++job) {
+      if (!(*job)->reply) jobs_.push_front(*job);
+    }
+    return;
+  }
+}
+
+// Waits for work; nothing once closed.
+RedisCore::Batch RedisCore::TakeBatch() {
+  std::unique_lock lock(mutex_);
+  work_.wait(lock, [this] {
+    return closed_ || must_join_ || must_beat_ || !jobs_.empty() ||
+           open_.upper_bound(sent_sequence_) != open_.end();
+  });
+  Batch batch;
+  if (closed_) return batch;
+  const auto add_job = [&batch](RedisWords words) {
+    auto job = std::make_shared<Job>();
+    job->words = std::move(words);
+    batch.jobs.push_back(std::move(job));
+  };
+  if (must_join_) {
+    Command join;
+    join.kind = Command::Kind::kJoin;
+    join.server = server_;
+    join.now_ns = NowNs();
+    join.number = static_cast<uint64_t>(WallMicroseconds());
+    batch.joins = true;
+    batch.proposals.emplace_back(0, EncodeCommand(join));
+    must_beat_ = true;
+    must_join_ = false;
+  }
+  if (must_beat_ && !leaving_) {
+    add_job({"SET", Key(ServerKey(server_)), "1", "PX",
+             absl::StrCat(options_.server_timeout.count())});
+  }
+  must_beat_ = false;
+  std::size_t bytes = 0;
+  for (auto next = open_.upper_bound(sent_sequence_);
+       next != open_.end() && batch.proposals.size() < kProposalsABatch &&
+       bytes < kBytesABatch;
+       ++next) {
+    next->second->command.server = server_;
+    batch.proposals.emplace_back(next->first,
+                                 EncodeCommand(next->second->command));
+    bytes += batch.proposals.back().second.size();
+    sent_sequence_ = next->first;
+  }
+  while (!jobs_.empty() && batch.jobs.size() < kJobsABatch &&
+         bytes < kBytesABatch) {
+    if (!jobs_.front()->given_up) {
+      batch.jobs.push_back(jobs_.front());
+      for (const std::string& word : jobs_.front()->words) bytes += word.size();
+    }
+    jobs_.pop_front();
+  }
+  // An empty batch means closed.
+  if (!batch.joins && batch.proposals.empty() && batch.jobs.empty()) {
+    add_job({"PING"});
+  }
+  return batch;
+}
+
+absl::Status RedisCore::SendBatch(RedisConnection& connection,
+                                  const Batch& batch) {
+  for (const auto& [sequence, entry] : batch.proposals) {
+    connection.Append({"XADD", Key(kLogKey), "*", kEntryField, entry});
+  }
+  for (const auto& job : batch.jobs) connection.Append(job->words);
+  for (const auto& [sequence, entry] : batch.proposals) {
+    WEFT_ASSIGN_OR_RETURN(const RedisReply reply, connection.Read());
+    if (reply.kind != RedisReply::Kind::kError) continue;
+    FinishProposal(sequence, RefusedBy(address_, reply));
+  }
+  bool any = false;
+  for (const auto& job : batch.jobs) {
+    WEFT_ASSIGN_OR_RETURN(RedisReply reply, connection.Read());
+    const std::lock_guard lock(mutex_);
+    job->reply = std::move(reply);
+    any = true;
+  }
+  if (any) changed_.notify_all();
+  return absl::OkStatus();
+}
+
+void RedisCore::FinishProposal(uint64_t sequence,
+                               absl::StatusOr<CommandResult> result) {
+  const std::lock_guard lock(mutex_);
+  const auto found = open_.find(sequence);
+  if (found == open_.end()) return;
+  if (found->second->command.kind == Command::Kind::kTick) {
+    tick_is_open_ = false;
+  }
+  found->second->result = std::move(result);
+  found->second->done.notify_all();
+  open_.erase(found);
+}
+
+}  // namespace weft::catalog

@@ -1,0 +1,60 @@
+#include "weft/catalog/state/field_codec.h"
+
+#include <string>
+
+namespace weft::catalog {
+
+void Write(const VersionId& version, base::ByteWriter& writer) {
+  writer.Bytes(version.run_id);
+  writer.U64(version.epoch);
+  writer.U64(version.step);
+}
+
+VersionId ReadVersionId(base::ByteReader& reader) {
+  VersionId version;
+  version.run_id = std::string(reader.Bytes());
+  version.epoch = reader.U64();
+  version.step = reader.U64();
+  return version;
+}
+
+void Write(const WorkerInfo& info, base::ByteWriter& writer) {
+  writer.Bytes(info.model);
+  writer.U8(static_cast<uint8_t>(info.role));
+  writer.Bytes(info.layout_spec);
+  writer.I64(info.rank);
+  writer.I64(info.num_ranks);
+  writer.Bytes(info.run_id);
+  writer.U64(info.epoch);
+  writer.Bytes(info.host_id);
+  writer.I64(info.process_id);
+  writer.Bytes(info.placement_digest_hex);
+  writer.Bytes(info.model_card_digest_hex);
+}
+
+WorkerInfo ReadWorkerInfo(base::ByteReader& reader) {
+  WorkerInfo info;
+  info.model = std::string(reader.Bytes());
+  info.role = static_cast<Role>(reader.U8());
+  if (info.role != Role::kPublisher && info.role != Role::kReceiver) {
+    reader.Fail();
+  }
+  info.layout_spec = std::string(reader.Bytes());
+  info.rank = reader.I64();
+  info.num_ranks = reader.I64();
+  info.run_id = std::string(reader.Bytes());
+  info.epoch = reader.U64();
+  info.host_id = std::string(reader.Bytes());
+  info.process_id = reader.I64();
+  info.placement_digest_hex = std::string(reader.Bytes());
+  info.model_card_digest_hex = std::string(reader.Bytes());
+  return info;
+}
+
+bool ReadFlag(base::ByteReader& reader) {
+  const uint8_t byte = reader.U8();
+  if (byte > 1) reader.Fail();
+  return byte == 1;
+}
+
+}  // namespace weft::catalog
