@@ -113,7 +113,8 @@ for wanted in "$@"; do
       install_apt $OPTIONAL || say "going on without them"
       ;;
     --ml) want_ml=1 ;;
-    *) say "unknown option $wanted; known are --all, --ml" && exit 2 ;;
+    --redis) install_apt redis-server || say "no tests of the catalog on Redis" ;;
+    *) say "unknown option $wanted; known are --all, --ml, --redis" && exit 2 ;;
   esac
 done
 install_pip

@@ -6,6 +6,8 @@ set -u
 cd "$(dirname "$0")/.."
 failed=0
 export WEFT_BIN="$PWD/build/release/bin/weft"
+# Tests start servers of their own.
+scripts/setup.sh --redis || failed=1
 ctest --preset release -j "$(nproc)" --output-on-failure || failed=1
 
 if [ ! -x .deps/venv/bin/pytest ]; then

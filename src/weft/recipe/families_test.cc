@@ -10,16 +10,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "weft/layout/stored_tensor.h"
 #include "weft/recipe/testing/model.h"
 
 namespace weft::recipe::testing {
 namespace {
-
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 
 struct Totals {
   int64_t num_tensors = 0;
