@@ -80,7 +80,8 @@ def main():
     prefix = str(ROOT)
     entries = [e for e in entries
                if e["file"].startswith((prefix + "/src", prefix + "/apps"))
-               and not e["file"].endswith("_test.cc")]
+               # clang 14 knows no CUDA 13.
+               and not e["file"].endswith(("_test.cc", ".cu"))]
     failed = fresh = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = list(batches(entries))

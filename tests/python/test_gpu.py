@@ -5,6 +5,7 @@ Needs WEFT_BIN alone, so that it runs beside a bundle on the machine with GPUs.
 
 import json
 import os
+import pathlib
 import random
 import subprocess
 import threading
@@ -12,7 +13,8 @@ import time
 
 import pytest
 
-WEFT = os.environ.get("WEFT_BIN", "weft")
+WEFT = os.environ.get("WEFT_BIN") or str(
+    pathlib.Path(__file__).resolve().parents[2] / "build/release/bin/weft")
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
     "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 16,

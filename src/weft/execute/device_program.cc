@@ -35,7 +35,7 @@ constexpr size_t kFewRuns = 4;
 constexpr int64_t kLeastLineBytes = 1024;
 // A source of zeros of any item size.
 constexpr int64_t kZeroBytes = 64;
-constexpr int64_t kPageBytes = 4096;
+constexpr int64_t kPinnedPageBytes = 4096;
 
 }  // namespace
 
@@ -285,10 +285,10 @@ absl::Status DeviceProgram::PinHostEnds(const BindInputs& inputs) {
   std::map<std::byte*, std::byte*> ranges;
   const auto add = [&](std::byte* begin, int64_t bytes) {
     const auto address = reinterpret_cast<uintptr_t>(begin);
-    const uintptr_t first = address / kPageBytes * kPageBytes;
+    const uintptr_t first = address / kPinnedPageBytes * kPinnedPageBytes;
     const uintptr_t end =
-        base::CeilDiv(static_cast<int64_t>(address) + bytes, kPageBytes) *
-        kPageBytes;
+        base::CeilDiv(static_cast<int64_t>(address) + bytes, kPinnedPageBytes) *
+        kPinnedPageBytes;
     std::byte*& known = ranges[reinterpret_cast<std::byte*>(first)];
     known = std::max(known, reinterpret_cast<std::byte*>(end));
   };

@@ -197,7 +197,10 @@ class StateReader {
   }
 
   void ReadModel(const std::string& name, CatalogState::Model& model) {
-    if (ReadFlag(in_)) ReadEpoch(model.current.emplace());
+    if (ReadFlag(in_)) {
+      model.current = CatalogState::Epoch();
+      ReadEpoch(*model.current);
+    }
     const std::size_t versions = in_.Count(45);
     for (std::size_t i = 0; i < versions && in_.ok(); ++i) {
       const VersionId id = ReadVersionId(in_);

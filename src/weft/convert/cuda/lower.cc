@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "weft/base/checked.h"
 #include "weft/convert/cuda/lower_internal.h"
 #include "weft/tensor/dtype.h"
 #include "weft/tensor/tile_grid.h"
@@ -12,12 +13,11 @@
 namespace weft::convert::cuda {
 namespace {
 
+using base::CeilDiv;
 using tensor::kTileCols;
 using tensor::kTileRows;
 
 constexpr size_t kMostFaults = 8;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 uintptr_t AddressOf(const std::byte* data) {
   return reinterpret_cast<uintptr_t>(data);

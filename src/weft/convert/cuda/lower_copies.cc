@@ -5,12 +5,14 @@
 #include <utility>
 #include <vector>
 
+#include "weft/base/checked.h"
 #include "weft/convert/cuda/lower_internal.h"
 #include "weft/tensor/dtype.h"
 
 namespace weft::convert::cuda {
 namespace {
 
+using base::CeilDiv;
 using Modes = absl::InlinedVector<CopyMode, 4>;
 
 // Rows shorter than this are moved element by element.
@@ -23,8 +25,6 @@ constexpr int64_t kMostPieceRuns = 64;
 constexpr int64_t kLeastSide = 8;
 // The runtime refuses larger pitches.
 constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A copy with the elements that lie side by side on both sides taken together,
 // and its other modes from far to near at the destination.

@@ -11,7 +11,6 @@ namespace {
 
 using cuda::Copy;
 using cuda::Digest;
-using cuda::DigestPlace;
 using cuda::Quantisation;
 using tensor::kTileCols;
 using tensor::kTileRows;
