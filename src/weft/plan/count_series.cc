@@ -63,7 +63,8 @@ class Counter {
   absl::Status AddSeries(const MoveSeries& series);
   absl::Status AddAlike(const MoveSeries& series, const MoveShape& shape,
                         int64_t count);
-  absl::Status TooMuch(const MoveSeries& series, absl::Status status) const;
+  absl::Status TooMuch(const MoveSeries& series,
+                       const absl::Status& status) const;
 
   const SourceTable& sources_;
   const manifest::Placement& target_;
@@ -77,7 +78,7 @@ class Counter {
 };
 
 absl::Status Counter::TooMuch(const MoveSeries& series,
-                              absl::Status status) const {
+                              const absl::Status& status) const {
   return base::Annotate(
       status,
       absl::StrCat("moving ", series.box.ToString(), " of \"",

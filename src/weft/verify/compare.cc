@@ -44,7 +44,7 @@ absl::StatusOr<std::vector<TileMismatch>> CompareTables(
       CheckTableSize("published", expected.size(), fragment_grid, fragment));
   WEFT_RETURN_IF_ERROR(
       CheckTableSize("received", got.size(), cover_grid, cover));
-  ForEachTileRow(cover_grid, [&](TileCoordinates tile, int64_t index,
+  ForEachTileRow(cover_grid, [&](const TileCoordinates& tile, int64_t index,
                                  int64_t count) {
     const auto* const said =
         &expected[static_cast<size_t>(fragment_grid.IndexOf(tile))];
