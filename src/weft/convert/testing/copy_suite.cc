@@ -87,17 +87,6 @@ int64_t SpanBytes(const StridedCopy& copy, bool src) {
   return span;
 }
 
-// Exactly `count`, so that a sanitizer sees every byte read beyond.
-std::vector<std::byte> RandomBytes(std::mt19937_64& random, int64_t count) {
-  std::vector<std::byte> bytes(static_cast<size_t>(count));
-  for (size_t i = 0; i < bytes.size(); i += 8) {
-    const uint64_t value = random();
-    std::memcpy(bytes.data() + i, &value,
-                std::min<size_t>(8, bytes.size() - i));
-  }
-  return bytes;
-}
-
 // Runs `copy` between buffers of exactly its size, the given bytes off their
 // alignment, and compares the whole destination, surroundings included.
 void CheckCopy(const Kernels& kernels, StridedCopy copy, int64_t src_shift,
@@ -147,6 +136,16 @@ void RandomStrides(std::mt19937_64& random, int64_t item, bool src,
 }
 
 }  // namespace
+
+std::vector<std::byte> RandomBytes(std::mt19937_64& random, int64_t count) {
+  std::vector<std::byte> bytes(static_cast<size_t>(count));
+  for (size_t i = 0; i < bytes.size(); i += 8) {
+    const uint64_t value = random();
+    std::memcpy(bytes.data() + i, &value,
+                std::min<size_t>(8, bytes.size() - i));
+  }
+  return bytes;
+}
 
 void CheckContiguousCopies(const Kernels& kernels) {
   std::mt19937_64 random(1);

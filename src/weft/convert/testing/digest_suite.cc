@@ -18,12 +18,6 @@ namespace {
 constexpr int kRows = static_cast<int>(tensor::kTileRows);
 constexpr int kCols = static_cast<int>(tensor::kTileCols);
 
-std::vector<std::byte> RandomBytes(std::mt19937_64& random, int64_t count) {
-  std::vector<std::byte> bytes(static_cast<size_t>(count));
-  for (std::byte& each : bytes) each = static_cast<std::byte>(random());
-  return bytes;
-}
-
 // The definition, element by element: R[s][r] * C[s][c*item/4] * v *
 // 2^(8*(c*item mod 4)); a 64-bit element is two of 32 bits.
 void AddByFormula(const DigestConstants& constants, const std::byte* element,

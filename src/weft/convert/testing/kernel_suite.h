@@ -3,9 +3,17 @@
 #ifndef WEFT_CONVERT_TESTING_KERNEL_SUITE_H_
 #define WEFT_CONVERT_TESTING_KERNEL_SUITE_H_
 
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <vector>
+
 #include "weft/convert/kernel.h"
 
 namespace weft::convert::testing {
+
+// Exactly `count`, so that a sanitizer sees every byte read beyond.
+std::vector<std::byte> RandomBytes(std::mt19937_64& random, int64_t count);
 
 // Copies without change and with casts: lengths, alignments, strides,
 // transpositions, rows long enough to be streamed; nothing else is written.
