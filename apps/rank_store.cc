@@ -20,11 +20,9 @@ base::Deadline Patience() {
 
 absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& text) {
   DeviceChoice choice;
-  const absl::StatusOr<memory::DeviceDriver*> driver = memory::CudaDriver();
-  if (driver.ok()) choice.driver = *driver;
   if (text == "cpu") return choice;
   WEFT_ASSIGN_OR_RETURN(choice.device, memory::ParseDevice(text));
-  WEFT_RETURN_IF_ERROR(driver.status());
+  WEFT_ASSIGN_OR_RETURN(choice.driver, memory::CudaDriver());
   WEFT_RETURN_IF_ERROR(choice.driver->Describe(choice.device).status());
   return choice;
 }

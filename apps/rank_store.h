@@ -25,7 +25,7 @@ namespace weft::apps {
 // The GPU of --device; none for "cpu".
 struct DeviceChoice {
   int device = memory::kHostMemory;
-  memory::DeviceDriver* driver = nullptr;  // null without a GPU
+  memory::DeviceDriver* driver = nullptr;  // null for "cpu"
   execute::DeviceOptions Options(int num_sms = 0) const {
     return {.driver = driver, .num_sms = num_sms};
   }

@@ -60,10 +60,11 @@ def check(kind, settings):
                       cwd=folder)
     errors = re.search(r"errors: (\d+)", said)
     states = re.search(r"([\d.e+]+) states, stored", said)
-    if not errors or not states or "search not completed" in said or (
-            "max search depth too small" in said):
-        if not (errors and int(errors[1])):
-            raise RuntimeError(f"the search did not end:\n{said}")
+    if not errors or not states:
+        raise RuntimeError(f"pan said nothing:\n{said}")
+    is_cut = "search not completed" in said or "max search depth" in said
+    if is_cut and not int(errors[1]):
+        raise RuntimeError(f"the search did not end:\n{said}")
     return int(errors[1]), int(float(states[1]))
 
 

@@ -47,6 +47,10 @@ def run_ranks(function, num_ranks, folder, *args, deadline_seconds=120):
 
 
 def _main(function, rank, num_ranks, folder, args):
+    # torch 2.11 renews an inherited thread pool without a lock at the first use
+    # (caffe2::pthreadpool): two autograd threads that do so at once end the
+    # process with "Invalid thread pool!". So it is renewed before they start.
+    torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store",
                                 rank=rank, world_size=num_ranks)

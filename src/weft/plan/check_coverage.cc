@@ -60,7 +60,7 @@ class CoverageCheck {
   absl::Status Run();
 
  private:
-  void CheckSides();
+  void CheckPeerOrder();
   void CheckPeer(const PeerPlan& peer);
   // The source fragment, or nullptr with a fault.
   const layout::Fragment* CheckMove(const PeerPlan& peer, const Move& move,
@@ -86,7 +86,9 @@ class CoverageCheck {
 };
 
 absl::Status CoverageCheck::Run() {
-  CheckSides();
+  CheckSides(plan_.target_rank, plan_.source_digest, sources_, target_,
+             faults_);
+  CheckPeerOrder();
   for (const tensor::TensorSpec& tensor : target_.tensors) {
     entries_.push_back(sources_.Find(tensor.name));
   }
@@ -105,16 +107,7 @@ absl::Status CoverageCheck::Run() {
   return faults_.ToStatus(absl::StatusCode::kFailedPrecondition);
 }
 
-void CoverageCheck::CheckSides() {
-  if (plan_.target_rank != target_.rank) {
-    faults_.Add(absl::StrCat("the plan is for target rank ", plan_.target_rank,
-                             " but the target is rank ", target_.rank));
-  }
-  if (plan_.source_digest != sources_.digest()) {
-    faults_.Add(absl::StrCat("the plan is for sources ",
-                             plan_.source_digest.ToHex(), " but these are ",
-                             sources_.digest().ToHex()));
-  }
+void CoverageCheck::CheckPeerOrder() {
   for (size_t i = 1; i < plan_.peers.size(); ++i) {
     if (plan_.peers[i].src_rank <= plan_.peers[i - 1].src_rank) {
       faults_.Add(absl::StrCat("source rank ", plan_.peers[i].src_rank,

@@ -49,7 +49,6 @@ class SeriesCheck {
   absl::Status Run();
 
  private:
-  void CheckSides();
   // False, with a fault, if the series cannot be what it says.
   bool CheckOne(const MoveSeries& series);
   // (b): a group and a candidate from whose members the series comes.
@@ -71,7 +70,8 @@ class SeriesCheck {
 };
 
 absl::Status SeriesCheck::Run() {
-  CheckSides();
+  CheckSides(plan_.target_rank, plan_.source_digest, sources_, target_,
+             faults_);
   bool sound = true;
   for (size_t i = 0; i < plan_.series.size(); ++i) {
     const MoveSeries& each = plan_.series[i];
@@ -94,18 +94,6 @@ absl::Status SeriesCheck::Run() {
   if (sound) CheckFragments();
   CheckZeroFills(plan_.zero_fills, target_, faults_);
   return faults_.ToStatus(absl::StatusCode::kFailedPrecondition);
-}
-
-void SeriesCheck::CheckSides() {
-  if (plan_.target_rank != target_.rank) {
-    faults_.Add(absl::StrCat("the plan is for target rank ", plan_.target_rank,
-                             " but the target is rank ", target_.rank));
-  }
-  if (plan_.source_digest != sources_.digest()) {
-    faults_.Add(absl::StrCat("the plan is for sources ",
-                             plan_.source_digest.ToHex(), " but these are ",
-                             sources_.digest().ToHex()));
-  }
 }
 
 bool SeriesCheck::CheckOne(const MoveSeries& series) {
@@ -252,6 +240,20 @@ std::string SeriesCheck::Where(const MoveSeries& series) const {
 }
 
 }  // namespace
+
+void CheckSides(int64_t target_rank,
+                const manifest::LayoutDigest& source_digest,
+                const SourceTable& sources, const manifest::Placement& target,
+                base::FaultList& faults) {
+  if (target_rank != target.rank) {
+    faults.Add(absl::StrCat("the plan is for target rank ", target_rank,
+                            " but the target is rank ", target.rank));
+  }
+  if (source_digest != sources.digest()) {
+    faults.Add(absl::StrCat("the plan is for sources ", source_digest.ToHex(),
+                            " but these are ", sources.digest().ToHex()));
+  }
+}
 
 bool IsSeries(const MoveSeries& series) {
   if (series.box.empty() || series.num_moves < 1) return false;

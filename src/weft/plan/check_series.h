@@ -21,6 +21,12 @@ bool IsSeries(const MoveSeries& series);
 absl::Status CheckSeries(const CompactPlan& plan, const SourceTable& sources,
                          const manifest::Placement& target);
 
+// A plan names the target and the sources that it is checked against.
+void CheckSides(int64_t target_rank,
+                const manifest::LayoutDigest& source_digest,
+                const SourceTable& sources, const manifest::Placement& target,
+                base::FaultList& faults);
+
 // The zero fills of a plan are those that the target declares, each once.
 void CheckZeroFills(const std::vector<ZeroFill>& zero_fills,
                     const manifest::Placement& target, base::FaultList& faults);

@@ -103,55 +103,51 @@ absl::StatusOr<memory::DeviceQueue*> CudaPeer::Queue() {
   return queue_.get();
 }
 
+absl::Status CudaPeer::Copy(const CudaRemoteRegion& region,
+                            int64_t remote_offset_bytes, std::byte* dst,
+                            const std::byte* src, size_t bytes, OpTag tag) {
+  const auto count = static_cast<int64_t>(bytes);
+  WEFT_RETURN_IF_ERROR(
+      CheckRange(label(), remote_offset_bytes, count, region.size));
+  WEFT_RETURN_IF_ERROR(Health());
+  WEFT_ASSIGN_OR_RETURN(memory::DeviceQueue* const queue, Queue());
+  WEFT_RETURN_IF_ERROR(queue->Copy(dst, src, count));
+  queued_.push_back({tag, region.host.get()});
+  return absl::OkStatus();
+}
+
 absl::Status CudaPeer::Get(const RemoteRegion& remote,
                            int64_t remote_offset_bytes,
                            absl::Span<std::byte> local,
-                           const Region* local_region, OpTag tag) {
+                           const Region* /*local_region*/, OpTag tag) {
   const CudaRemoteRegion& region = Ours(remote);
   if (!region.on_device()) {
     return host_->Get(*region.host, remote_offset_bytes, local, nullptr, tag);
   }
-  static_cast<void>(local_region);
-  const auto bytes = static_cast<int64_t>(local.size());
-  WEFT_RETURN_IF_ERROR(
-      CheckRange(label(), remote_offset_bytes, bytes, region.size));
-  WEFT_RETURN_IF_ERROR(Health());
-  WEFT_ASSIGN_OR_RETURN(memory::DeviceQueue* const queue, Queue());
-  WEFT_RETURN_IF_ERROR(
-      queue->Copy(local.data(), region.address + remote_offset_bytes, bytes));
-  queued_.push_back({tag, region.host.get()});
-  return absl::OkStatus();
+  return Copy(region, remote_offset_bytes, local.data(),
+              region.address + remote_offset_bytes, local.size(), tag);
 }
 
 absl::Status CudaPeer::Put(const RemoteRegion& remote,
                            int64_t remote_offset_bytes,
                            absl::Span<const std::byte> local,
-                           const Region* local_region, OpTag tag) {
+                           const Region* /*local_region*/, OpTag tag) {
   const CudaRemoteRegion& region = Ours(remote);
   if (!region.on_device()) {
     return host_->Put(*region.host, remote_offset_bytes, local, nullptr, tag);
   }
-  static_cast<void>(local_region);
-  const auto bytes = static_cast<int64_t>(local.size());
-  WEFT_RETURN_IF_ERROR(
-      CheckRange(label(), remote_offset_bytes, bytes, region.size));
-  WEFT_RETURN_IF_ERROR(Health());
-  WEFT_ASSIGN_OR_RETURN(memory::DeviceQueue* const queue, Queue());
-  WEFT_RETURN_IF_ERROR(
-      queue->Copy(region.address + remote_offset_bytes, local.data(), bytes));
-  queued_.push_back({tag, region.host.get()});
-  return absl::OkStatus();
+  return Copy(region, remote_offset_bytes, region.address + remote_offset_bytes,
+              local.data(), local.size(), tag);
 }
 
 absl::Status CudaPeer::Gather(const RemoteRegion& remote,
                               const StridedPieces& pieces,
                               absl::Span<std::byte> local,
-                              const Region* local_region, OpTag tag) {
+                              const Region* /*local_region*/, OpTag tag) {
   const CudaRemoteRegion& region = Ours(remote);
   if (!region.on_device()) {
     return host_->Gather(*region.host, pieces, local, nullptr, tag);
   }
-  static_cast<void>(local_region);
   WEFT_RETURN_IF_ERROR(CheckPieces(label(), pieces, region.size,
                                    static_cast<int64_t>(local.size())));
   WEFT_RETURN_IF_ERROR(Health());

@@ -73,6 +73,9 @@ class CudaPeer final : public Peer {
   absl::StatusOr<memory::DeviceHandle> FetchHandle(const DeviceKey& key);
   // Makes the queue at the first use.
   absl::StatusOr<memory::DeviceQueue*> Queue();
+  absl::Status Copy(const CudaRemoteRegion& region, int64_t remote_offset_bytes,
+                    std::byte* dst, const std::byte* src, size_t bytes,
+                    OpTag tag);
   // Hands what the GPU has done to the host's peer, which says whether the
   // region was still there.
   void PassOn();
