@@ -57,8 +57,7 @@ absl::Status PrintWorkers(const ListArgs& args) {
                         store->ListWorkers(args.model, args.deadline()));
   std::vector<std::vector<std::string>> rows;
   for (const catalog::WorkerRecord& each : workers) {
-    const std::string role =
-        each.info.role == catalog::Role::kPublisher ? "publisher" : "receiver";
+    const std::string role(catalog::ToString(each.info.role));
     const std::string committed =
         each.committed.run_id.empty() ? "" : catalog::ToString(each.committed);
     if (args.json) {

@@ -70,11 +70,13 @@ absl::Status CheckPlacement(const std::string& digest_hex,
 
 absl::Status CheckWorkerInfo(const WorkerInfo& info) {
   base::FaultList faults;
-  const bool publishes = info.role == Role::kPublisher;
+  const bool publishes =
+      info.role == Role::kPublisher || info.role == Role::kCopy;
   AddIfFault(CheckName("model", info.model), faults);
   if (!publishes && info.role != Role::kReceiver) {
     faults.Add(absl::StrCat("role ", static_cast<int>(info.role),
-                            " is neither publisher (1) nor receiver (2)"));
+                            " is neither publisher (1) nor receiver (2) nor "
+                            "copy (3)"));
   }
   AddIfFault(CheckText("layout_spec", info.layout_spec), faults);
   AddIfFault(CheckText("host_id", info.host_id), faults);
@@ -94,6 +96,11 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info) {
   }
   if (!info.model_card_digest_hex.empty()) {
     AddIfFault(CheckDigestHex(info.model_card_digest_hex), faults);
+  }
+  if (!info.shard_key.empty()) {
+    if (absl::Status status = CheckDigestHex(info.shard_key); !status.ok()) {
+      faults.Add(absl::StrCat("shard key: ", std::string(status.message())));
+    }
   }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }

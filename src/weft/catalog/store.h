@@ -54,7 +54,14 @@ enum class VersionState : uint8_t {
 };
 std::string_view ToString(VersionState state);
 
-enum class Role : uint8_t { kPublisher = 1, kReceiver = 2 };
+enum class Role : uint8_t {
+  kPublisher = 1,
+  kReceiver = 2,
+  // Serves what a receiver has committed, byte for byte: a further source of a
+  // version for receivers that come later.
+  kCopy = 3,
+};
+std::string_view ToString(Role role);
 
 struct WorkerInfo {
   std::string model;
@@ -62,7 +69,7 @@ struct WorkerInfo {
   std::string layout_spec;
   int64_t rank = 0;
   int64_t num_ranks = 1;
-  // Publishers only: which run and epoch they belong to.
+  // Publishers and copies: which run and epoch they belong to.
   std::string run_id;
   uint64_t epoch = 0;
   std::string host_id;
@@ -71,6 +78,10 @@ struct WorkerInfo {
   // Opaque bytes, put like a placement, that describe the model to receivers
   // that know nothing of it; empty for none.
   std::string model_card_digest_hex;
+  // Publishers: names what this rank holds, as a digest; ranks with the same
+  // one are replicas, each of which can stand in for the others. Opaque to the
+  // catalog; empty: nobody else holds it.
+  std::string shard_key;
 };
 
 struct WorkerRecord {
@@ -108,26 +119,39 @@ struct VersionRecord {
   int64_t ranks_published = 0;
   int64_t ranks_expected = 0;
   int64_t leases = 0;
-  // Changes when the set of live sources or their generations change: a
-  // receiver that holds a plan for the same value need not ask for manifests.
+  // SourceSetOf the live sources that hold it (STAGING: of the epoch's
+  // publishers). A receiver that holds a plan for the same value need not ask
+  // for manifests.
   uint64_t source_set = 0;
 };
 
-// One source rank of a version, with what a receiver needs to reach it.
+// One source of a version, with what a receiver needs to reach it.
 struct SourceRecord {
-  int64_t rank = 0;
+  int64_t rank = 0;  // in its mesh: a copy's is that of the receivers
   uint64_t generation = 0;
   std::string host_id;
   std::string placement_digest_hex;
   std::string binding;  // manifest::EncodeBinding
+  Role role = Role::kPublisher;
+  std::string worker_id;
+  // The version that its memory is known to hold; run_id empty: none.
+  VersionId holds;
 };
 
 struct SourceSet {
   uint64_t source_set = 0;
   int64_t num_ranks = 0;
   std::string model_card_digest_hex;  // of the lowest rank that gave one
-  std::vector<SourceRecord> sources;  // by ascending rank
+  // Publishers by ascending rank, then the copies that hold something by
+  // ascending generation.
+  std::vector<SourceRecord> sources;
 };
+
+// Names a set of sources by their generations, whatever their order: a sum of
+// a term for each, so that it is kept up to date without looking at the others.
+// Two sets share a number with probability 2^-64.
+uint64_t SourceSetTerm(uint64_t generation);
+uint64_t SourceSetOf(const std::vector<SourceRecord>& sources);
 
 struct Lease {
   std::string lease_id;
@@ -172,7 +196,9 @@ class CatalogStore {
   // fenced and their versions GONE. layout_spec and num_ranks must agree with
   // the live publishers of that epoch (kInvalidArgument). A publisher's
   // placement must have been put (kNotFound). A publisher that has registered
-  // and may still attach counts as live here.
+  // and may still attach counts as live here. A copy belongs to the epoch that
+  // runs (kFailedPrecondition), and ends with it; its rank, mesh and layout are
+  // those of its receiver.
   virtual absl::StatusOr<Registration> Register(const WorkerInfo& info,
                                                 const std::string& binding,
                                                 base::Deadline deadline) = 0;
@@ -194,7 +220,14 @@ class CatalogStore {
   // (kFailedPrecondition); any older version that this rank still has is
   // withdrawn. A rank that comes late, when another one has withdrawn the
   // version already, gets OK and a record that is GONE. The worker must be an
-  // attached publisher (kFailedPrecondition, kInvalidArgument).
+  // attached publisher or copy (kFailedPrecondition, kInvalidArgument).
+  //
+  // When a publisher dies, a version that was READY stays READY as long as each
+  // of its ranks that died has a live replica (WorkerInfo::shard_key) that
+  // holds it; all else that the dead rank held is withdrawn.
+  //
+  // A copy joins the holders of a version that is READY (kFailedPrecondition).
+  // No version waits for it, or lives on by it.
   virtual absl::StatusOr<VersionRecord> PublishShard(
       const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
   // The same for a publisher that lost the answer of PublishShard: OK if `step`
@@ -207,15 +240,17 @@ class CatalogStore {
   // `revoke_after`; remaining leases are then revoked and the version GONE.
   // Returns the number of leases that this call revoked. OK with 0 if nothing
   // is published. kFailedPrecondition if the worker dies or is fenced
-  // meanwhile.
+  // meanwhile. A copy just leaves the holders of its version, with 0: who reads
+  // it sees its epoch word, and has other sources.
   virtual absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                               base::Deadline revoke_after) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) = 0;
 
-  // Live sources of the newest run and epoch of `model`, whatever its
-  // versions' states. kNotFound if the model has no publisher.
+  // Live publishers of the newest run and epoch of `model`, whatever its
+  // versions' states, and copies that hold one. kNotFound if the model has no
+  // publisher.
   virtual absl::StatusOr<SourceSet> GetSources(const std::string& model,
                                                base::Deadline deadline) = 0;
 

@@ -65,13 +65,14 @@ void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
   message.set_process_id(info.process_id);
   message.set_placement_digest_hex(info.placement_digest_hex);
   message.set_model_card_digest_hex(info.model_card_digest_hex);
+  message.set_shard_key(info.shard_key);
 }
 
 WorkerInfo FromWire(const wire::WorkerInfo& message) {
   // Role has one byte: a number beyond it must not wrap into a role.
   const int role = message.role();
   return {.model = message.model(),
-          .role = role == wire::ROLE_PUBLISHER || role == wire::ROLE_RECEIVER
+          .role = role >= wire::ROLE_PUBLISHER && role <= wire::ROLE_COPY
                       ? static_cast<Role>(role)
                       : Role{0},
           .layout_spec = message.layout_spec(),
@@ -82,7 +83,8 @@ WorkerInfo FromWire(const wire::WorkerInfo& message) {
           .host_id = message.host_id(),
           .process_id = message.process_id(),
           .placement_digest_hex = message.placement_digest_hex(),
-          .model_card_digest_hex = message.model_card_digest_hex()};
+          .model_card_digest_hex = message.model_card_digest_hex(),
+          .shard_key = message.shard_key()};
 }
 
 void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {
@@ -111,6 +113,11 @@ void ToWire(const SourceRecord& record, wire::SourceRecord& message) {
   message.set_host_id(record.host_id);
   message.set_placement_digest_hex(record.placement_digest_hex);
   message.set_binding(record.binding);
+  message.set_role(static_cast<wire::Role>(record.role));
+  message.set_worker_id(record.worker_id);
+  if (!record.holds.run_id.empty()) {
+    ToWire(record.holds, *message.mutable_holds());
+  }
 }
 
 SourceRecord FromWire(const wire::SourceRecord& message) {
@@ -118,7 +125,11 @@ SourceRecord FromWire(const wire::SourceRecord& message) {
           .generation = message.generation(),
           .host_id = message.host_id(),
           .placement_digest_hex = message.placement_digest_hex(),
-          .binding = message.binding()};
+          .binding = message.binding(),
+          .role = message.role() == wire::ROLE_COPY ? Role::kCopy
+                                                    : Role::kPublisher,
+          .worker_id = message.worker_id(),
+          .holds = FromWire(message.holds())};
 }
 
 grpc::Status ToWireStatus(const absl::Status& status) {

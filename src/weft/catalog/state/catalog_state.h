@@ -141,8 +141,14 @@ class CatalogState {
   };
   struct Version {
     VersionRecord record;
-    std::set<int64_t> ranks;
+    std::set<int64_t> ranks;       // that have published it
+    std::set<int64_t> lost_ranks;  // of those: the publisher has died since
+    std::set<std::string> copies;  // worker ids
     std::set<std::string> lease_ids;
+
+    bool HeldBy(int64_t rank) const {
+      return ranks.contains(rank) && !lost_ranks.contains(rank);
+    }
   };
   struct RankSlot {
     std::string worker_id;  // registered or attached; empty: none
@@ -154,7 +160,7 @@ class CatalogState {
     uint64_t epoch = 0;
     std::string layout_spec;
     int64_t num_ranks = 1;
-    uint64_t source_set = 0;
+    uint64_t source_set = 0;  // of the publishers alone
     std::map<int64_t, RankSlot> ranks;
     // Steps up to here were published before another run took over.
     std::optional<uint64_t> floor_step;
@@ -171,6 +177,7 @@ class CatalogState {
     std::optional<Epoch> current;
     std::map<VersionId, Version> versions;
     std::deque<VersionId> gone;       // the oldest first
+    std::set<std::string> copies;     // worker ids of those that live
     std::deque<std::string> dead;     // worker ids, the oldest first
     std::deque<KnownRun> known_runs;  // the last used at the end
   };
@@ -195,11 +202,15 @@ class CatalogState {
   // What holds between the parts after every call.
   absl::Status CheckWhole() const;
   bool IsWholeModel(const std::string& name, const Model& model) const;
+  bool IsWholeVersion(const std::string& name, const Model& model,
+                      const Version& version) const;
   bool IsWholeWorker(const Worker& worker) const;
 
   // Lookups.
   const Worker* FindWorker(const std::string& worker_id) const;
   absl::StatusOr<Worker*> FindAttached(const std::string& worker_id, Role role);
+  // A publisher or a copy.
+  absl::StatusOr<Worker*> FindSource(const std::string& worker_id);
   Version* FindVersion(const VersionKey& key);
   const Version* FindVersion(const VersionKey& key) const;
 
@@ -214,14 +225,32 @@ class CatalogState {
   void Bury(Model& model, const std::string& worker_id);
   void ReleaseBlobs(const WorkerInfo& info);
   void DropRegistration(const std::string& worker_id);
-  void BumpSources(Model& model);
+  // A publisher has come or, with `sign` -1, gone.
+  void CountPublisher(Model& model, uint64_t generation, int sign);
 
   // Versions and leases.
   absl::Status CheckStep(const Epoch& epoch, const RankSlot& slot, int64_t rank,
                          uint64_t step) const;
   static VersionRecord GoneBefore(const std::string& model, const Epoch& epoch,
                                   uint64_t step);
+  // What a rank that lives on no longer holds.
   void WithdrawShards(Model& model, int64_t rank, const std::string& reason);
+  // What a rank held that has died.
+  void LoseShards(Model& model, const Worker& worker,
+                  const std::string& reason);
+  // Whether another rank that holds the version holds what `info` says.
+  bool HasReplica(const Model& model, const Version& version,
+                  const WorkerInfo& info) const;
+  static bool IsSource(const WorkerInfo& info) {
+    return info.role == Role::kPublisher || info.role == Role::kCopy;
+  }
+  // Of copies.
+  absl::Status CheckCopy(const WorkerInfo& info) const;
+  absl::StatusOr<VersionRecord> PublishCopy(Worker& worker, uint64_t step);
+  void WithdrawCopy(Model& model, const Worker& worker);
+  // What the source holds of a version that is not GONE, or nothing.
+  VersionId HeldVersion(const Model& model, const Worker& worker) const;
+  SourceRecord ToSource(const Model& model, const Worker& worker) const;
   // Revokes its leases. The version may be forgotten with this call.
   int64_t Withdraw(Model& model, const VersionId& version,
                    const std::string& reason);

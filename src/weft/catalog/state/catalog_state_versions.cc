@@ -43,9 +43,9 @@ absl::Status CatalogState::CheckStep(const Epoch& epoch, const RankSlot& slot,
 
 absl::StatusOr<VersionRecord> CatalogState::PublishShard(
     const std::string& worker_id, uint64_t step) {
-  WEFT_ASSIGN_OR_RETURN(Worker * worker,
-                        FindAttached(worker_id, Role::kPublisher));
+  WEFT_ASSIGN_OR_RETURN(Worker * worker, FindSource(worker_id));
   const WorkerInfo& info = worker->record.info;
+  if (info.role == Role::kCopy) return PublishCopy(*worker, step);
   Model& model = models_[info.model];
   Epoch& epoch = *model.current;
   RankSlot& slot = epoch.ranks[info.rank];
@@ -96,8 +96,10 @@ VersionRecord CatalogState::GoneBefore(const std::string& model,
 
 absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
     const std::string& worker_id, uint64_t step) {
-  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
-                        FindAttached(worker_id, Role::kPublisher));
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker, FindSource(worker_id));
+  if (worker->record.info.role == Role::kCopy) {
+    return PublishShard(worker_id, step);
+  }
   if (worker->last_step != step) return PublishShard(worker_id, step);
   const WorkerInfo& info = worker->record.info;
   const Version* version =
@@ -110,8 +112,7 @@ void CatalogState::WithdrawShards(Model& model, int64_t rank,
                                   const std::string& reason) {
   std::vector<VersionId> held;
   for (const auto& [id, version] : model.versions) {
-    if (version.record.state != VersionState::kGone &&
-        version.ranks.contains(rank)) {
+    if (version.record.state != VersionState::kGone && version.HeldBy(rank)) {
       held.push_back(id);
     }
   }
@@ -124,6 +125,7 @@ int64_t CatalogState::Withdraw(Model& model, const VersionId& id,
   VersionRecord& record = version.record;
   record.state = VersionState::kGone;
   record.reason = reason;
+  version.copies.clear();
   const std::set<std::string> leases = version.lease_ids;
   for (const std::string& lease_id : leases) {
     Revoke(lease_id,
@@ -145,18 +147,20 @@ int64_t CatalogState::Withdraw(Model& model, const VersionId& id,
 
 absl::StatusOr<std::optional<CatalogState::VersionKey>> CatalogState::Retire(
     const std::string& worker_id) {
-  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
-                        FindAttached(worker_id, Role::kPublisher));
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker, FindSource(worker_id));
   const WorkerInfo& info = worker->record.info;
   Model& model = models_[info.model];
+  if (info.role == Role::kCopy) {
+    WithdrawCopy(model, *worker);
+    return std::nullopt;
+  }
   const RankSlot& slot = model.current->ranks[info.rank];
   if (!slot.last_step) return std::nullopt;
   const VersionId id{info.run_id, info.epoch, *slot.last_step};
   const auto found = model.versions.find(id);
   if (found == model.versions.end()) return std::nullopt;
   VersionRecord& record = found->second.record;
-  if (record.state == VersionState::kGone ||
-      !found->second.ranks.contains(info.rank)) {
+  if (record.state == VersionState::kGone || !found->second.HeldBy(info.rank)) {
     return std::nullopt;
   }
   const std::string reason =

@@ -53,10 +53,10 @@ absl::StatusOr<CatalogState::Worker*> CatalogState::FindAttached(
   if (found == workers_.end()) return UnknownWorker(worker_id);
   Worker& worker = found->second;
   if (worker.record.info.role != role) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "worker \"", worker_id, "\" is registered as a ",
-        role == Role::kPublisher ? "receiver, not as a publisher"
-                                 : "publisher, not as a receiver"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker \"", worker_id, "\" is registered as a ",
+                     std::string(ToString(worker.record.info.role)),
+                     ", not as a ", std::string(ToString(role))));
   }
   if (worker.life == Life::kDead) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -141,10 +141,18 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     for (const auto& [rank, slot] : model.current->ranks) {
       if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
     }
+    const std::size_t num_publishers = fenced.size();
+    // No replica keeps a version of an epoch that is over.
+    std::vector<VersionId> over;
+    for (const auto& [id, version] : model.versions) {
+      if (version.record.state != VersionState::kGone) over.push_back(id);
+    }
+    for (const VersionId& id : over) Withdraw(model, id, reason);
+    fenced.insert(fenced.end(), model.copies.begin(), model.copies.end());
     notes_.push_back(
         absl::StrCat("model \"", info.model, "\": ", reason, " from ",
                      NameEpoch(model.current->run_id, model.current->epoch),
-                     ", ", fenced.size(), " publishers fenced"));
+                     ", ", num_publishers, " publishers fenced"));
     for (const std::string& worker_id : fenced) Kill(worker_id, reason);
     model.current.reset();
   }
@@ -153,7 +161,6 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     Epoch entered;
     entered.run_id = info.run_id;
     entered.epoch = info.epoch;
-    entered.source_set = NextNumber();
     entered.floor_step = model.known_runs.back().newest_step;
     model.current = std::move(entered);
   }
@@ -165,12 +172,15 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
                                                     const std::string& binding,
                                                     TimePoint now) {
   const bool publishes = info.role == Role::kPublisher;
+  if (info.role == Role::kCopy) WEFT_RETURN_IF_ERROR(CheckCopy(info));
   if (publishes) {
     const auto known = models_.find(info.model);
     if (known != models_.end()) {
       WEFT_RETURN_IF_ERROR(CheckEpoch(known->second, info));
       WEFT_RETURN_IF_ERROR(CheckMesh(known->second, info));
     }
+  }
+  if (IsSource(info)) {
     if (!placements_.AddUser(info.placement_digest_hex)) {
       return absl::NotFoundError(absl::StrCat(
           "placement ", info.placement_digest_hex, " of rank ", info.rank,
@@ -199,6 +209,7 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
   if (publishes) {
     model.current->ranks[info.rank].worker_id = registration.worker_id;
   }
+  if (info.role == Role::kCopy) model.copies.insert(registration.worker_id);
   workers_.emplace(registration.worker_id, std::move(worker));
   return registration;
 }
@@ -222,7 +233,8 @@ absl::Status CatalogState::Attach(const std::string& worker_id,
   worker.holder = holder;
   attach_expiries_.erase({worker.attach_by, worker_id});
   if (worker.record.info.role == Role::kPublisher) {
-    BumpSources(models_[worker.record.info.model]);
+    CountPublisher(models_[worker.record.info.model], worker.record.generation,
+                   +1);
   }
   return absl::OkStatus();
 }
@@ -284,9 +296,8 @@ void CatalogState::Detach(const std::string& worker_id, const Holder& holder) {
       worker->holder != holder) {
     return;
   }
-  const bool publishes = worker->record.info.role == Role::kPublisher;
-  Kill(worker_id, absl::StrCat(publishes ? "publisher" : "receiver", " rank ",
-                               worker->record.info.rank, " died"));
+  Kill(worker_id, absl::StrCat(std::string(ToString(worker->record.info.role)),
+                               " rank ", worker->record.info.rank, " died"));
 }
 
 void CatalogState::Orphan(const std::string& worker_id, const Holder& holder,
@@ -326,8 +337,9 @@ void CatalogState::DropRegistration(const std::string& worker_id) {
   const WorkerInfo& info = found->second.record.info;
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
-    ReleaseBlobs(info);
   }
+  models_[info.model].copies.erase(worker_id);
+  if (IsSource(info)) ReleaseBlobs(info);
   attach_expiries_.erase({found->second.attach_by, worker_id});
   workers_.erase(found);
 }
@@ -348,6 +360,11 @@ void CatalogState::Kill(const std::string& worker_id,
   if (worker.record.info.role == Role::kPublisher) {
     KillPublisher(model, worker, reason);
   }
+  if (worker.record.info.role == Role::kCopy) {
+    WithdrawCopy(model, worker);
+    model.copies.erase(worker_id);
+    ReleaseBlobs(worker.record.info);
+  }
   Bury(model, worker_id);
 }
 
@@ -361,8 +378,8 @@ void CatalogState::KillPublisher(Model& model, const Worker& worker,
     newest = std::max(newest.value_or(0), *slot.last_step);
   }
   ReleaseBlobs(worker.record.info);
-  WithdrawShards(model, rank, reason);
-  BumpSources(model);
+  LoseShards(model, worker, reason);
+  CountPublisher(model, worker.record.generation, -1);
 }
 
 void CatalogState::Bury(Model& model, const std::string& worker_id) {
@@ -371,45 +388,6 @@ void CatalogState::Bury(Model& model, const std::string& worker_id) {
     workers_.erase(model.dead.front());
     model.dead.pop_front();
   }
-}
-
-void CatalogState::BumpSources(Model& model) {
-  model.current->source_set = NextNumber();
-  for (auto& [id, version] : model.versions) {
-    if (version.record.state == VersionState::kGone) continue;
-    version.record.source_set = model.current->source_set;
-    Emit(version.record);
-  }
-}
-
-absl::StatusOr<SourceSet> CatalogState::GetSources(
-    const std::string& model_name) const {
-  const auto found = models_.find(model_name);
-  SourceSet sources;
-  if (found != models_.end() && found->second.current) {
-    const Epoch& current = *found->second.current;
-    sources.source_set = current.source_set;
-    sources.num_ranks = current.num_ranks;
-    for (const auto& [rank, slot] : current.ranks) {
-      const Worker* worker = FindWorker(slot.worker_id);
-      if (worker == nullptr || worker->life != Life::kAttached) continue;
-      if (sources.model_card_digest_hex.empty()) {
-        sources.model_card_digest_hex =
-            worker->record.info.model_card_digest_hex;
-      }
-      sources.sources.push_back(
-          {.rank = rank,
-           .generation = worker->record.generation,
-           .host_id = worker->record.info.host_id,
-           .placement_digest_hex = worker->record.info.placement_digest_hex,
-           .binding = worker->binding});
-    }
-  }
-  if (sources.sources.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("model \"", model_name, "\" has no live publisher"));
-  }
-  return sources;
 }
 
 std::vector<WorkerRecord> CatalogState::ListWorkers(
@@ -441,9 +419,8 @@ void CatalogState::Expire(TimePoint now) {
       continue;
     }
     Kill(worker_id,
-         absl::StrCat(worker.record.info.role == Role::kPublisher ? "publisher"
-                                                                  : "receiver",
-                      " rank ", worker.record.info.rank,
+         absl::StrCat(std::string(ToString(worker.record.info.role)), " rank ",
+                      worker.record.info.rank,
                       " lost its catalog server and did not attach again "
                       "within ",
                       std::chrono::duration_cast<std::chrono::seconds>(

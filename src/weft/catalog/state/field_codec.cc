@@ -30,13 +30,14 @@ void Write(const WorkerInfo& info, base::ByteWriter& writer) {
   writer.I64(info.process_id);
   writer.Bytes(info.placement_digest_hex);
   writer.Bytes(info.model_card_digest_hex);
+  writer.Bytes(info.shard_key);
 }
 
 WorkerInfo ReadWorkerInfo(base::ByteReader& reader) {
   WorkerInfo info;
   info.model = std::string(reader.Bytes());
   info.role = static_cast<Role>(reader.U8());
-  if (info.role != Role::kPublisher && info.role != Role::kReceiver) {
+  if (info.role < Role::kPublisher || info.role > Role::kCopy) {
     reader.Fail();
   }
   info.layout_spec = std::string(reader.Bytes());
@@ -48,6 +49,7 @@ WorkerInfo ReadWorkerInfo(base::ByteReader& reader) {
   info.process_id = reader.I64();
   info.placement_digest_hex = std::string(reader.Bytes());
   info.model_card_digest_hex = std::string(reader.Bytes());
+  info.shard_key = std::string(reader.Bytes());
   return info;
 }
 

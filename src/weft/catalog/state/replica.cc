@@ -14,7 +14,7 @@ namespace {
 using Kind = Command::Kind;
 using TimePoint = CatalogState::TimePoint;
 
-constexpr uint32_t kSnapshotFormat = 0x57435331;  // "WCS1"
+constexpr uint32_t kSnapshotFormat = 0x57435332;  // "WCS2"
 
 constexpr std::size_t kLeftKept = 256;
 
