@@ -41,6 +41,7 @@ struct PullArgs {
   int64_t staging_bytes = int64_t{64} << 20;
   int window = 32;
   double timeout_seconds = 60;
+  bool serve = false;
   bool overwrite = false;
   bool explain = false;
   bool json = false;
@@ -115,6 +116,7 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.limits.staging_bytes = args.staging_bytes;
   options.execute.num_threads = args.threads;
   options.execute.window = args.window;
+  options.serve = args.serve;
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
@@ -179,22 +181,26 @@ absl::Status Save(const PullArgs& args, const std::string& path, bool overwrite,
 }
 
 // The fault strikes the first operation of the next refit that moves weights:
-// the ones before it read the epoch word of each peer.
+// the ones before it read the epoch word of each peer. With a `source`, such as
+// "publisher rank 2", of those that read from it.
 absl::Status ArmFault(const PullArgs& args, transport::Fault::Kind kind,
-                      Engine& engine) {
+                      const std::string& source, Engine& engine) {
   WEFT_RETURN_IF_ERROR(engine.receiver->Prepare(args.deadline()));
   transport::Fault fault;
   fault.kind = kind;
-  fault.nth = static_cast<int64_t>(engine.receiver->plan()->peers.size());
+  fault.peer_label = source;
+  fault.nth = source.empty()
+                  ? static_cast<int64_t>(engine.receiver->plan()->peers.size())
+                  : 1;
   fault.byte_index = 0;  // later ones may lie in the gaps of an over-read
   engine.faults->Add(fault);
   return absl::OkStatus();
 }
 
 // Lines on standard input: "refit [VERSION]", "poison", "save FILE", "quit";
-// with --inject also "flip" (one byte of the next transfer) and "drop" (the
-// next transfer never completes). A failed
-// line is reported and the loop goes on: the receiver is then fenced.
+// with --inject also "flip [SOURCE]" (one byte of the next transfer) and "drop
+// [SOURCE]" (the next transfer never completes). A failed line is reported and
+// the loop goes on: the receiver is then fenced.
 absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   std::string line;
   while (std::getline(std::cin, line) && line != "quit") {
@@ -210,9 +216,9 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     } else if (word == "save") {
       status = Save(args, rest, /*overwrite=*/true, engine);
     } else if (word == "flip" && engine.faults != nullptr) {
-      status = ArmFault(args, transport::Fault::Kind::kFlipByte, engine);
+      status = ArmFault(args, transport::Fault::Kind::kFlipByte, rest, engine);
     } else if (word == "drop" && engine.faults != nullptr) {
-      status = ArmFault(args, transport::Fault::Kind::kDrop, engine);
+      status = ArmFault(args, transport::Fault::Kind::kDrop, rest, engine);
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("unknown control line \"", line, "\""));
@@ -233,7 +239,7 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
 }
 
 absl::Status Pull(const PullArgs& args) {
-  if (args.out.empty() && args.control == "none") {
+  if (args.out.empty() && args.control == "none" && !args.serve) {
     return absl::InvalidArgumentError(
         "name the file to write with --out FILE.safetensors");
   }
@@ -245,6 +251,14 @@ absl::Status Pull(const PullArgs& args) {
   WEFT_RETURN_IF_ERROR(Build(args, engine));
   if (args.control == "stdin") return FollowControl(args, engine);
   WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
+  if (args.serve) {
+    if (!args.out.empty()) {
+      WEFT_RETURN_IF_ERROR(Save(args, args.out, args.overwrite, engine));
+    }
+    if (!args.json) PrintLine("serving what it holds; stop with ctrl-c");
+    WaitForStopSignal();
+    return absl::OkStatus();
+  }
   return Save(args, args.out, args.overwrite, engine);
 }
 
@@ -298,6 +312,8 @@ void AddPull(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
+  command->add_flag("--serve", args->serve,
+                    "then serve what was received to others that pull");
   command->add_flag("--explain", args->explain, "print the whole plan");
   command
       ->add_option("--control", args->control,

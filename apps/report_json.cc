@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "absl/strings/str_join.h"
 #include "console.h"
 
 namespace weft::apps {
@@ -70,10 +71,19 @@ nlohmann::json ToJson(const session::RefitReport& report,
   json["peers"] = nlohmann::json::array();
   for (const session::PeerReport& peer : report.peers) {
     json["peers"].push_back({{"rank", peer.rank},
+                             {"name", peer.name},
                              {"transport", peer.transport},
                              {"mapped", peer.mapped},
                              {"bytes", peer.bytes}});
   }
+  json["replaced"] = nlohmann::json::array();
+  for (const session::ReplacedSource& lost : report.replaced) {
+    json["replaced"].push_back(
+        {{"source", lost.source}, {"why", lost.why}, {"by", lost.by}});
+  }
+  json["serving"] = report.serving;
+  json["not_served"] = report.not_served;
+  json["serve_seconds"] = report.serve_seconds;
   return json;
 }
 
@@ -110,9 +120,19 @@ std::string FormatReport(const session::RefitReport& report,
       fmt::format("  total     {} (control {})\n", HumanSeconds(report.seconds),
                   HumanSeconds(report.control_seconds));
   for (const session::PeerReport& peer : report.peers) {
-    text += fmt::format("  peer      rank {}: {} by {}{}\n", peer.rank,
+    text += fmt::format("  peer      {}: {} by {}{}\n", peer.name,
                         HumanBytes(peer.bytes), peer.transport,
                         peer.mapped ? " (mapped)" : " (posted)");
+  }
+  for (const session::ReplacedSource& lost : report.replaced) {
+    text += fmt::format("  replaced  {} by {}: {}\n", lost.source,
+                        absl::StrJoin(lost.by, ", "), lost.why);
+  }
+  if (report.serving) {
+    text += fmt::format("  serving   it to others, since {} after the commit\n",
+                        HumanSeconds(report.serve_seconds));
+  } else if (!report.not_served.empty()) {
+    text += fmt::format("  serving   nobody: {}\n", report.not_served);
   }
   return text;
 }

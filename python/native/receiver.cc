@@ -73,12 +73,24 @@ nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
   for (const session::PeerReport& peer : report.peers) {
     nb::dict each;
     each["rank"] = peer.rank;
+    each["name"] = peer.name;
     each["transport"] = peer.transport;
     each["mapped"] = peer.mapped;
     each["bytes"] = peer.bytes;
     peers.append(each);
   }
   dict["peers"] = peers;
+  nb::list replaced;
+  for (const session::ReplacedSource& lost : report.replaced) {
+    nb::dict each;
+    each["source"] = lost.source;
+    each["why"] = lost.why;
+    nb::list by;
+    for (const std::string& name : lost.by) by.append(name);
+    each["by"] = by;
+    replaced.append(each);
+  }
+  dict["replaced"] = replaced;
   nb::list conversions;
   for (const plan::ConversionUse& use : plan.conversions) {
     nb::dict each;

@@ -34,15 +34,14 @@ void AddGrid(const tensor::TileGrid& from, absl::Span<const DigestValue> values,
   }
 }
 
-// So that two tensors of one shape that change places change the sum.
+}  // namespace
+
 uint64_t NameHash(const std::string& name) {
   const manifest::LayoutDigest digest = manifest::DigestOf(name);
   uint64_t hash = 0;
   for (int i = 0; i < 8; ++i) hash = hash << 8 | digest.bytes[i];
   return hash;
 }
-
-}  // namespace
 
 ArrivalCheck::ArrivalCheck(const plan::Plan& plan,
                            const plan::SourceIndex& sources,
@@ -194,6 +193,7 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
   std::mutex mutex;
   base::FaultList faults;
   ArrivalResult result;
+  failed_peers_.clear();
   std::atomic<size_t> next{0};
   const auto work = [&] {
     ArrivalResult mine;
@@ -205,6 +205,7 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
       if (fault.empty()) continue;
       const std::lock_guard<std::mutex> lock(mutex);
       faults.Add(fault);
+      failed_peers_.insert(items_[i].peer);
     }
     const std::lock_guard<std::mutex> lock(mutex);
     result.tiles_checked += mine.tiles_checked;

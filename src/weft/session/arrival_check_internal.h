@@ -3,6 +3,7 @@
 #define WEFT_SESSION_ARRIVAL_CHECK_INTERNAL_H_
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@
 #include "weft/verify/digest_table.h"
 
 namespace weft::session {
+
+// So that two tensors of one shape that change places change the sum.
+uint64_t NameHash(const std::string& name);
 
 struct ArrivalResult {
   int64_t tiles_checked = 0;
@@ -54,6 +58,8 @@ class ArrivalCheck {
       const execute::Program& program,
       absl::Span<const std::vector<convert::DigestValue>> tables,
       int num_threads);
+  // Peers of the plan that the last Run found to differ.
+  const std::set<size_t>& failed_peers() const { return failed_peers_; }
 
  private:
   struct Item {  // one move
@@ -93,6 +99,7 @@ class ArrivalCheck {
   const convert::DigestConstants* constants_ = nullptr;
   std::vector<Values> landed_;  // by item; empty = not digested yet
   std::vector<TableRange> ranges_;
+  std::set<size_t> failed_peers_;
 };
 
 }  // namespace weft::session

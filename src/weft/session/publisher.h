@@ -79,6 +79,8 @@ class Publisher {
   // OK while the catalog holds this rank as alive.
   virtual absl::Status Health() = 0;
   virtual const manifest::LayoutDigest& layout_digest() const = 0;
+  // Of its registration with the catalog.
+  virtual uint64_t generation() const = 0;
 };
 
 }  // namespace weft::session

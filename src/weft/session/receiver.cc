@@ -19,6 +19,9 @@
 #include "weft/manifest/packed_bytes.h"
 #include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
+#include "weft/session/lost_sources_internal.h"
+#include "weft/session/serving_internal.h"
+#include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
 #include "weft/session/transfer_internal.h"
 #include "weft/topology/host.h"
@@ -33,12 +36,6 @@ double SecondsBetween(steady_clock::time_point from,
   return std::chrono::duration<double>(to - from).count();
 }
 
-// As the catalog gave it, checked.
-struct FetchedPlacement {
-  manifest::LayoutDigest digest;
-  manifest::Placement placement;
-};
-
 struct StagedPlan {
   plan::StagedTarget staged;
   plan::Plan plan;  // for staged.placement
@@ -48,8 +45,7 @@ struct StagedPlan {
 // every refit until the set changes. Members in order of dependence.
 struct Prepared {
   uint64_t source_set = 0;
-  // Of the sources, in their order.
-  std::vector<std::shared_ptr<const FetchedPlacement>> placements;
+  std::vector<ChosenSource> sources;
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
@@ -92,22 +88,20 @@ class ReceiverImpl : public Receiver {
     info.num_ranks = options_.placement.num_ranks;
     WEFT_ASSIGN_OR_RETURN(const topology::HostId host,
                           topology::ReadHostId("/proc"));
-    host_id_ = host.ToString();
-    info.host_id = host_id_;
+    info.host_id = host.ToString();
+    chooser_ = std::make_unique<SourceChooser>(*options_.catalog, info.host_id);
     info.process_id = getpid();
     info.placement_digest_hex = packed_digest_hex;
     WEFT_ASSIGN_OR_RETURN(registration_,
                           options_.catalog->Register(info, "", deadline));
     WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
                                            registration_.worker_id, deadline));
+    if (options_.serve) serving_ = std::make_unique<Serving>(options_);
     return absl::OkStatus();
   }
 
   absl::Status Prepare(base::Deadline deadline) override {
-    WEFT_ASSIGN_OR_RETURN(
-        const catalog::SourceSet set,
-        options_.catalog->GetSources(options_.model, deadline));
-    return PrepareFor(set, deadline);
+    return PrepareVersion(nullptr, deadline);
   }
 
   absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
@@ -185,6 +179,7 @@ class ReceiverImpl : public Receiver {
     report.control_seconds = report.seconds - report.transfer_seconds -
                              report.verify_seconds - report.quantise_seconds;
     if (options_.measure_bound) UpdateBound(deadline, report);
+    if (serving_ != nullptr) Serve(deadline, report);
     return report;
   }
 
@@ -226,6 +221,17 @@ class ReceiverImpl : public Receiver {
     report.bound_name = best.name;
   }
 
+  // Takes nothing from the refit, which has committed.
+  void Serve(base::Deadline deadline, RefitReport& report) {
+    const auto start = steady_clock::now();
+    const absl::Status served =
+        serving_->Serve(report.version, report.digest, prepared_->planned->plan,
+                        prepared_->planned->staged, deadline);
+    report.serving = served.ok();
+    report.not_served = std::string(served.message());
+    report.serve_seconds = SecondsBetween(start, steady_clock::now());
+  }
+
   // Moves, verifies and runs the hook; leaves the latch set on failure.
   absl::Status TransferUnderLease(const catalog::Lease& lease,
                                   base::Deadline deadline,
@@ -234,16 +240,12 @@ class ReceiverImpl : public Receiver {
     const ReceiverCounters before = counters_;
     if (prepared_ == nullptr ||
         prepared_->source_set != lease.version.source_set) {
-      WEFT_RETURN_IF_ERROR(Prepare(deadline));
-      if (prepared_->source_set != lease.version.source_set) {
-        return absl::AbortedError(
-            absl::StrCat("the sources of ", catalog::ToString(version),
-                         " changed while the plan was made; refit again"));
-      }
+      WEFT_RETURN_IF_ERROR(PrepareVersion(&version, deadline));
     }
     report.planned = counters_.plans_built > before.plans_built;
     report.manifests_fetched =
         counters_.manifests_fetched - before.manifests_fetched;
+    if (serving_ != nullptr) serving_->Withdraw();
     SetFence(true, absl::StrCat("a refit to ", catalog::ToString(version),
                                 " has begun and not committed"));
     absl::Status status = MoveAndCheck(version, deadline, report);
@@ -261,7 +263,7 @@ class ReceiverImpl : public Receiver {
 
   absl::Status MoveAndCheck(const catalog::VersionId& version,
                             base::Deadline deadline, RefitReport& report) {
-    WEFT_RETURN_IF_ERROR(prepared_->transfer->Run(version, deadline, report));
+    WEFT_RETURN_IF_ERROR(MoveFromAny(version, deadline, report));
     if (options_.derive_hook) {
       WEFT_RETURN_IF_ERROR(base::Annotate(options_.derive_hook(version),
                                           "hook after the transfer"));
@@ -269,23 +271,30 @@ class ReceiverImpl : public Receiver {
     return absl::OkStatus();
   }
 
-  absl::Status PrepareFor(const catalog::SourceSet& set,
-                          base::Deadline deadline);
-  absl::Status FetchPlacements(const catalog::SourceSet& set, Prepared& next,
-                               base::Deadline deadline);
+  // Goes on from other sources when some are lost, as long as there are some.
+  absl::Status MoveFromAny(const catalog::VersionId& version,
+                           base::Deadline deadline, RefitReport& report);
+  // False: nobody holds what they held.
+  bool Replace(absl::Span<const LostSource> lost, base::Deadline deadline,
+               RefitReport& report);
+  // For those that hold `version`, or for all publishers.
+  absl::Status PrepareVersion(const catalog::VersionId* version,
+                              base::Deadline deadline);
+  // Without the ones that cannot be reached, if that can be.
+  absl::Status PrepareFor(SourceChoice choice, base::Deadline deadline);
+  // `unreachable`: the rank in the plan of a source that is not there.
+  absl::Status PrepareOnce(const SourceChoice& choice,
+                           std::optional<int64_t>& unreachable,
+                           base::Deadline deadline);
   void AddUnknownTensors(const Prepared& next, base::FaultList& faults) const;
-  absl::Status OpenLinks(const catalog::SourceSet& set, Prepared& next,
+  absl::Status OpenLinks(Prepared& next, std::optional<int64_t>& unreachable,
                          base::Deadline deadline);
 
   ReceiverOptions options_;
-  std::string host_id_;
   manifest::LayoutDigest target_digest_;
   catalog::Registration registration_;
   std::unique_ptr<catalog::Attachment> attachment_;
-  // Placements by digest, kept over restarts of publishers: a restarted
-  // trainer of the same layout sends no manifest again.
-  std::map<std::string, std::shared_ptr<const FetchedPlacement>>
-      placement_cache_;
+  std::unique_ptr<SourceChooser> chooser_;
   std::unique_ptr<Prepared> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
@@ -293,21 +302,96 @@ class ReceiverImpl : public Receiver {
   mutable absl::Mutex fence_mutex_;
   bool fenced_ = true;
   std::string fenced_reason_ = "no refit has committed yet";
+
+  std::unique_ptr<Serving> serving_;  // null: nobody is served
 };
 
-absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
-                                      base::Deadline deadline) {
-  if (prepared_ != nullptr && prepared_->source_set == set.source_set) {
+absl::Status ReceiverImpl::MoveFromAny(const catalog::VersionId& version,
+                                       base::Deadline deadline,
+                                       RefitReport& report) {
+  while (true) {
+    const absl::Status status =
+        prepared_->transfer->Run(version, deadline, report);
+    if (status.ok()) return status;
+    const std::vector<LostSource> lost =
+        FindLost(prepared_->links, prepared_->sources, version,
+                 prepared_->transfer->failed_ranks(), status, deadline);
+    if (lost.empty() || !Replace(lost, deadline, report)) return status;
+  }
+}
+
+bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
+                           base::Deadline deadline, RefitReport& report) {
+  // Their peers go first: what is in flight may still write.
+  prepared_->transfer.reset();
+  prepared_->links.clear();
+  const std::unique_ptr<Prepared> before = std::move(prepared_);
+  SourceChoice rest{before->source_set, before->sources};
+  for (const LostSource& each : lost) {
+    std::erase_if(rest.sources, [&](const ChosenSource& source) {
+      return source.record.rank == each.rank;
+    });
+  }
+  if (rest.sources.empty() || !PrepareFor(std::move(rest), deadline).ok()) {
+    return false;
+  }
+  for (ReplacedSource& each :
+       DescribeReplacements(lost, before->planned->plan,
+                            prepared_->planned->plan, prepared_->sources)) {
+    report.replaced.push_back(std::move(each));
+  }
+  // Of the run that failed.
+  report.execute = {};
+  report.peers.clear();
+  report.tiles_checked = 0;
+  return true;
+}
+
+absl::Status ReceiverImpl::PrepareVersion(const catalog::VersionId* version,
+                                          base::Deadline deadline) {
+  WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet set,
+                        options_.catalog->GetSources(options_.model, deadline));
+  SourceChooser::Request request{.version = version,
+                                 .copies = options_.read_copies,
+                                 .spread = registration_.generation};
+  if (serving_ != nullptr) request.excluded.insert(serving_->generation());
+  absl::StatusOr<SourceChoice> choice =
+      chooser_->Choose(set, request, deadline);
+  counters_.manifests_fetched = chooser_->manifests_fetched();
+  WEFT_RETURN_IF_ERROR(choice.status());
+  if (prepared_ != nullptr && prepared_->source_set == choice->source_set) {
     return absl::OkStatus();
   }
+  return PrepareFor(*std::move(choice), deadline);
+}
+
+absl::Status ReceiverImpl::PrepareFor(SourceChoice choice,
+                                      base::Deadline deadline) {
+  std::optional<int64_t> unreachable;
+  const absl::Status prepared = PrepareOnce(choice, unreachable, deadline);
+  if (prepared.ok() || !unreachable.has_value() || deadline.Passed()) {
+    return prepared;
+  }
+  std::erase_if(choice.sources, [&](const ChosenSource& source) {
+    return source.record.rank == *unreachable;
+  });
+  if (choice.sources.empty()) return prepared;
+  const absl::Status without = PrepareFor(std::move(choice), deadline);
+  // That it was needed and is not there says more than what is missing then.
+  return without.ok() ? without : prepared;
+}
+
+absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice,
+                                       std::optional<int64_t>& unreachable,
+                                       base::Deadline deadline) {
   auto next = std::make_unique<Prepared>();
-  next->source_set = set.source_set;
-  WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));
+  next->source_set = choice.source_set;
+  next->sources = choice.sources;
   std::vector<plan::SourceInfo> infos;
-  for (size_t i = 0; i < set.sources.size(); ++i) {
-    infos.push_back({.placement = &next->placements[i]->placement,
-                     .digest = next->placements[i]->digest,
-                     .distance = set.sources[i].host_id == host_id_ ? 0 : 1});
+  for (const ChosenSource& source : next->sources) {
+    infos.push_back({.placement = &source.placement->placement,
+                     .digest = source.placement->digest,
+                     .distance = source.distance});
   }
   WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));
   const bool same_layouts = prepared_ != nullptr &&
@@ -333,7 +417,7 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     next->planned = std::move(planned);
     ++counters_.plans_built;
   }
-  WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
+  WEFT_RETURN_IF_ERROR(OpenLinks(*next, unreachable, deadline));
   WEFT_ASSIGN_OR_RETURN(next->transfer,
                         Transfer::Make({.options = options_,
                                         .index = *next->index,
@@ -341,45 +425,6 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
                                         .staged = next->planned->staged,
                                         .links = next->links}));
   prepared_ = std::move(next);
-  return absl::OkStatus();
-}
-
-absl::Status ReceiverImpl::FetchPlacements(const catalog::SourceSet& set,
-                                           Prepared& next,
-                                           base::Deadline deadline) {
-  for (const catalog::SourceRecord& source : set.sources) {
-    const std::string& digest = source.placement_digest_hex;
-    auto cached = placement_cache_.find(digest);
-    if (cached == placement_cache_.end()) {
-      WEFT_ASSIGN_OR_RETURN(const std::string packed,
-                            options_.catalog->GetPlacement(digest, deadline));
-      if (manifest::DigestOf(packed).ToHex() != digest) {
-        return absl::DataLossError(
-            absl::StrCat("the catalog returned other bytes for placement ",
-                         digest, " of publisher rank ", source.rank));
-      }
-      absl::StatusOr<std::string> bytes = manifest::UnpackBytes(packed);
-      WEFT_RETURN_IF_ERROR(base::Annotate(
-          bytes.status(), absl::StrCat("publisher rank ", source.rank)));
-      absl::StatusOr<manifest::Placement> placement =
-          manifest::DecodePlacement(*bytes);
-      if (placement.ok()) {
-        WEFT_RETURN_IF_ERROR(base::Annotate(
-            manifest::CheckPlacement(*placement, /*is_target=*/false),
-            absl::StrCat("publisher rank ", source.rank)));
-      }
-      WEFT_RETURN_IF_ERROR(base::Annotate(
-          placement.status(), absl::StrCat("publisher rank ", source.rank)));
-      cached =
-          placement_cache_
-              .emplace(digest, std::make_shared<const FetchedPlacement>(
-                                   FetchedPlacement{manifest::DigestOf(*bytes),
-                                                    *std::move(placement)}))
-              .first;
-      ++counters_.manifests_fetched;
-    }
-    next.placements.push_back(cached->second);
-  }
   return absl::OkStatus();
 }
 
@@ -396,8 +441,9 @@ void ReceiverImpl::AddUnknownTensors(const Prepared& next,
     }
   }
   std::set<std::string> unknown;
-  for (const auto& fetched : next.placements) {
-    for (const tensor::TensorSpec& tensor : fetched->placement.tensors) {
+  for (const ChosenSource& source : next.sources) {
+    for (const tensor::TensorSpec& tensor :
+         source.placement->placement.tensors) {
       const std::string_view holder = ModuleOf(ModuleOf(tensor.name));
       if (!known.contains(tensor.name) && modules.contains(holder)) {
         unknown.insert(tensor.name);
@@ -411,22 +457,25 @@ void ReceiverImpl::AddUnknownTensors(const Prepared& next,
   }
 }
 
-absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
-                                     Prepared& next, base::Deadline deadline) {
+absl::Status ReceiverImpl::OpenLinks(Prepared& next,
+                                     std::optional<int64_t>& unreachable,
+                                     base::Deadline deadline) {
   for (const plan::PeerPlan& peer : next.planned->plan.peers) {
     const auto source = std::find_if(
-        set.sources.begin(), set.sources.end(),
-        [&](const auto& each) { return each.rank == peer.src_rank; });
-    WEFT_ASSIGN_OR_RETURN(
-        std::unique_ptr<SourceLink> link,
-        SourceLink::Open(*source, options_.transports, deadline));
-    const manifest::Placement& placement =
-        next.placements[source - set.sources.begin()]->placement;
+        next.sources.begin(), next.sources.end(),
+        [&](const auto& each) { return each.record.rank == peer.src_rank; });
+    absl::StatusOr<std::unique_ptr<SourceLink>> opened = SourceLink::Open(
+        source->record, source->name, options_.transports, deadline);
+    if (!opened.ok()) {
+      unreachable = peer.src_rank;
+      return opened.status();
+    }
+    std::unique_ptr<SourceLink> link = *std::move(opened);
+    const manifest::Placement& placement = source->placement->placement;
     if (link->binding().stored.size() != placement.stored.size()) {
       return absl::DataLossError(absl::StrCat(
-          "publisher rank ", peer.src_rank, " binds ",
-          link->binding().stored.size(), " stored tensors, its placement has ",
-          placement.stored.size()));
+          source->name, " binds ", link->binding().stored.size(),
+          " stored tensors, its placement has ", placement.stored.size()));
     }
     ++counters_.connections_opened;
     next.links.push_back(std::move(link));
@@ -439,6 +488,10 @@ absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
 absl::StatusOr<std::unique_ptr<Receiver>> Receiver::Create(
     ReceiverOptions options, base::Deadline deadline) {
   if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
+  if (options.serve && !options.verify) {
+    return absl::InvalidArgumentError(
+        "a receiver that does not verify what it gets cannot serve it");
+  }
   options.execute.staging_bytes = options.limits.staging_bytes;
   auto receiver = std::make_unique<ReceiverImpl>(std::move(options));
   WEFT_RETURN_IF_ERROR(receiver->Start(deadline));

@@ -50,6 +50,13 @@ struct ReceiverOptions {
   execute::ExecuteOptions execute;
   // Compare digests of all that arrived. Off only for measurements.
   bool verify = true;
+  // After each commit serve what was committed to receivers that come later, if
+  // all of it is what the publishers hold, bit for bit (docs/fan_out.md). Needs
+  // `verify`, and memory that the transports can register.
+  bool serve = false;
+  // Read from receivers that serve, too; they come before publishers that are
+  // as near.
+  bool read_copies = true;
   // After each commit measure the link that was used, for the bound (some
   // 100 ms, not counted in the report's seconds).
   bool measure_bound = true;
@@ -67,10 +74,18 @@ struct ReceiverOptions {
 inline constexpr char kPlanRefusedPayload[] = "weft.session.plan_refused";
 
 struct PeerReport {
-  int64_t rank = 0;
+  int64_t rank = 0;  // in the plan: copies follow the publishers' ranks
+  std::string name;
   std::string transport;
   bool mapped = false;
   int64_t bytes = 0;
+};
+
+// A source that was lost in mid-refit.
+struct ReplacedSource {
+  std::string source;  // "publisher rank 2"
+  std::string why;
+  std::vector<std::string> by;  // who served its part
 };
 
 struct RefitReport {
@@ -94,6 +109,11 @@ struct RefitReport {
   int64_t manifests_fetched = 0;  // placements read from the catalog by it
   execute::ExecuteReport execute;
   std::vector<PeerReport> peers;
+  std::vector<ReplacedSource> replaced;
+  // With ReceiverOptions::serve: whether it is served now, or why not.
+  bool serving = false;
+  std::string not_served;
+  double serve_seconds = 0;  // after the commit, not in `seconds`
 };
 
 struct ReceiverCounters {

@@ -265,9 +265,10 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
   report.wire_bytes = report.execute.bytes_on_wire;
   if (in_.options.verify) report.digest = convert::ToHex(digest_);
   for (size_t p = 0; p < in_.links.size(); ++p) {
-    report.peers.push_back(
-        {in_.links[p]->rank(), in_.links[p]->transport_name(),
-         in_.links[p]->mapped(), in_.plan.peers[p].dst_bytes});
+    report.peers.push_back({in_.links[p]->rank(), in_.links[p]->name(),
+                            in_.links[p]->transport_name(),
+                            in_.links[p]->mapped(),
+                            in_.plan.peers[p].dst_bytes});
   }
   return absl::OkStatus();
 }
@@ -328,6 +329,9 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   const absl::StatusOr<ArrivalResult> arrived = part.arrival->Run(
       *part.program, part.tables, in_.options.execute.num_threads);
   if (!arrived.ok()) {
+    for (const size_t peer : part.arrival->failed_peers()) {
+      failed_ranks_.insert(part.links[peer]->rank());
+    }
     // A version that changed meanwhile says more than what differs by it.
     WEFT_RETURN_IF_ERROR(
         CheckEpochWords(part.links, version, "after", deadline));
@@ -360,9 +364,8 @@ absl::Status Transfer::CheckEpochWords(absl::Span<SourceLink* const> links,
     WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
     if (word == expected) continue;
     faults.Add(absl::StrCat(
-        "publisher rank ", link->rank(), " no longer holds ",
-        catalog::ToString(version), " (checked ", std::string(when),
-        " the transfer): its memory ",
+        link->name(), " no longer holds ", catalog::ToString(version),
+        " (checked ", std::string(when), " the transfer): its memory ",
         (word & 1) != 0 ? "is being changed" : "holds another version"));
   }
   return faults.ToStatus(absl::StatusCode::kAborted);

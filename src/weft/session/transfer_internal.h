@@ -7,7 +7,9 @@
 #define WEFT_SESSION_TRANSFER_INTERNAL_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -49,6 +51,8 @@ class Transfer {
   // Receiver::Refit.
   absl::Status Run(const catalog::VersionId& version, base::Deadline deadline,
                    RefitReport& report);
+  // Whose bytes did not have the digests that they say, in a run that failed.
+  const std::set<int64_t>& failed_ranks() const { return failed_ranks_; }
 
  private:
   // A plan bound to memory; the arrival check is told what has landed.
@@ -101,6 +105,7 @@ class Transfer {
   std::vector<plan::Plan> part_plans_;
   std::vector<SourceLink*> all_links_;
   std::unique_ptr<Part> direct_;
+  std::set<int64_t> failed_ranks_;
   // Of the run that goes on.
   convert::DigestValue digest_;
   base::Deadline deadline_ = base::Deadline::Infinite();

@@ -90,7 +90,7 @@ class Author {
   WorkerInfo Info() {
     WorkerInfo info;
     info.model = Pick(8) == 0 ? "other" : "model";
-    info.role = Pick(2) == 0 ? Role::kPublisher : Role::kReceiver;
+    info.role = static_cast<Role>(1 + Pick(3));
     info.layout_spec = "tp=2";
     info.num_ranks = 2;
     info.rank = static_cast<int64_t>(Pick(2));
@@ -98,6 +98,7 @@ class Author {
     info.epoch = Pick(2);
     info.placement_digest_hex = Digest(Pick(6));
     if (Pick(3) == 0) info.model_card_digest_hex = Digest(Pick(6));
+    if (Pick(2) == 0) info.shard_key = Digest(0);
     return info;
   }
 
