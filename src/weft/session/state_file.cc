@@ -129,9 +129,6 @@ absl::StatusOr<ReceiverState> DecodeReceiverState(std::string_view text) {
   if (!TakeLine(rest, "checksum", checksum) || !rest.empty()) {
     return Malformed("it does not end with one checksum");
   }
-  if (checksum != manifest::DigestOf(std::string(summed)).ToHex()) {
-    return Malformed("its checksum differs");
-  }
   if (word != "dirty" && word != "committed") {
     return Malformed("it is neither dirty nor committed");
   }
@@ -147,6 +144,9 @@ absl::StatusOr<ReceiverState> DecodeReceiverState(std::string_view text) {
   if (!absl::SimpleAtoi(generation, &state.generation) ||
       !absl::SimpleAtoi(pid, &state.process_id)) {
     return Malformed("its generation or pid is no number");
+  }
+  if (checksum != manifest::DigestOf(std::string(summed)).ToHex()) {
+    return Malformed("its checksum differs");
   }
   // One spelling of each number.
   if (EncodeReceiverState(state) != bytes) {
