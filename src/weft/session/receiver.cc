@@ -184,11 +184,17 @@ class ReceiverImpl : public Receiver {
     if (!done.ok()) return done;
     if (shadow_ != nullptr) {
       WEFT_RETURN_IF_ERROR(released);
-      WEFT_ASSIGN_OR_RETURN(const RollbackReport switched,
-                            SwitchTo(leased, deadline));
-      report.pause_seconds = switched.pause_seconds;
-      report.bytes_copied = switched.bytes_copied;
-      report.unrecorded = switched.unrecorded;
+      shadow_->EndTransfer(leased);
+      const absl::StatusOr<RollbackReport> switched =
+          SwitchTo(leased, deadline);
+      if (!switched.ok()) {
+        // What was never live is nothing to go back to.
+        if (shadow_->received() == leased) shadow_->BeginTransfer();
+        return switched.status();
+      }
+      report.pause_seconds = switched->pause_seconds;
+      report.bytes_copied = switched->bytes_copied;
+      report.unrecorded = switched->unrecorded;
     } else if (!released.ok()) {
       latch_->Fence(absl::StrCat(
           "the lease of ", catalog::ToString(leased),
@@ -290,10 +296,7 @@ class ReceiverImpl : public Receiver {
                             base::Deadline deadline, RefitReport& report) {
     WEFT_ASSIGN_OR_RETURN(Transfer* const transfer, TransferOf(*prepared_));
     WEFT_RETURN_IF_ERROR(transfer->Run(version, resume, deadline, report));
-    if (shadow_ != nullptr) {
-      shadow_->EndTransfer(version);
-      return absl::OkStatus();
-    }
+    if (shadow_ != nullptr) return absl::OkStatus();
     WEFT_RETURN_IF_ERROR(Derive(version));
     return latch_->Record(version);
   }

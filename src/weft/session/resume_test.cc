@@ -6,9 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <random>
 #include <set>
 #include <string>
@@ -198,7 +196,8 @@ TEST_P(ResumeTest, ARestartedEngineWhoseMemorySurvivedGoesOn) {
   EXPECT_TRUE(engine.receiver->fenced());
   EXPECT_THAT(engine.receiver->fenced_reason(), HasSubstr("run:0:1"));
   bool told = false;
-  for (const auto& worker : *store_->ListWorkers("m", Soon())) {
+  const auto workers = store_->ListWorkers("m", Soon());
+  for (const catalog::WorkerRecord& worker : *workers) {
     told |= worker.alive && worker.fenced_reason.find("run:0:1 and did not") !=
                                 std::string::npos;
   }

@@ -292,6 +292,12 @@ TEST_P(ShadowTest, AnEngineThatCannotPauseKeepsServing) {
               HasSubstr("hook that pauses the engine: a batch runs"));
   EXPECT_EQ(resumed, 1);
   ExpectServes(engine, 1);
+  // What has arrived was never live.
+  busy = false;
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(engine.receiver->Rollback(Soon()).status()));
+  RefitTo(engine, 2);
+  ExpectServes(engine, 2);
 }
 
 TEST_P(ShadowTest, AHookThatFailsFencesAndARollbackHeals) {
