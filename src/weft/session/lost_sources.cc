@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "weft/plan/box_set.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/lost_sources_internal.h"
 
@@ -83,10 +82,11 @@ std::vector<ReplacedSource> DescribeReplacements(
             const auto of_lost =
                 boxes.find({move.dst_stored, move.dst_fragment});
             return of_lost != boxes.end() &&
-                   std::any_of(of_lost->second.begin(), of_lost->second.end(),
-                               [&](const tensor::Box* box) {
-                                 return plan::Overlaps(*box, move.box);
-                               });
+                   std::any_of(
+                       of_lost->second.begin(), of_lost->second.end(),
+                       [&](const tensor::Box* box) {
+                         return !tensor::Intersect(*box, move.box).empty();
+                       });
           });
       const ChosenSource* source = Find(sources, peer.src_rank);
       if (stands_in && source != nullptr) out.by.push_back(source->name);

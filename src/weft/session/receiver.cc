@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -11,16 +12,17 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "weft/base/log.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
 #include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
+#include "weft/session/latch_internal.h"
 #include "weft/session/lost_sources_internal.h"
 #include "weft/session/serving_internal.h"
+#include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
 #include "weft/session/transfer_internal.h"
@@ -49,15 +51,11 @@ struct Prepared {
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  std::unique_ptr<Transfer> transfer;
+  // By the set of memory that they write; the second one is made when it is
+  // needed.
+  std::array<std::unique_ptr<Transfer>, 2> transfers;
   Bound bound;
 };
-
-// "a.b" of "a.b.c"; "" of "a".
-std::string_view ModuleOf(std::string_view name) {
-  const size_t dot = name.rfind('.');
-  return dot == std::string_view::npos ? "" : name.substr(0, dot);
-}
 
 absl::Status PlanRefused(absl::Status status) {
   status.SetPayload(kPlanRefusedPayload, absl::Cord());
@@ -76,6 +74,13 @@ class ReceiverImpl : public Receiver {
     WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     target_digest_ = manifest::DigestOf(canonical);
+    WEFT_ASSIGN_OR_RETURN(latch_, Latch::Open(options_.state_file,
+                                              options_.model, target_digest_));
+    if (options_.mode == ReceiveMode::kShadow) {
+      WEFT_ASSIGN_OR_RETURN(shadow_, ShadowSet::Make(options_));
+    } else if (latch_->last_life().has_value()) {
+      begun_ = latch_->last_life()->version;
+    }
     const std::string packed = manifest::PackBytes(canonical);
     const std::string packed_digest_hex = manifest::DigestOf(packed).ToHex();
     WEFT_RETURN_IF_ERROR(
@@ -97,6 +102,11 @@ class ReceiverImpl : public Receiver {
     WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
                                            registration_.worker_id, deadline));
     if (options_.serve) serving_ = std::make_unique<Serving>(options_);
+    latch_->SetGeneration(registration_.generation);
+    if (latch_->last_life().has_value() && latch_->last_life()->dirty) {
+      return options_.catalog->ReportServing(registration_.worker_id, nullptr,
+                                             latch_->reason(), deadline);
+    }
     return absl::OkStatus();
   }
 
@@ -116,14 +126,10 @@ class ReceiverImpl : public Receiver {
     return report;
   }
 
-  bool fenced() const override {
-    absl::MutexLock lock(&fence_mutex_);
-    return fenced_;
-  }
-  std::string fenced_reason() const override {
-    absl::MutexLock lock(&fence_mutex_);
-    return fenced_reason_;
-  }
+  absl::StatusOr<RollbackReport> Rollback(base::Deadline deadline) override;
+
+  bool fenced() const override { return latch_->fenced(); }
+  std::string fenced_reason() const override { return latch_->reason(); }
   const std::optional<catalog::VersionId>& committed() const override {
     return committed_;
   }
@@ -146,12 +152,6 @@ class ReceiverImpl : public Receiver {
   }
 
  private:
-  void SetFence(bool fenced, std::string reason) {
-    absl::MutexLock lock(&fence_mutex_);
-    fenced_ = fenced;
-    fenced_reason_ = std::move(reason);
-  }
-
   absl::StatusOr<RefitReport> RefitOnce(const catalog::VersionId* version,
                                         bool newer, base::Deadline deadline) {
     const auto start = steady_clock::now();
@@ -161,23 +161,40 @@ class ReceiverImpl : public Receiver {
     RefitReport report;
     report.version = leased;
     const absl::Status done = TransferUnderLease(lease, deadline, report);
+    // What the second set holds is served only after the switch.
+    const bool committed = done.ok() && shadow_ == nullptr;
     // A failed refit still has to give its lease back, with a moment of its
     // own if the deadline is what failed.
     const absl::Status released = options_.catalog->ReleaseLease(
-        lease.lease_id, done.ok(), done.ok() ? "" : fenced_reason(),
+        lease.lease_id, committed, done.ok() ? "" : fenced_reason(),
         done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
     if (!done.ok()) return done;
-    if (!released.ok()) {
-      SetFence(true, absl::StrCat("the lease of ", catalog::ToString(leased),
-                                  " could not be released: ",
-                                  std::string(released.message())));
+    if (shadow_ != nullptr) {
+      WEFT_RETURN_IF_ERROR(released);
+      shadow_->EndTransfer(leased);
+      const absl::StatusOr<RollbackReport> switched =
+          SwitchTo(leased, deadline);
+      if (!switched.ok()) {
+        // What was never live is nothing to go back to.
+        if (shadow_->received() == leased) shadow_->BeginTransfer();
+        return switched.status();
+      }
+      report.pause_seconds = switched->pause_seconds;
+      report.bytes_copied = switched->bytes_copied;
+      report.unrecorded = switched->unrecorded;
+    } else if (!released.ok()) {
+      latch_->Fence(absl::StrCat(
+          "the lease of ", catalog::ToString(leased),
+          " could not be released: ", std::string(released.message())));
       return released;
+    } else {
+      committed_ = leased;
+      latch_->Clear();
     }
-    committed_ = leased;
-    SetFence(false, "");
     report.seconds = SecondsBetween(start, steady_clock::now());
     report.control_seconds = report.seconds - report.transfer_seconds -
-                             report.verify_seconds - report.quantise_seconds;
+                             report.verify_seconds - report.quantise_seconds -
+                             report.pause_seconds;
     if (options_.measure_bound) UpdateBound(deadline, report);
     if (serving_ != nullptr) Serve(deadline, report);
     return report;
@@ -246,12 +263,21 @@ class ReceiverImpl : public Receiver {
     report.manifests_fetched =
         counters_.manifests_fetched - before.manifests_fetched;
     if (serving_ != nullptr) serving_->Withdraw();
-    SetFence(true, absl::StrCat("a refit to ", catalog::ToString(version),
-                                " has begun and not committed"));
-    absl::Status status = MoveAndCheck(version, deadline, report);
+    const bool resume = options_.resume && begun_ == version;
+    if (shadow_ != nullptr) {
+      shadow_->BeginTransfer();
+    } else {
+      WEFT_RETURN_IF_ERROR(latch_->Set(
+          version, absl::StrCat("a refit to ", catalog::ToString(version),
+                                " has begun and not committed")));
+    }
+    begun_ = version;
+    absl::Status status = MoveAndCheck(version, resume, deadline, report);
     if (!status.ok()) {
-      SetFence(true, absl::StrCat("refit to ", catalog::ToString(version),
-                                  " failed: ", std::string(status.message())));
+      if (shadow_ == nullptr) {
+        latch_->Fence(absl::StrCat("refit to ", catalog::ToString(version),
+                                   " failed: ", std::string(status.message())));
+      }
       // Links to a dead peer, or with operations in flight into our memory,
       // are not used again.
       if (!absl::IsDataLoss(status) && !absl::IsAborted(status)) {
@@ -261,18 +287,31 @@ class ReceiverImpl : public Receiver {
     return status;
   }
 
-  absl::Status MoveAndCheck(const catalog::VersionId& version,
+  absl::Status MoveAndCheck(const catalog::VersionId& version, bool resume,
                             base::Deadline deadline, RefitReport& report) {
-    WEFT_RETURN_IF_ERROR(MoveFromAny(version, deadline, report));
-    if (options_.derive_hook) {
-      WEFT_RETURN_IF_ERROR(base::Annotate(options_.derive_hook(version),
-                                          "hook after the transfer"));
-    }
-    return absl::OkStatus();
+    WEFT_RETURN_IF_ERROR(MoveFromAny(version, resume, deadline, report));
+    if (shadow_ != nullptr) return absl::OkStatus();
+    WEFT_RETURN_IF_ERROR(Derive(version));
+    return latch_->Record(version);
   }
 
+  absl::Status Derive(const catalog::VersionId& version) {
+    if (!options_.derive_hook) return absl::OkStatus();
+    return base::Annotate(options_.derive_hook(version),
+                          "hook after the transfer");
+  }
+
+  // Into the set of memory that receives now.
+  absl::StatusOr<Transfer*> TransferOf(Prepared& prepared);
+  // The receiving set, which holds `version`, becomes the live one.
+  absl::StatusOr<RollbackReport> SwitchTo(const catalog::VersionId& version,
+                                          base::Deadline deadline);
+  absl::Status SwitchWhilePaused(const catalog::VersionId& version,
+                                 base::Deadline deadline,
+                                 RollbackReport& report);
+
   // Goes on from other sources when some are lost, as long as there are some.
-  absl::Status MoveFromAny(const catalog::VersionId& version,
+  absl::Status MoveFromAny(const catalog::VersionId& version, bool resume,
                            base::Deadline deadline, RefitReport& report);
   // False: nobody holds what they held.
   bool Replace(absl::Span<const LostSource> lost, base::Deadline deadline,
@@ -286,44 +325,44 @@ class ReceiverImpl : public Receiver {
   absl::Status PrepareOnce(const SourceChoice& choice,
                            std::optional<int64_t>& unreachable,
                            base::Deadline deadline);
-  void AddUnknownTensors(const Prepared& next, base::FaultList& faults) const;
-  absl::Status OpenLinks(Prepared& next, std::optional<int64_t>& unreachable,
-                         base::Deadline deadline);
 
   ReceiverOptions options_;
   manifest::LayoutDigest target_digest_;
   catalog::Registration registration_;
   std::unique_ptr<catalog::Attachment> attachment_;
   std::unique_ptr<SourceChooser> chooser_;
+  std::unique_ptr<Latch> latch_;
+  std::unique_ptr<ShadowSet> shadow_;  // null: in place
   std::unique_ptr<Prepared> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
-
-  mutable absl::Mutex fence_mutex_;
-  bool fenced_ = true;
-  std::string fenced_reason_ = "no refit has committed yet";
-
+  // What the receiving memory was last being brought to, in this life or, in
+  // place, the last one.
+  std::optional<catalog::VersionId> begun_;
   std::unique_ptr<Serving> serving_;  // null: nobody is served
 };
 
 absl::Status ReceiverImpl::MoveFromAny(const catalog::VersionId& version,
-                                       base::Deadline deadline,
+                                       bool resume, base::Deadline deadline,
                                        RefitReport& report) {
   while (true) {
+    WEFT_ASSIGN_OR_RETURN(Transfer* const transfer, TransferOf(*prepared_));
     const absl::Status status =
-        prepared_->transfer->Run(version, deadline, report);
+        transfer->Run(version, resume, deadline, report);
     if (status.ok()) return status;
     const std::vector<LostSource> lost =
         FindLost(prepared_->links, prepared_->sources, version,
-                 prepared_->transfer->failed_ranks(), status, deadline);
+                 transfer->failed_ranks(), status, deadline);
     if (lost.empty() || !Replace(lost, deadline, report)) return status;
+    // What has arrived, from whomever, is not moved again.
+    resume = true;
   }
 }
 
 bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
                            base::Deadline deadline, RefitReport& report) {
   // Their peers go first: what is in flight may still write.
-  prepared_->transfer.reset();
+  prepared_->transfers = {};
   prepared_->links.clear();
   const std::unique_ptr<Prepared> before = std::move(prepared_);
   SourceChoice rest{before->source_set, before->sources};
@@ -344,6 +383,7 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
   report.execute = {};
   report.peers.clear();
   report.tiles_checked = 0;
+  report.bytes_resumed = 0;
   return true;
 }
 
@@ -407,7 +447,7 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice,
         target_digest_, options_.limits);
     base::FaultList faults;
     if (!built.ok()) faults.Add(std::string(built.status().message()));
-    AddUnknownTensors(*next, faults);
+    AddUnknownTensors(options_.known_tensors, next->sources, faults);
     if (!faults.empty()) {
       return PlanRefused(
           faults.ToStatus(built.ok() ? absl::StatusCode::kFailedPrecondition
@@ -417,70 +457,107 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice,
     next->planned = std::move(planned);
     ++counters_.plans_built;
   }
-  WEFT_RETURN_IF_ERROR(OpenLinks(*next, unreachable, deadline));
-  WEFT_ASSIGN_OR_RETURN(next->transfer,
-                        Transfer::Make({.options = options_,
-                                        .index = *next->index,
-                                        .plan = next->planned->plan,
-                                        .staged = next->planned->staged,
-                                        .links = next->links}));
+  WEFT_ASSIGN_OR_RETURN(next->links,
+                        OpenLinks(next->planned->plan, next->sources,
+                                  options_.transports, unreachable, deadline));
+  counters_.connections_opened += static_cast<int64_t>(next->links.size());
+  WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
   prepared_ = std::move(next);
   return absl::OkStatus();
 }
 
-void ReceiverImpl::AddUnknownTensors(const Prepared& next,
-                                     base::FaultList& faults) const {
-  if (options_.known_tensors.empty()) return;
-  absl::flat_hash_set<std::string_view> known;
-  absl::flat_hash_set<std::string_view> modules;
-  for (const std::string& name : options_.known_tensors) {
-    known.insert(name);
-    for (std::string_view module = ModuleOf(name); !module.empty();
-         module = ModuleOf(module)) {
-      modules.insert(module);
-    }
+absl::StatusOr<Transfer*> ReceiverImpl::TransferOf(Prepared& prepared) {
+  const size_t set = shadow_ == nullptr ? 0 : shadow_->receiving();
+  std::unique_ptr<Transfer>& transfer = prepared.transfers[set];
+  if (transfer == nullptr) {
+    const RankMemory& memory =
+        shadow_ == nullptr ? options_.memory : shadow_->receiving_memory();
+    WEFT_ASSIGN_OR_RETURN(transfer,
+                          Transfer::Make({.options = options_,
+                                          .memory = memory,
+                                          .index = *prepared.index,
+                                          .plan = prepared.planned->plan,
+                                          .staged = prepared.planned->staged,
+                                          .links = prepared.links}));
   }
-  std::set<std::string> unknown;
-  for (const ChosenSource& source : next.sources) {
-    for (const tensor::TensorSpec& tensor :
-         source.placement->placement.tensors) {
-      const std::string_view holder = ModuleOf(ModuleOf(tensor.name));
-      if (!known.contains(tensor.name) && modules.contains(holder)) {
-        unknown.insert(tensor.name);
-      }
-    }
-  }
-  for (const std::string& name : unknown) {
-    faults.Add(absl::StrCat(
-        "the trainer publishes \"", name,
-        "\", which this model does not have: it would be served without"));
-  }
+  return transfer.get();
 }
 
-absl::Status ReceiverImpl::OpenLinks(Prepared& next,
-                                     std::optional<int64_t>& unreachable,
-                                     base::Deadline deadline) {
-  for (const plan::PeerPlan& peer : next.planned->plan.peers) {
-    const auto source = std::find_if(
-        next.sources.begin(), next.sources.end(),
-        [&](const auto& each) { return each.record.rank == peer.src_rank; });
-    absl::StatusOr<std::unique_ptr<SourceLink>> opened = SourceLink::Open(
-        source->record, source->name, options_.transports, deadline);
-    if (!opened.ok()) {
-      unreachable = peer.src_rank;
-      return opened.status();
-    }
-    std::unique_ptr<SourceLink> link = *std::move(opened);
-    const manifest::Placement& placement = source->placement->placement;
-    if (link->binding().stored.size() != placement.stored.size()) {
-      return absl::DataLossError(absl::StrCat(
-          source->name, " binds ", link->binding().stored.size(),
-          " stored tensors, its placement has ", placement.stored.size()));
-    }
-    ++counters_.connections_opened;
-    next.links.push_back(std::move(link));
+absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
+    const catalog::VersionId& version, base::Deadline deadline) {
+  RollbackReport report;
+  report.version = version;
+  if (options_.shadow.pause) {
+    WEFT_RETURN_IF_ERROR(
+        base::Annotate(options_.shadow.pause(), "hook that pauses the engine"));
   }
+  const auto paused = steady_clock::now();
+  const absl::Status switched = SwitchWhilePaused(version, deadline, report);
+  if (!switched.ok()) {
+    latch_->Fence(absl::StrCat("switch to ", catalog::ToString(version),
+                               " failed: ", std::string(switched.message())));
+    // There is no lease to say it with. The catalog may be what failed.
+    options_.catalog
+        ->ReportServing(registration_.worker_id, nullptr, fenced_reason(),
+                        base::Deadline::After(std::chrono::seconds(2)))
+        .IgnoreError();
+    return switched;
+  }
+  report.pause_seconds = SecondsBetween(paused, steady_clock::now());
+  const absl::Status resumed =
+      options_.shadow.resume ? options_.shadow.resume() : absl::OkStatus();
+  base::FaultList faults;
+  for (const absl::Status& recorded :
+       {latch_->Record(version),
+        options_.catalog->ReportServing(registration_.worker_id, &version, "",
+                                        deadline)}) {
+    if (!recorded.ok()) faults.Add(std::string(recorded.message()));
+  }
+  report.unrecorded =
+      std::string(faults.ToStatus(absl::StatusCode::kUnknown).message());
+  if (!report.unrecorded.empty()) {
+    base::Log(base::LogLevel::kWarning,
+              absl::StrCat(
+                  catalog::ToString(version),
+                  " is live, but not recorded as such: ", report.unrecorded));
+  }
+  WEFT_RETURN_IF_ERROR(base::Annotate(resumed, "hook that resumes the engine"));
+  return report;
+}
+
+absl::Status ReceiverImpl::SwitchWhilePaused(const catalog::VersionId& version,
+                                             base::Deadline deadline,
+                                             RollbackReport& report) {
+  WEFT_RETURN_IF_ERROR(latch_->Set(
+      version, absl::StrCat("a switch to ", catalog::ToString(version),
+                            " has begun and not ended")));
+  begun_.reset();  // the receiving set becomes another one
+  WEFT_ASSIGN_OR_RETURN(report.bytes_copied, shadow_->Switch(deadline));
+  WEFT_RETURN_IF_ERROR(Derive(version));
+  committed_ = version;
+  latch_->Clear();
   return absl::OkStatus();
+}
+
+absl::StatusOr<RollbackReport> ReceiverImpl::Rollback(base::Deadline deadline) {
+  const auto start = steady_clock::now();
+  if (shadow_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "a receiver that receives in place keeps no previous version; receive "
+        "into a second set of buffers");
+  }
+  if (!shadow_->received().has_value()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "no previous version is held beside ",
+        committed_.has_value() ? catalog::ToString(*committed_) : "none",
+        options_.shadow.keep_previous
+            ? ": there was none, or a transfer has begun since"
+            : ": the receiver was not told to keep it"));
+  }
+  const catalog::VersionId version = *shadow_->received();
+  WEFT_ASSIGN_OR_RETURN(RollbackReport report, SwitchTo(version, deadline));
+  report.seconds = SecondsBetween(start, steady_clock::now());
+  return report;
 }
 
 }  // namespace
@@ -491,6 +568,10 @@ absl::StatusOr<std::unique_ptr<Receiver>> Receiver::Create(
   if (options.serve && !options.verify) {
     return absl::InvalidArgumentError(
         "a receiver that does not verify what it gets cannot serve it");
+  }
+  if (options.serve && options.mode == ReceiveMode::kShadow) {
+    return absl::UnimplementedError(
+        "a receiver with a second set of buffers does not serve others yet");
   }
   options.execute.staging_bytes = options.limits.staging_bytes;
   auto receiver = std::make_unique<ReceiverImpl>(std::move(options));

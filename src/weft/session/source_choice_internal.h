@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,9 +15,12 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "weft/base/deadline.h"
+#include "weft/base/status.h"
 #include "weft/catalog/store.h"
 #include "weft/manifest/placement.h"
 #include "weft/plan/plan.h"
+#include "weft/session/source_link_internal.h"
+#include "weft/transport/transport.h"
 
 namespace weft::session {
 
@@ -88,6 +92,19 @@ class SourceChooser {
 // quantised.
 bool FitsPublisher(const manifest::Placement& copy,
                    const manifest::Placement& publisher);
+
+// Tensors of a source in a module of the receiver's model that are none of its
+// own (ReceiverOptions::known_tensors; empty: no check).
+void AddUnknownTensors(const std::vector<std::string>& known_tensors,
+                       absl::Span<const ChosenSource> sources,
+                       base::FaultList& faults);
+
+// One a peer of the plan, in its order. `unreachable`: the rank in the plan of
+// a source that is not there.
+absl::StatusOr<std::vector<std::unique_ptr<SourceLink>>> OpenLinks(
+    const plan::Plan& plan, absl::Span<const ChosenSource> sources,
+    absl::Span<const std::shared_ptr<transport::Transport>> transports,
+    std::optional<int64_t>& unreachable, base::Deadline deadline);
 
 }  // namespace weft::session
 
