@@ -9,10 +9,12 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/catalog/grpc/call_watcher_internal.h"
 #include "weft/catalog/grpc/catalog_service_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
@@ -66,7 +68,8 @@ CatalogServer::CatalogServer(std::unique_ptr<Impl> impl)
 CatalogServer::~CatalogServer() { Shutdown(); }
 
 absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
-    const std::string& listen_address, CatalogStore* store) {
+    const std::string& listen_address, CatalogStore* store,
+    CallObserver* observer) {
   WEFT_ASSIGN_OR_RETURN(const std::string address,
                         CheckedAddress(listen_address));
   auto impl = std::make_unique<Impl>(store);
@@ -75,6 +78,13 @@ absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(),
                            &impl->port);
   builder.RegisterService(&impl->service);
+  if (observer != nullptr) {
+    std::vector<
+        std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+        watchers;
+    watchers.push_back(MakeCallWatcher(observer));
+    builder.experimental().SetInterceptorCreators(std::move(watchers));
+  }
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr || impl->port == 0) {
     return absl::AlreadyExistsError(absl::StrCat(
