@@ -6,10 +6,14 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "catalog_http.h"
+#include "catalog_metrics.h"
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
+#include "event_feed.h"
 #include "weft/base/log.h"
+#include "weft/base/status.h"
 #include "weft/catalog/grpc/catalog_server.h"
 #include "weft/catalog/memory/memory_store.h"
 #include "weft/catalog/redis/redis_store.h"
@@ -17,9 +21,13 @@
 namespace weft::apps {
 namespace {
 
+constexpr int kDefaultHttpPort = 6471;
+
 struct CatalogArgs {
   std::string listen = kDefaultCatalog;
   std::string store = "memory";
+  std::string events;  // file; empty: none
+  std::string http;    // HOST:PORT, "none", or empty for the default
   bool json = false;
 };
 
@@ -43,22 +51,80 @@ absl::StatusOr<std::unique_ptr<catalog::CatalogStore>> MakeStore(
                    "\"; known are memory and redis://HOST[:PORT][/PREFIX]"));
 }
 
+// "HOST:PORT" to serve HTTP on, as far as it is known; empty: nowhere. A
+// catalog on a port of its own choice says where its HTTP shall be.
+std::string HttpAddress(const CatalogArgs& args, const std::string& host) {
+  if (args.http == "none") return "";
+  if (!args.http.empty()) return args.http;
+  const bool picks_port = args.listen == host + ":0";
+  return picks_port ? "" : absl::StrCat(host, ":", kDefaultHttpPort);
+}
+
+// All of one server but the store; members end in reverse order.
+struct Running {
+  CatalogMetrics metrics;
+  std::unique_ptr<EventFile> file;
+  std::unique_ptr<EventFeed> feed;
+  std::unique_ptr<catalog::CatalogServer> server;
+  std::unique_ptr<CatalogHttp> http;
+};
+
+absl::Status StartAll(const CatalogArgs& args, const std::string& host,
+                      catalog::CatalogStore* store, Running& running) {
+  if (!args.events.empty()) {
+    WEFT_ASSIGN_OR_RETURN(running.file, EventFile::Open(args.events));
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      running.server,
+      catalog::CatalogServer::Start(args.listen, store, &running.metrics));
+  if (const std::string address = HttpAddress(args, host); !address.empty()) {
+    auto http = CatalogHttp::Start(address, store, &running.metrics);
+    if (http.ok()) {
+      running.http = *std::move(http);
+    } else if (!args.http.empty()) {
+      return http.status();
+    } else {
+      LogNote(absl::StrCat(std::string(http.status().message()),
+                           "; choose with --http, or none"));
+    }
+  }
+  const EventFile* file = running.file.get();
+  running.feed =
+      std::make_unique<EventFeed>(store, file == nullptr ? 0 : file->log_id(),
+                                  file == nullptr ? 0 : file->last_number(),
+                                  [&running](const catalog::EventPage& page) {
+                                    running.metrics.OnEvents(page);
+                                    if (running.file != nullptr)
+                                      running.file->Append(page);
+                                  });
+  return absl::OkStatus();
+}
+
 int RunCatalog(const CatalogArgs& args) {
   const auto store = MakeStore(args.store);
   if (!store.ok()) return Fail("catalog", store.status(), args.json);
-  auto server = catalog::CatalogServer::Start(args.listen, store->get());
-  if (!server.ok()) return Fail("catalog", server.status(), args.json);
   const std::string host = args.listen.substr(0, args.listen.rfind(':'));
-  const std::string address = absl::StrCat(host, ":", (*server)->port());
+  Running running;
+  const absl::Status started = StartAll(args, host, store->get(), running);
+  if (!started.ok()) return Fail("catalog", started, args.json);
+  const std::string address = absl::StrCat(host, ":", running.server->port());
+  const std::string http =
+      running.http == nullptr ? "" : running.http->address();
   if (args.json) {
     PrintLine(
-        nlohmann::json({{"event", "listening"}, {"address", address}}).dump());
+        nlohmann::json(
+            {{"event", "listening"}, {"address", address}, {"http", http}})
+            .dump());
   } else {
-    PrintLine(absl::StrCat("catalog listens on ", address,
-                           " (store: ", args.store, "); stop with ctrl-c"));
+    PrintLine(absl::StrCat(
+        "catalog listens on ", address, " (store: ", args.store, ")",
+        http.empty() ? "" : ", HTTP on " + http, "; stop with ctrl-c"));
   }
   WaitForStopSignal();
-  (*server)->Shutdown();
+  running.http.reset();
+  // The events of its end are written too.
+  running.server->Shutdown();
+  running.feed.reset();
   return 0;
 }
 
@@ -80,6 +146,12 @@ void AddCatalog(CLI::App& app, int* exit_code) {
                    "where its state lives: memory, or redis://HOST[:PORT]"
                    "[/PREFIX], which several catalogs may share")
       ->capture_default_str();
+  command->add_option("--http", args->http,
+                      "HOST:PORT for /metrics, /healthz, /readyz and /status, "
+                      "or none; 6471 beside --listen if not given (none beside "
+                      "port 0)");
+  command->add_option("--events", args->events,
+                      "file that gets each event as a line of JSON");
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] { *exit_code = RunCatalog(*args); });
 }

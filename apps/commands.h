@@ -67,6 +67,8 @@ void AddPlan(CLI::App& app, int* exit_code);
 void AddBench(CLI::App& app, int* exit_code);
 void AddVersions(CLI::App& app, int* exit_code);
 void AddWorkers(CLI::App& app, int* exit_code);
+void AddStatus(CLI::App& app, int* exit_code);
+void AddEvents(CLI::App& app, int* exit_code);
 
 }  // namespace weft::apps
 
