@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -20,6 +20,8 @@ using catalog::LeaseRecord;
 using catalog::VersionRecord;
 using catalog::VersionState;
 using catalog::WorkerRecord;
+
+constexpr std::size_t kMostAlive = 40;  // on one screen
 
 bool IsPublisher(const WorkerRecord& worker) {
   return worker.info.role == catalog::Role::kPublisher;
@@ -54,7 +56,7 @@ const WorkerRecord* FindWorker(const CatalogView& view,
   return nullptr;
 }
 
-// "ranks 0 1 3 of vllm:tp=4", shortened.
+// "rank 0 (w17), rank 1 (w18) and 3 more".
 std::string HoldersOf(const CatalogView& view, const VersionRecord& version) {
   constexpr std::size_t kMostNamed = 4;
   std::vector<std::string> names;
@@ -110,6 +112,7 @@ std::string FormatVersions(const CatalogView& view, const std::string& model,
 
 std::string FormatWorkers(const CatalogView& view, const std::string& model,
                           std::size_t most_past) {
+  std::vector<const WorkerRecord*> alive;
   std::vector<const WorkerRecord*> dead;
   std::vector<std::vector<std::string>> rows;
   const auto add = [&rows](const WorkerRecord& worker) {
@@ -126,13 +129,21 @@ std::string FormatWorkers(const CatalogView& view, const std::string& model,
       if (worker.info.model != model || IsPublisher(worker) != publishers) {
         continue;
       }
-      if (!worker.alive) {
-        dead.push_back(&worker);
-      } else {
-        add(worker);
-      }
+      (worker.alive ? alive : dead).push_back(&worker);
     }
   }
+  // Of many, those that a person must look at.
+  const std::size_t most_alive = most_past == SIZE_MAX ? SIZE_MAX : kMostAlive;
+  if (alive.size() > most_alive) {
+    std::stable_partition(alive.begin(), alive.end(),
+                          [](const WorkerRecord* worker) {
+                            return !worker->fenced_reason.empty();
+                          });
+  }
+  const std::size_t shown = std::min(alive.size(), most_alive);
+  std::for_each(alive.begin(),
+                alive.begin() + static_cast<std::ptrdiff_t>(shown),
+                [&](const WorkerRecord* each) { add(*each); });
   std::sort(dead.begin(), dead.end(),
             [](const WorkerRecord* a, const WorkerRecord* b) {
               return a->generation < b->generation;
@@ -142,6 +153,9 @@ std::string FormatWorkers(const CatalogView& view, const std::string& model,
                 dead.end(), [&](const WorkerRecord* each) { add(*each); });
   std::string text = FormatTable(
       {"ROLE", "RANK", "LAYOUT", "STATE", "SERVES", "PROCESS", "WHY"}, rows);
+  if (shown < alive.size()) {
+    absl::StrAppend(&text, "and ", alive.size() - shown, " more alive\n");
+  }
   if (left_out > 0) absl::StrAppend(&text, "and ", left_out, " more dead\n");
   return text;
 }

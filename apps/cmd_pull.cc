@@ -13,6 +13,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "model_card.h"
+#include "refit_trace.h"
 #include "report_json.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -34,6 +35,7 @@ struct PullArgs {
   std::string transport = "auto";
   std::string control = "none";
   std::string inject;
+  std::string trace;
   std::string device = "cpu";
   int num_sms = 0;
   int64_t rank = 0;
@@ -55,6 +57,7 @@ struct Engine {
   std::vector<std::shared_ptr<transport::Transport>> transports;
   std::shared_ptr<transport::FaultScript> faults;
   std::unique_ptr<ProgressLine> progress;  // while a refit runs
+  RefitTrace trace;
   std::unique_ptr<session::Receiver> receiver;
 };
 
@@ -118,6 +121,11 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
+  if (!args.trace.empty()) {
+    options.on_phase = [&engine](const session::RefitPhase& phase) {
+      engine.trace.Add(phase);
+    };
+  }
   WEFT_ASSIGN_OR_RETURN(
       engine.receiver,
       session::Receiver::Create(std::move(options), args.deadline()));
@@ -232,6 +240,13 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   return absl::OkStatus();
 }
 
+absl::Status PullInto(const PullArgs& args, Engine& engine) {
+  WEFT_RETURN_IF_ERROR(Build(args, engine));
+  if (args.control == "stdin") return FollowControl(args, engine);
+  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
+  return Save(args, args.out, args.overwrite, engine);
+}
+
 absl::Status Pull(const PullArgs& args) {
   if (args.out.empty() && args.control == "none") {
     return absl::InvalidArgumentError(
@@ -242,10 +257,11 @@ absl::Status Pull(const PullArgs& args) {
     WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
   }
   Engine engine;
-  WEFT_RETURN_IF_ERROR(Build(args, engine));
-  if (args.control == "stdin") return FollowControl(args, engine);
-  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
-  return Save(args, args.out, args.overwrite, engine);
+  const absl::Status status = PullInto(args, engine);
+  if (args.trace.empty()) return status;
+  const absl::Status written = engine.trace.Write(
+      args.trace, absl::StrCat(args.layout, " rank ", args.rank));
+  return status.ok() ? written : status;
 }
 
 }  // namespace
@@ -298,6 +314,9 @@ void AddPull(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
+  command->add_option("--trace", args->trace,
+                      "file for the phases of its refits, for "
+                      "https://ui.perfetto.dev");
   command->add_flag("--explain", args->explain, "print the whole plan");
   command
       ->add_option("--control", args->control,

@@ -15,7 +15,8 @@ namespace weft::apps {
 namespace {
 
 constexpr std::chrono::milliseconds kNoticeEnd(200);
-constexpr std::chrono::seconds kPatience(10);
+// A store that is away must not keep the program from ending.
+constexpr std::chrono::seconds kPatience(2);
 // More than the longest line.
 constexpr std::streamoff kTailBytes = 16 << 10;
 

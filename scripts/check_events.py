@@ -40,11 +40,14 @@ def read_lines(path):
 
 
 def read_logs(paths):
-    """{log id: ({number: event}, [faults])} of all files together."""
+    """({(log id, life): {number: event}}, [faults]) of all files together. A log
+    that has lost its end goes on in another life, with numbers given before."""
     logs = {}
     faults = []
     for path in paths:
         found = False
+        last = None
+        life = 0
         for line, event in read_lines(path):
             if "log" not in event or "event" not in event:
                 continue
@@ -52,9 +55,12 @@ def read_logs(paths):
             if event.get("schema") != SCHEMA:
                 raise NoEventLog(f"{path}:{line}: schema {event.get('schema')}"
                                  f" is not {SCHEMA}")
-            events = logs.setdefault(event["log"], {})
+            if event["event"] == "log-restarted":
+                life = life + 1 if event["log"] == last else 0
+            last = event["log"]
             if "number" not in event:
-                continue  # "missed" and "log-restarted": the hole shows itself
+                continue  # "missed": the hole shows itself
+            events = logs.setdefault((event["log"], life), {})
             known = events.setdefault(event["number"], event)
             if known != event:
                 faults.append(f"{path}:{line}: event {event['number']} of log "
@@ -364,7 +370,7 @@ def check(paths, pulls=(), publishers=(), retire_within=60):
     """(faults, number of events, whether the logs are whole)."""
     logs, faults = read_logs(paths)
     checkers = []
-    for log, events in sorted(logs.items()):
+    for (log, _), events in sorted(logs.items()):
         checker = Checker(retire_within)
         checker.run(events)
         checkers.append(checker)

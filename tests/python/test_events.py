@@ -212,6 +212,16 @@ def test_servers_of_one_catalog_may_not_differ(tmp_path):
     assert any("told otherwise" in fault for fault in faults)
 
 
+def test_a_log_may_lose_its_end(tmp_path):
+    events = good_log()
+    restarted = {"schema": 1, "log": 7, "event": "log-restarted"}
+    again = [{**event, "unix_ns": 5} for event in events[-4:]]
+    faults, _, whole = faults_of(tmp_path, [*events, restarted, *again])
+    assert faults == [] and not whole
+    faults, _, _ = faults_of(tmp_path, [*events, *again])
+    assert len(faults) == 4
+
+
 def test_a_log_with_a_hole_is_checked_as_far_as_it_goes(tmp_path):
     events = good_log()
     del events[2:9]

@@ -26,6 +26,7 @@
 #include "weft/plan/explain.h"
 #include "weft/plan/plan.h"
 #include "weft/session/memory_area.h"
+#include "weft/session/refit_phase.h"
 #include "weft/transport/transport.h"
 
 namespace weft::session {
@@ -59,6 +60,9 @@ struct ReceiverOptions {
   // Run after the digests agreed and before the commit: refresh what the
   // engine derives from weights. An error fences.
   std::function<absl::Status(const catalog::VersionId&)> derive_hook;
+  // Told of each phase of a refit as it ends, of refits that fail too, from the
+  // thread that ran it.
+  PhaseObserver on_phase;
 };
 
 // Statuses of Prepare and Refit that say why no plan can be made (holes, double

@@ -74,14 +74,15 @@ class Transfer {
   int64_t StagingOffset(size_t round) const {
     return static_cast<int64_t>(round % num_areas_) * area_bytes_;
   }
+  absl::StatusOr<execute::ExecuteReport> Move(Part& part,
+                                              base::Deadline deadline);
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
   // Fills part.tables.
-  static absl::Status ReadTables(Part& part, base::Deadline deadline);
-  static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
-                                      const catalog::VersionId& version,
-                                      std::string_view when,
-                                      base::Deadline deadline);
+  absl::Status ReadTables(Part& part, base::Deadline deadline);
+  absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
+                               const catalog::VersionId& version,
+                               std::string_view when, base::Deadline deadline);
 
   const Inputs in_;
   int device_ =
