@@ -377,6 +377,34 @@ TEST_P(RefitTest, AHookThatFailsFences) {
   EXPECT_TRUE(engine.receiver->fenced());
 }
 
+// Everything has arrived and agreed, and the trainer was told that nobody reads
+// any more: the receiver must not go on as if its commit had been recorded.
+TEST_P(RefitTest, ARevokedLeaseIsNoCommit) {
+  StartTrainers(1);
+  PublishAll(1);
+  bool revoke = true;
+  Engine engine =
+      StartEngine(ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+                  [&](ReceiverOptions& options) {
+                    options.derive_hook = [&](const catalog::VersionId&) {
+                      if (!revoke) return absl::OkStatus();
+                      const auto revoked = trainers_[0]->publisher->BeginUpdate(
+                          base::Deadline::After(std::chrono::nanoseconds(0)));
+                      EXPECT_EQ(revoked.value_or(-1), 1);
+                      return revoked.status();
+                    };
+                  });
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  EXPECT_TRUE(absl::IsFailedPrecondition(report.status())) << report.status();
+  EXPECT_TRUE(engine.receiver->fenced());
+  EXPECT_FALSE(engine.receiver->committed().has_value());
+  revoke = false;
+  PublishAll(2);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_FALSE(engine.receiver->fenced());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
+}
+
 TEST_P(RefitTest, AWaitCanBeInterrupted) {
   StartTrainers(1);
   int calls = 0;
