@@ -6,10 +6,14 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "catalog_http.h"
+#include "catalog_metrics.h"
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
+#include "event_feed.h"
 #include "weft/base/log.h"
+#include "weft/base/status.h"
 #include "weft/catalog/grpc/catalog_server.h"
 #include "weft/catalog/memory/memory_store.h"
 #include "weft/catalog/modelexpress/modelexpress_server.h"
@@ -18,10 +22,14 @@
 namespace weft::apps {
 namespace {
 
+constexpr int kDefaultHttpPort = 6471;
+
 struct CatalogArgs {
   std::string listen = kDefaultCatalog;
   std::string store = "memory";
   std::string modelexpress;  // empty: not served
+  std::string events;        // file; empty: none
+  std::string http;          // HOST:PORT, "none", or empty for the default
   bool json = false;
 };
 
@@ -49,45 +57,73 @@ std::string AddressOf(const std::string& listen, int port) {
   return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
 }
 
-void PrintListening(const CatalogArgs& args, int port,
-                    const catalog::ModelExpressServer* modelexpress) {
-  const std::string address = AddressOf(args.listen, port);
-  const std::string modelexpress_address =
-      modelexpress == nullptr
-          ? ""
-          : AddressOf(args.modelexpress, modelexpress->port());
-  if (args.json) {
-    nlohmann::json event = {{"event", "listening"}, {"address", address}};
-    if (modelexpress != nullptr) event["modelexpress"] = modelexpress_address;
-    PrintLine(event.dump());
-    return;
+// "HOST:PORT" to serve HTTP on, as far as it is known; empty: nowhere. A
+// catalog on a port of its own choice says where its HTTP shall be.
+std::string HttpAddress(const CatalogArgs& args, const std::string& host) {
+  if (args.http == "none") return "";
+  if (!args.http.empty()) return args.http;
+  const bool picks_port = args.listen == host + ":0";
+  return picks_port ? "" : absl::StrCat(host, ":", kDefaultHttpPort);
+}
+
+// All of one server but the store; members end in reverse order.
+struct Running {
+  CatalogMetrics metrics;
+  std::unique_ptr<EventFile> file;
+  std::unique_ptr<EventFeed> feed;
+  std::unique_ptr<catalog::CatalogServer> server;
+  std::unique_ptr<CatalogHttp> http;
+  std::unique_ptr<catalog::ModelExpressServer> modelexpress;  // or null
+};
+
+absl::Status StartAll(const CatalogArgs& args, const std::string& host,
+                      catalog::CatalogStore* store, Running& running) {
+  if (!args.events.empty()) {
+    WEFT_ASSIGN_OR_RETURN(running.file, EventFile::Open(args.events));
   }
-  PrintLine(absl::StrCat("catalog listens on ", address,
-                         " (store: ", args.store, "); stop with ctrl-c"));
-  if (modelexpress == nullptr) return;
-  PrintLine(absl::StrCat(
-      "ModelExpress clients are answered on ", modelexpress_address,
-      "; their sources and versions are held by this process and end with it",
-      args.store == "memory" ? "" : ", they are not kept in Redis"));
+  WEFT_ASSIGN_OR_RETURN(
+      running.server,
+      catalog::CatalogServer::Start(args.listen, store, &running.metrics));
+  if (const std::string address = HttpAddress(args, host); !address.empty()) {
+    auto http = CatalogHttp::Start(address, store, &running.metrics);
+    if (http.ok()) {
+      running.http = *std::move(http);
+    } else if (!args.http.empty()) {
+      return http.status();
+    } else {
+      LogNote(absl::StrCat(std::string(http.status().message()),
+                           "; choose with --http, or none"));
+    }
+  }
+  const EventFile* file = running.file.get();
+  running.feed =
+      std::make_unique<EventFeed>(store, file == nullptr ? 0 : file->log_id(),
+                                  file == nullptr ? 0 : file->last_number(),
+                                  [&running](const catalog::EventPage& page) {
+                                    running.metrics.OnEvents(page);
+                                    if (running.file != nullptr)
+                                      running.file->Append(page);
+                                  });
+  return absl::OkStatus();
 }
 
 int RunCatalog(const CatalogArgs& args) {
   const auto store = MakeStore(args.store);
   if (!store.ok()) return Fail("catalog", store.status(), args.json);
-  auto server = catalog::CatalogServer::Start(args.listen, store->get());
-  if (!server.ok()) return Fail("catalog", server.status(), args.json);
-  std::unique_ptr<catalog::ModelExpressServer> modelexpress;
-  if (!args.modelexpress.empty()) {
-    auto started = catalog::ModelExpressServer::Start(args.modelexpress,
-                                                      {.on_note = LogNote});
-    if (!started.ok()) return Fail("catalog", started.status(), args.json);
-    modelexpress = *std::move(started);
-  }
-  PrintListening(args, (*server)->port(), modelexpress.get());
-  WaitForStopSignal();
-  if (modelexpress != nullptr) modelexpress->Shutdown();
-  (*server)->Shutdown();
-  return 0;
+  const std::string host = args.listen.substr(0, args.listen.rfind(':'));
+  Running running;
+  const absl::Status started = StartAll(args, host, store->get(), running);
+  if (!started.ok()) return Fail("catalog", started, args.json);
+  PrintListening(args, running);
+}
+PrintListening(args, (*server)->port(), modelexpress.get());
+WaitForStopSignal();
+if (running.modelexpress != nullptr) running.modelexpress->Shutdown();
+running.http.reset();
+// The events of its end are written too.
+running.server->Shutdown();
+running.feed.reset();
+return 0;
 }
 
 }  // namespace
@@ -111,6 +147,12 @@ void AddCatalog(CLI::App& app, int* exit_code) {
   command->add_option("--modelexpress", args->modelexpress,
                       "HOST:PORT where clients of NVIDIA ModelExpress 0.7 are "
                       "answered too; what they say is held in memory");
+  command->add_option("--http", args->http,
+                      "HOST:PORT for /metrics, /healthz, /readyz and /status, "
+                      "or none; 6471 beside --listen if not given (none beside "
+                      "port 0)");
+  command->add_option("--events", args->events,
+                      "file that gets each event as a line of JSON");
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] { *exit_code = RunCatalog(*args); });
 }

@@ -14,6 +14,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "model_card.h"
+#include "refit_trace.h"
 #include "report_json.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -35,6 +36,7 @@ struct PullArgs {
   std::string transport = "auto";
   std::string control = "none";
   std::string inject;
+  std::string trace;
   std::string device = "cpu";
   std::string mode = "in-place";
   std::string state;
@@ -60,6 +62,7 @@ struct Engine {
   std::vector<std::shared_ptr<transport::Transport>> transports;
   std::shared_ptr<transport::FaultScript> faults;
   std::unique_ptr<ProgressLine> progress;  // while a refit runs
+  RefitTrace trace;
   std::unique_ptr<session::Receiver> receiver;
 };
 
@@ -127,6 +130,11 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
+  if (!args.trace.empty()) {
+    options.on_phase = [&engine](const session::RefitPhase& phase) {
+      engine.trace.Add(phase);
+    };
+  }
   WEFT_ASSIGN_OR_RETURN(
       engine.receiver,
       session::Receiver::Create(std::move(options), args.deadline()));
@@ -255,6 +263,13 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   return absl::OkStatus();
 }
 
+absl::Status PullInto(const PullArgs& args, Engine& engine) {
+  WEFT_RETURN_IF_ERROR(Build(args, engine));
+  if (args.control == "stdin") return FollowControl(args, engine);
+  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
+  return Save(args, args.out, args.overwrite, engine);
+}
+
 absl::Status Pull(const PullArgs& args) {
   if (args.out.empty() && args.control == "none") {
     return absl::InvalidArgumentError(
@@ -265,10 +280,11 @@ absl::Status Pull(const PullArgs& args) {
     WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
   }
   Engine engine;
-  WEFT_RETURN_IF_ERROR(Build(args, engine));
-  if (args.control == "stdin") return FollowControl(args, engine);
-  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
-  return Save(args, args.out, args.overwrite, engine);
+  const absl::Status status = PullInto(args, engine);
+  if (args.trace.empty()) return status;
+  const absl::Status written = engine.trace.Write(
+      args.trace, absl::StrCat(args.layout, " rank ", args.rank));
+  return status.ok() ? written : status;
 }
 
 }  // namespace
@@ -336,6 +352,9 @@ void AddPull(CLI::App& app, int* exit_code) {
                     "move only what an interrupted refit left to move");
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
+  command->add_option("--trace", args->trace,
+                      "file for the phases of its refits, for "
+                      "https://ui.perfetto.dev");
   command->add_flag("--explain", args->explain, "print the whole plan");
   command
       ->add_option("--control", args->control,

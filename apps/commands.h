@@ -68,6 +68,8 @@ void AddBench(CLI::App& app, int* exit_code);
 void AddVersions(CLI::App& app, int* exit_code);
 void AddWorkers(CLI::App& app, int* exit_code);
 void AddSources(CLI::App& app, int* exit_code);
+void AddStatus(CLI::App& app, int* exit_code);
+void AddEvents(CLI::App& app, int* exit_code);
 
 }  // namespace weft::apps
 

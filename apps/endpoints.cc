@@ -95,4 +95,10 @@ void WaitForStopSignal() {
   sigwait(&signals, &received);
 }
 
+bool StopSignalCame() {
+  const sigset_t signals = StopSignals();
+  const timespec at_once{};
+  return sigtimedwait(&signals, nullptr, &at_once) > 0;
+}
+
 }  // namespace weft::apps

@@ -36,6 +36,8 @@ base::Deadline AfterSeconds(double seconds);
 void BlockStopSignals();
 // Waits for one of them.
 void WaitForStopSignal();
+// Whether one has come, without waiting.
+bool StopSignalCame();
 
 }  // namespace weft::apps
 

@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
   weft::apps::AddVersions(app, &exit_code);
   weft::apps::AddWorkers(app, &exit_code);
   weft::apps::AddSources(app, &exit_code);
+  weft::apps::AddStatus(app, &exit_code);
+  weft::apps::AddEvents(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

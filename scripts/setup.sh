@@ -10,7 +10,8 @@ mkdir -p "$DEPS"
 REQUIRED="g++ cmake ninja-build ccache pkg-config git make
   libabsl-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
   protobuf-compiler-grpc libssl-dev libzstd-dev libucx-dev libhwy-dev nlohmann-json3-dev
-  libcli11-dev libhiredis-dev libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
+  libcli11-dev libhiredis-dev libcpp-httplib-dev prometheus-cpp-dev
+  libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
   libgmock-dev librapidcheck-dev python3 python3-venv python3-dev"
 # Only for `make bench`, `make lint` and CI.
 OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev spin

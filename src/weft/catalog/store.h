@@ -15,6 +15,7 @@
 #ifndef WEFT_CATALOG_STORE_H_
 #define WEFT_CATALOG_STORE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +28,9 @@
 #include "weft/base/deadline.h"
 
 namespace weft::catalog {
+
+struct EventPage;   // event.h
+struct EventQuery;  // event.h
 
 // run id : epoch : step. Within a run a larger epoch is a restart that takes
 // over; within an epoch steps grow.
@@ -80,6 +84,7 @@ struct WorkerRecord {
   bool alive = false;
   std::string fenced_reason;  // receivers: why they must not serve, or empty
   VersionId committed;        // receivers: last commit; run_id empty = none
+  std::string death_reason;   // dead ones: "publisher rank 2 died"
 };
 
 struct Registration {
@@ -132,6 +137,15 @@ struct SourceSet {
 struct Lease {
   std::string lease_id;
   VersionRecord version;  // state at the time; source_set is what is leased
+};
+
+// A lease that is held, for a person.
+struct LeaseRecord {
+  std::string lease_id;
+  std::string model;
+  VersionId version;
+  std::string worker_id;
+  std::chrono::nanoseconds expires_in{0};
 };
 
 // Events of one model: first the versions that exist, then every change of a
@@ -251,6 +265,15 @@ class CatalogStore {
       const std::string& model, base::Deadline deadline) = 0;
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) = 0;
+
+  // What a person or a checker may see of the catalog; a store need not have
+  // it (kUnimplemented). Leases that are held, sorted by model, version and
+  // worker; empty model = all.
+  virtual absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline);
+  // The events from a number on, as far as they are kept.
+  virtual absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                               base::Deadline deadline);
 };
 
 // Waits by a watch until the version is READY: `exact`, or the newest one if

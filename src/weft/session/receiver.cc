@@ -168,6 +168,7 @@ class ReceiverImpl : public Receiver {
   absl::StatusOr<RefitReport> RefitOnce(const catalog::VersionId* version,
                                         bool newer, base::Deadline deadline) {
     const auto start = steady_clock::now();
+    const PhaseTimer whole(options_.on_phase, "refit");
     WEFT_ASSIGN_OR_RETURN(const catalog::Lease lease,
                           TakeLease(version, newer, deadline));
     const catalog::VersionId& leased = lease.version.version;
@@ -178,9 +179,8 @@ class ReceiverImpl : public Receiver {
     const bool committed = done.ok() && shadow_ == nullptr;
     // A failed refit still has to give its lease back, with a moment of its
     // own if the deadline is what failed.
-    const absl::Status released = options_.catalog->ReleaseLease(
-        lease.lease_id, committed, done.ok() ? "" : fenced_reason(),
-        done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
+    const absl::Status released =
+        ReleaseLease(lease, committed, done.ok(), deadline);
     if (!done.ok()) return done;
     if (shadow_ != nullptr) {
       WEFT_RETURN_IF_ERROR(released);
@@ -212,11 +212,20 @@ class ReceiverImpl : public Receiver {
     return report;
   }
 
+  absl::Status ReleaseLease(const catalog::Lease& lease, bool committed,
+                            bool done, base::Deadline deadline) {
+    const PhaseTimer phase(options_.on_phase, committed ? "commit" : "release");
+    return options_.catalog->ReleaseLease(
+        lease.lease_id, committed, done ? "" : fenced_reason(),
+        done ? deadline : base::Deadline::After(std::chrono::seconds(2)));
+  }
+
   // One call when the version is READY. Else says at once what is wrong with
   // this receiver or the catalog, or waits.
   absl::StatusOr<catalog::Lease> TakeLease(const catalog::VersionId* version,
                                            bool newer,
                                            base::Deadline deadline) {
+    const PhaseTimer phase(options_.on_phase, "lease");
     const catalog::VersionId* newer_than =
         newer && committed_.has_value() ? &*committed_ : nullptr;
     absl::StatusOr<catalog::Lease> lease =
@@ -239,6 +248,7 @@ class ReceiverImpl : public Receiver {
   // After the refit, so that both are measured in the same minute. What was
   // fastest so far is the bound: noise only ever makes a link look slower.
   void UpdateBound(base::Deadline deadline, RefitReport& report) {
+    const PhaseTimer phase(options_.on_phase, "measure the bound");
     Bound& best = prepared_->bound;
     absl::StatusOr<Bound> measured =
         MeasureBound(prepared_->links, options_.execute, deadline);
@@ -303,6 +313,7 @@ class ReceiverImpl : public Receiver {
 
   absl::Status Derive(const catalog::VersionId& version) {
     if (!options_.derive_hook) return absl::OkStatus();
+    const PhaseTimer phase(options_.on_phase, "hooks");
     return base::Annotate(options_.derive_hook(version),
                           "hook after the transfer");
   }
@@ -348,6 +359,7 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
   if (prepared_ != nullptr && prepared_->source_set == set.source_set) {
     return absl::OkStatus();
   }
+  const PhaseTimer phase(options_.on_phase, "plan and connect");
   auto next = std::make_unique<Prepared>();
   next->source_set = set.source_set;
   WEFT_RETURN_IF_ERROR(FetchPlacements(set, *next, deadline));

@@ -9,8 +9,10 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "weft/base/status.h"
+#include "weft/catalog/grpc/call_watcher_internal.h"
 #include "weft/catalog/grpc/catalog_service_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
@@ -51,7 +53,8 @@ CatalogServer::CatalogServer(std::unique_ptr<Impl> impl)
 CatalogServer::~CatalogServer() { Shutdown(); }
 
 absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
-    const std::string& listen_address, CatalogStore* store) {
+    const std::string& listen_address, CatalogStore* store,
+    CallObserver* observer) {
   WEFT_ASSIGN_OR_RETURN(const std::string address,
                         CheckedListenAddress(listen_address));
   auto impl = std::make_unique<Impl>(store);
@@ -60,6 +63,13 @@ absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(),
                            &impl->port);
   builder.RegisterService(&impl->service);
+  if (observer != nullptr) {
+    std::vector<
+        std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+        watchers;
+    watchers.push_back(MakeCallWatcher(observer));
+    builder.experimental().SetInterceptorCreators(std::move(watchers));
+  }
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr || impl->port == 0) {
     return CannotListen(listen_address);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "weft/catalog/grpc/call_observer.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -16,8 +17,10 @@ class CatalogServer {
   // Listens on "HOST:PORT"; an empty host is every address of this machine,
   // port 0 a free one. `store` must outlive the server. kInvalidArgument for a
   // malformed address, kAlreadyExists if the address cannot be bound.
+  // `observer`, if given, must outlive the server too.
   static absl::StatusOr<std::unique_ptr<CatalogServer>> Start(
-      const std::string& listen_address, CatalogStore* store);
+      const std::string& listen_address, CatalogStore* store,
+      CallObserver* observer = nullptr);
 
   // Calls Shutdown.
   ~CatalogServer();

@@ -19,6 +19,12 @@ namespace {
 // answer to the same question.
 base::Deadline AtOnce() { return base::Deadline::Infinite(); }
 
+// A reader of events holds a thread while it waits.
+constexpr int kMostWaitingReaders = 64;
+constexpr std::chrono::nanoseconds kLongestEventWait = std::chrono::seconds(30);
+// How late the end of the call or of the server is noticed.
+constexpr std::chrono::milliseconds kEventSlice(200);
+
 absl::Status NotAttachedHere(const std::string& worker_id) {
   return absl::FailedPreconditionError(
       absl::StrCat("worker \"", CleanReason(worker_id.substr(0, kMaxNameBytes)),
@@ -266,6 +272,72 @@ grpc::Status CatalogService::ListWorkers(grpc::ServerContext* /*context*/,
   if (!records.ok()) return ToWireStatus(records.status());
   for (const WorkerRecord& record : *records) {
     ToWire(record, *response->add_records());
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status CatalogService::ListLeases(grpc::ServerContext* /*context*/,
+                                        const v1::ListLeasesRequest* request,
+                                        v1::ListLeasesResponse* response) {
+  const auto records = store_->ListLeases(request->model(), AtOnce());
+  if (!records.ok()) return ToWireStatus(records.status());
+  for (const LeaseRecord& record : *records) {
+    ToWire(record, *response->add_records());
+  }
+  return grpc::Status::OK;
+}
+
+absl::StatusOr<EventPage> CatalogService::AwaitEvents(
+    const grpc::ServerContext* context, EventQuery query,
+    base::Deadline wait_until) {
+  while (true) {
+    const base::Deadline slice = base::Deadline::After(kEventSlice);
+    query.wait_until = slice.when() < wait_until.when() ? slice : wait_until;
+    absl::StatusOr<EventPage> page = store_->ReadEvents(query, AtOnce());
+    if (!page.ok() || !page->events.empty() || page->missed > 0 ||
+        page->restarted || wait_until.Passed() || context == nullptr ||
+        context->IsCancelled() || !CheckServing().ok()) {
+      return page;
+    }
+    // Events of other models are passed over.
+    query.from = page->next;
+    query.log_id = page->log_id;
+  }
+}
+
+grpc::Status CatalogService::ReadEvents(grpc::ServerContext* context,
+                                        const v1::ReadEventsRequest* request,
+                                        v1::ReadEventsResponse* response) {
+  const base::Deadline wait_until = base::Deadline::After(std::min(
+      std::chrono::nanoseconds(request->wait_ns()), kLongestEventWait));
+  const bool waits = request->wait_ns() > 0;
+  if (waits) {
+    const std::lock_guard lock(mutex_);
+    if (waiting_readers_ >= kMostWaitingReaders) {
+      return ToWireStatus(absl::ResourceExhaustedError(absl::StrCat(
+          kMostWaitingReaders, " readers wait for events of this server")));
+    }
+    ++waiting_readers_;
+  }
+  const absl::StatusOr<EventPage> page =
+      AwaitEvents(context,
+                  {.from = request->from(),
+                   .log_id = request->log_id(),
+                   .model = request->model(),
+                   .max_events = request->max_events()},
+                  wait_until);
+  if (waits) {
+    const std::lock_guard lock(mutex_);
+    --waiting_readers_;
+  }
+  if (!page.ok()) return ToWireStatus(page.status());
+  response->set_log_id(page->log_id);
+  response->set_missed(page->missed);
+  response->set_restarted(page->restarted);
+  response->set_next(page->next);
+  response->set_end(page->end);
+  for (const Event& event : page->events) {
+    ToWire(event, *response->add_events());
   }
   return grpc::Status::OK;
 }

@@ -1,7 +1,8 @@
 // The gRPC service over a CatalogStore.
 //
 // Unary calls run on gRPC's own threads, which grow with the calls that wait
-// in BeginUpdate. The streams Attach and WatchVersions hold no thread.
+// in BeginUpdate and ReadEvents. The streams Attach and WatchVersions hold no
+// thread.
 #ifndef WEFT_CATALOG_GRPC_CATALOG_SERVICE_INTERNAL_H_
 #define WEFT_CATALOG_GRPC_CATALOG_SERVICE_INTERNAL_H_
 
@@ -16,6 +17,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "catalog.grpc.pb.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -86,6 +89,12 @@ class CatalogService final
   grpc::Status ListWorkers(grpc::ServerContext* context,
                            const v1::ListWorkersRequest* request,
                            v1::ListWorkersResponse* response) override;
+  grpc::Status ListLeases(grpc::ServerContext* context,
+                          const v1::ListLeasesRequest* request,
+                          v1::ListLeasesResponse* response) override;
+  grpc::Status ReadEvents(grpc::ServerContext* context,
+                          const v1::ReadEventsRequest* request,
+                          v1::ReadEventsResponse* response) override;
 
  private:
   // OK, or why no new stream is taken.
@@ -93,12 +102,18 @@ class CatalogService final
   // A worker that waits must end with its stream, or Shutdown would wait for
   // it: kFailedPrecondition if it lives but not through this server.
   absl::Status CheckHeldHere(const std::string& worker_id);
+  // The page that `query` asks for, waiting for it until `wait_until`, the end
+  // of the call or that of the server.
+  absl::StatusOr<EventPage> AwaitEvents(const grpc::ServerContext* context,
+                                        EventQuery query,
+                                        base::Deadline wait_until);
   // nullptr if no stream of this server holds the worker.
   std::shared_ptr<Attached> FindAttached(const std::string& worker_id);
 
   CatalogStore* const store_;
   std::mutex mutex_;
   bool stopping_ = false;
+  int waiting_readers_ = 0;  // of events
   std::map<std::string, std::shared_ptr<Attached>> attached_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_split.h"
 #include "weft/base/status.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/grpc/failover_client_internal.h"
 #include "weft/catalog/grpc/failover_links_internal.h"
 
@@ -235,6 +236,18 @@ class FailoverClient : public CatalogStore {
       const std::string& model, base::Deadline deadline) override {
     return Call(deadline, [&](const Link& link, bool) {
       return link.store->ListWorkers(model, deadline);
+    });
+  }
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->ListLeases(model, deadline);
+    });
+  }
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->ReadEvents(query, deadline);
     });
   }
 

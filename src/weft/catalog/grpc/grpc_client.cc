@@ -83,6 +83,10 @@ class GrpcClient : public CatalogStore {
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override;
 
  private:
   absl::StatusOr<VersionRecord> Publish(const std::string& worker_id,
@@ -291,6 +295,47 @@ absl::StatusOr<std::vector<WorkerRecord>> GrpcClient::ListWorkers(
     records.push_back(FromWire(record));
   }
   return records;
+}
+
+absl::StatusOr<std::vector<LeaseRecord>> GrpcClient::ListLeases(
+    const std::string& model, base::Deadline deadline) {
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  v1::ListLeasesRequest request;
+  request.set_model(model);
+  v1::ListLeasesResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::ListLeases, request, response,
+                                         deadline, "listing leases"));
+  std::vector<LeaseRecord> records;
+  for (const wire::LeaseRecord& record : response.records()) {
+    records.push_back(FromWire(record));
+  }
+  return records;
+}
+
+absl::StatusOr<EventPage> GrpcClient::ReadEvents(const EventQuery& query,
+                                                 base::Deadline deadline) {
+  if (!query.model.empty()) {
+    WEFT_RETURN_IF_ERROR(CheckName("model", query.model));
+  }
+  v1::ReadEventsRequest request;
+  request.set_from(query.from);
+  request.set_log_id(query.log_id);
+  request.set_model(query.model);
+  request.set_max_events(query.max_events);
+  request.set_wait_ns(query.wait_until.Remaining().count());
+  v1::ReadEventsResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::ReadEvents, request, response,
+                                         deadline, "reading events"));
+  EventPage page{.log_id = response.log_id(),
+                 .missed = response.missed(),
+                 .restarted = response.restarted(),
+                 .next = response.next(),
+                 .end = response.end(),
+                 .events = {}};
+  for (const wire::Event& event : response.events()) {
+    page.events.push_back(FromWire(event));
+  }
+  return page;
 }
 
 grpc::ChannelArguments ConnectionOptions() {

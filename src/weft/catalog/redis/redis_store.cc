@@ -131,6 +131,10 @@ class RedisStore : public CatalogStore {
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override;
 
  private:
   // Proposes, and takes the command's own error for the call's.
@@ -355,6 +359,26 @@ absl::StatusOr<std::vector<WorkerRecord>> RedisStore::ListWorkers(
   WEFT_RETURN_IF_ERROR(core_->CatchUp(deadline));
   return core_->Read(
       [&](const CatalogState& state) { return state.ListWorkers(model); });
+}
+
+absl::StatusOr<std::vector<LeaseRecord>> RedisStore::ListLeases(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("listing leases"));
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  WEFT_RETURN_IF_ERROR(core_->CatchUp(deadline));
+  const base::Deadline::Clock::time_point now(
+      std::chrono::nanoseconds(core_->NowNs()));
+  return core_->Read(
+      [&](const CatalogState& state) { return state.ListLeases(model, now); });
+}
+
+absl::StatusOr<EventPage> RedisStore::ReadEvents(const EventQuery& query,
+                                                 base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reading events"));
+  if (!query.model.empty()) {
+    WEFT_RETURN_IF_ERROR(CheckName("model", query.model));
+  }
+  return core_->AwaitEvents(query, deadline);
 }
 
 }  // namespace

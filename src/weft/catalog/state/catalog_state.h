@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "weft/base/byte_codec.h"
 #include "weft/base/deadline.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/state/placement_index.h"
 #include "weft/catalog/store.h"
 
@@ -109,6 +110,8 @@ class CatalogState {
 
   std::vector<VersionRecord> ListVersions(const std::string& model) const;
   std::vector<WorkerRecord> ListWorkers(const std::string& model) const;
+  std::vector<LeaseRecord> ListLeases(const std::string& model,
+                                      TimePoint now) const;
 
   // Ends leases and registrations whose time has come.
   void Expire(TimePoint now);
@@ -121,10 +124,19 @@ class CatalogState {
   // a line each.
   std::vector<std::string> TakeNotes() { return std::move(notes_); }
 
+  // The time that events carry from now on, nanoseconds since 1970.
+  void SetEventTime(int64_t unix_ns) { event_time_ns_ = unix_ns; }
+  // What happened since the last call, in order, numbered from 1.
+  std::vector<Event> TakeEvents() { return std::move(events_); }
+  // Names this life of the state in its events.
+  uint64_t event_log_id() const { return event_log_id_; }
+  uint64_t next_event() const { return next_event_; }
+
   // No number given out from now on is smaller.
   void RaiseNumbers(uint64_t at_least);
 
-  // All of it but changes and notes that were not taken; options are not part.
+  // All of it but changes, notes and events that were not taken; options are
+  // not part.
   void Encode(base::ByteWriter& writer) const;
   // Into a new state. Refuses (kDataLoss) what no series of calls can make, as
   // far as later calls depend on it.
@@ -211,7 +223,8 @@ class CatalogState {
   absl::Status CheckMesh(const Model& model, const WorkerInfo& info) const;
   void EnterEpoch(Model& model, const WorkerInfo& info);
   void RememberRun(Model& model, const WorkerInfo& info);
-  void Kill(const std::string& worker_id, const std::string& reason);
+  void Kill(const std::string& worker_id, const std::string& reason,
+            EventKind kind = EventKind::kWorkerDied);
   void KillPublisher(Model& model, const Worker& worker,
                      const std::string& reason);
   void Bury(Model& model, const std::string& worker_id);
@@ -235,6 +248,20 @@ class CatalogState {
   void EndLease(std::map<std::string, LeaseState>::iterator lease);
   void Emit(const VersionRecord& record) { changes_.push_back(record); }
 
+  // Events. The reference lasts until the next one.
+  Event& NewEvent(EventKind kind, const std::string& model,
+                  std::string_view reason);
+  Event& TellWorker(EventKind kind, const Worker& worker,
+                    std::string_view reason = "");
+  void TellShard(const Worker& worker, const VersionRecord& record);
+  // `by`: the worker that moved it, if one did.
+  void TellVersion(EventKind kind, const VersionRecord& record,
+                   const Worker* by = nullptr);
+  // Of a lease that is no longer held without its version.
+  void TellLease(EventKind kind, const std::string& lease_id,
+                 const std::string& worker_id, const VersionKey* key,
+                 std::string_view reason = "");
+
   uint64_t NextNumber() { return next_number_++; }
 
   StateOptions options_;
@@ -249,6 +276,10 @@ class CatalogState {
   std::deque<std::string> revoked_order_;
   std::vector<VersionRecord> changes_;
   std::vector<std::string> notes_;
+  uint64_t event_log_id_;
+  uint64_t next_event_ = 1;
+  int64_t event_time_ns_ = 0;
+  std::vector<Event> events_;
 };
 
 }  // namespace weft::catalog

@@ -53,6 +53,8 @@ class StateWriter {
 
   void WriteAll() {
     out_.U64(state_.next_number_);
+    out_.U64(state_.event_log_id_);
+    out_.U64(state_.next_event_);
     WriteWorkers();
     WriteCount(state_.models_.size(), out_);
     for (const auto& [name, model] : state_.models_) {
@@ -158,6 +160,9 @@ class StateReader {
 
   void ReadAll() {
     state_.next_number_ = in_.U64();
+    state_.event_log_id_ = in_.U64();
+    state_.next_event_ = in_.U64();
+    if (state_.next_event_ == 0) in_.Fail();
     ReadWorkers();
     const std::size_t models = in_.Count(21);
     for (std::size_t i = 0; i < models && in_.ok(); ++i) {

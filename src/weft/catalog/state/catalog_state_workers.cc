@@ -39,7 +39,8 @@ CatalogState::CatalogState(const StateOptions& options)
       next_number_(options.first_number != 0 ? options.first_number
                                              : MicrosecondsNow()),
       placements_(options.unused_placements_kept,
-                  options.unused_placement_bytes_kept) {}
+                  options.unused_placement_bytes_kept),
+      event_log_id_(next_number_) {}
 
 const CatalogState::Worker* CatalogState::FindWorker(
     const std::string& worker_id) const {
@@ -145,7 +146,14 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
         absl::StrCat("model \"", info.model, "\": ", reason, " from ",
                      NameEpoch(model.current->run_id, model.current->epoch),
                      ", ", fenced.size(), " publishers fenced"));
-    for (const std::string& worker_id : fenced) Kill(worker_id, reason);
+    Event& takeover = NewEvent(
+        EventKind::kTakeover, info.model,
+        absl::StrCat(reason, " from ",
+                     NameEpoch(model.current->run_id, model.current->epoch)));
+    takeover.version = {info.run_id, info.epoch, 0};
+    for (const std::string& worker_id : fenced) {
+      Kill(worker_id, reason, EventKind::kWorkerFenced);
+    }
     model.current.reset();
   }
   RememberRun(model, info);
@@ -199,7 +207,9 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
   if (publishes) {
     model.current->ranks[info.rank].worker_id = registration.worker_id;
   }
-  workers_.emplace(registration.worker_id, std::move(worker));
+  const auto added =
+      workers_.emplace(registration.worker_id, std::move(worker));
+  TellWorker(EventKind::kWorkerRegistered, added.first->second);
   return registration;
 }
 
@@ -221,6 +231,7 @@ absl::Status CatalogState::Attach(const std::string& worker_id,
   worker.record.alive = true;
   worker.holder = holder;
   attach_expiries_.erase({worker.attach_by, worker_id});
+  TellWorker(EventKind::kWorkerAttached, worker);
   if (worker.record.info.role == Role::kPublisher) {
     BumpSources(models_[worker.record.info.model]);
   }
@@ -259,6 +270,7 @@ absl::Status CatalogState::Reattach(const Registration& registration,
   }
   if (IsOrphan(worker)) attach_expiries_.erase({worker.attach_by, worker_id});
   worker.holder = holder;
+  TellWorker(EventKind::kWorkerReattached, worker);
   return absl::OkStatus();
 }
 
@@ -312,6 +324,7 @@ void CatalogState::MakeOrphan(Worker& worker, TimePoint now) {
   worker.holder = {};
   worker.attach_by = now + options_.attach_within;
   attach_expiries_.emplace(worker.attach_by, worker.record.worker_id);
+  TellWorker(EventKind::kWorkerOrphaned, worker);
 }
 
 void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
@@ -324,6 +337,8 @@ void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
 void CatalogState::DropRegistration(const std::string& worker_id) {
   const auto found = workers_.find(worker_id);
   const WorkerInfo& info = found->second.record.info;
+  TellWorker(EventKind::kWorkerDropped, found->second,
+             "it did not attach in time");
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
     ReleaseBlobs(info);
@@ -332,8 +347,8 @@ void CatalogState::DropRegistration(const std::string& worker_id) {
   workers_.erase(found);
 }
 
-void CatalogState::Kill(const std::string& worker_id,
-                        const std::string& reason) {
+void CatalogState::Kill(const std::string& worker_id, const std::string& reason,
+                        EventKind kind) {
   Worker& worker = workers_.at(worker_id);
   Model& model = models_[worker.record.info.model];
   attach_expiries_.erase({worker.attach_by, worker_id});
@@ -341,6 +356,7 @@ void CatalogState::Kill(const std::string& worker_id,
   worker.holder = {};
   worker.record.alive = false;
   worker.death_reason = reason;
+  TellWorker(kind, worker, reason);
   worker.binding.clear();
   const std::set<std::string> leases = std::move(worker.lease_ids);
   worker.lease_ids.clear();
@@ -418,6 +434,7 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
   for (const auto& [id, worker] : workers_) {
     if (model_name.empty() || worker.record.info.model == model_name) {
       records.push_back(worker.record);
+      records.back().death_reason = worker.death_reason;
     }
   }
   std::sort(records.begin(), records.end(),
@@ -430,6 +447,8 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
 
 void CatalogState::RaiseNumbers(uint64_t at_least) {
   next_number_ = std::max(next_number_, at_least);
+  // The first of all, before any event.
+  if (event_log_id_ == options_.first_number) event_log_id_ = next_number_;
 }
 
 void CatalogState::Expire(TimePoint now) {

@@ -5,11 +5,15 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <map>
 #include <random>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/limits.h"
 
 namespace weft::catalog {
@@ -111,6 +115,57 @@ class Author {
   int64_t now_ = 1;
 };
 
+std::vector<std::string> NumbersOf(const std::vector<Event>& events) {
+  std::vector<std::string> numbers;
+  for (const Event& event : events) {
+    numbers.push_back(absl::StrCat(event.number, " ", event.unix_ns, " ",
+                                   std::string(ToString(event.kind))));
+  }
+  return numbers;
+}
+
+struct Told {
+  uint64_t number = 0;
+  std::map<std::pair<std::string, VersionId>, VersionState> states;
+  std::map<std::pair<std::string, VersionId>, std::set<std::string>> leases;
+  std::set<std::string> alive;
+
+  void Hear(const Event& event) {
+    ASSERT_EQ(event.number, ++number);
+    const auto key = std::make_pair(event.model, event.version);
+    switch (event.kind) {
+      case EventKind::kVersionStaging:
+        states[key] = VersionState::kStaging;
+        break;
+      case EventKind::kVersionReady:
+        states[key] = VersionState::kReady;
+        break;
+      case EventKind::kVersionRetiring:
+        states[key] = VersionState::kRetiring;
+        break;
+      case EventKind::kVersionGone:
+        states[key] = VersionState::kGone;
+        break;
+      case EventKind::kLeaseAcquired:
+        leases[key].insert(event.lease_id);
+        break;
+      case EventKind::kLeaseReleased:
+      case EventKind::kLeaseRevoked:
+        ASSERT_EQ(leases[key].erase(event.lease_id), 1u);
+        break;
+      case EventKind::kWorkerAttached:
+        alive.insert(event.worker_id);
+        break;
+      case EventKind::kWorkerDied:
+      case EventKind::kWorkerFenced:
+        alive.erase(event.worker_id);
+        break;
+      default:
+        break;
+    }
+  }
+};
+
 TEST(ReplicaTest, AReplicaFromASnapshotIsTheSame) {
   const uint64_t seed = Seed();
   SCOPED_TRACE(absl::StrCat("repeat with WEFT_TEST_SEED=", seed));
@@ -132,6 +187,8 @@ TEST(ReplicaTest, AReplicaFromASnapshotIsTheSame) {
       done += one.result->status.ok() ? 1 : 0;
     }
     ASSERT_EQ(one.placed, two.placed);
+    ASSERT_EQ(NumbersOf(whole.state().TakeEvents()),
+              NumbersOf(late.state().TakeEvents()));
     if (i % 97 != 0) continue;
     const std::string bytes = whole.Encode();
     ASSERT_EQ(bytes, late.Encode()) << "entry " << i;
@@ -140,6 +197,28 @@ TEST(ReplicaTest, AReplicaFromASnapshotIsTheSame) {
     late = *std::move(decoded);
   }
   EXPECT_GT(done, 400) << "the log does nothing";
+}
+
+// Told only of events, a reader knows the states and leases of all versions.
+TEST(ReplicaTest, EventsTellEverything) {
+  const uint64_t seed = Seed();
+  SCOPED_TRACE(absl::StrCat("repeat with WEFT_TEST_SEED=", seed));
+  Author author(seed);
+  Replica replica(kOptions);
+  Told told;
+  for (int i = 0; i < 4000; ++i) {
+    replica.Apply(EncodeCommand(author.Next()));
+    for (const Event& event : replica.state().TakeEvents()) told.Hear(event);
+    for (const VersionRecord& record : replica.state().ListVersions("")) {
+      const auto key = std::make_pair(record.model, record.version);
+      ASSERT_EQ(told.states[key], record.state) << "entry " << i;
+      ASSERT_EQ(told.leases[key].size(), record.leases) << "entry " << i;
+    }
+    for (const WorkerRecord& worker : replica.state().ListWorkers("")) {
+      ASSERT_EQ(told.alive.contains(worker.worker_id), worker.alive);
+    }
+  }
+  EXPECT_GT(told.number, 100u) << "the log does nothing";
 }
 
 TEST(ReplicaTest, DamagedSnapshotsAreRefusedOrHarmless) {
