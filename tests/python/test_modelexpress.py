@@ -172,7 +172,7 @@ def test_filters_of_a_list(client):
 
 
 def test_thousands_of_tensors_and_many_clients_at_once(address):
-    sizes = 20_000
+    sizes = 5_000
 
     def publish(rank):
         own = MxClient(address)

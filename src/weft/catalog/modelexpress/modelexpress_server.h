@@ -14,9 +14,9 @@ namespace weft::catalog {
 struct ModelExpressServerOptions {
   // Milliseconds since 1970, of a clock that never goes back; by default the
   // wall clock at the start, and what a steady clock has counted since.
-  std::function<int64_t()> now_ms;
+  std::function<int64_t()> now_ms = nullptr;
   // One line for each version that is withdrawn or given up.
-  std::function<void(const std::string&)> on_note;
+  std::function<void(const std::string&)> on_note = nullptr;
 };
 
 // Serves model_express.p2p.P2pService and, of the revision that release 0.7

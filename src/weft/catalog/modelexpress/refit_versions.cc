@@ -57,6 +57,11 @@ int64_t ModelExpressVersions::BytesOf(const mxr::WeightVersion& version) {
 
 absl::StatusOr<ModelExpressVersions::Version*> ModelExpressVersions::Find(
     const std::string& uid) {
+  base::FaultList faults;
+  CheckMxName("version id", uid, faults);
+  if (!faults.empty()) {
+    return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+  }
   const auto found = versions_.find(uid);
   if (found == versions_.end()) {
     return absl::NotFoundError(

@@ -208,6 +208,9 @@ TEST_F(RefitVersionsTest, OnlyObjectStorageIsMadeReadyByHand) {
   EXPECT_EQ(SetState(uid, kStaging), StatusCode::kOk);
   EXPECT_EQ(SetState(uid, kGone), StatusCode::kInvalidArgument);
   EXPECT_EQ(SetState("unknown", kReady), StatusCode::kNotFound);
+  EXPECT_EQ(SetState(" ", kReady), StatusCode::kInvalidArgument);
+  EXPECT_EQ(versions_.ListShards("", now_ms_).status().code(),
+            StatusCode::kInvalidArgument);
   EXPECT_EQ(SetState(uid, kReleasing), StatusCode::kOk) << "it is cancelled";
   Trainer("t");
   EXPECT_EQ(Publish(uid, "a", "t"), StatusCode::kFailedPrecondition);
