@@ -53,7 +53,7 @@ struct Prepared {
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  std::unique_ptr<Transfer> transfer;
+  std::unique_ptr<Transfer> transfer;              // nullptr: not connected
   Bound bound;
 };
 
@@ -103,11 +103,32 @@ class ReceiverImpl : public Receiver {
     return absl::OkStatus();
   }
 
+  // Addresses and keys are for those who hold a lease: when nothing is READY
+  // yet, the plan is made and the links wait for the first refit.
   absl::Status Prepare(base::Deadline deadline) override {
+    const absl::StatusOr<catalog::Lease> lease =
+        options_.catalog->AcquireNewestLease(registration_.worker_id, nullptr,
+                                             deadline);
+    if (!lease.ok() && !absl::IsNotFound(lease.status())) {
+      return lease.status();
+    }
+    const absl::Status prepared =
+        PrepareUnder(lease.ok() ? lease->lease_id : "", deadline);
+    if (lease.ok()) {
+      options_.catalog
+          ->ReleaseLease(lease->lease_id, /*committed=*/false, "",
+                         base::Deadline::After(std::chrono::seconds(2)))
+          .IgnoreError();
+    }
+    return prepared;
+  }
+
+  absl::Status PrepareUnder(const std::string& lease_id,
+                            base::Deadline deadline) {
     WEFT_ASSIGN_OR_RETURN(
         const catalog::SourceSet set,
-        options_.catalog->GetSources(options_.model, deadline));
-    return PrepareFor(set, deadline);
+        options_.catalog->GetSources(options_.model, lease_id, deadline));
+    return PrepareFor(set, /*connect=*/!lease_id.empty(), deadline);
   }
 
   absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
@@ -232,9 +253,9 @@ class ReceiverImpl : public Receiver {
                                   RefitReport& report) {
     const catalog::VersionId& version = lease.version.version;
     const ReceiverCounters before = counters_;
-    if (prepared_ == nullptr ||
+    if (prepared_ == nullptr || prepared_->transfer == nullptr ||
         prepared_->source_set != lease.version.source_set) {
-      WEFT_RETURN_IF_ERROR(Prepare(deadline));
+      WEFT_RETURN_IF_ERROR(PrepareUnder(lease.lease_id, deadline));
       if (prepared_->source_set != lease.version.source_set) {
         return absl::AbortedError(
             absl::StrCat("the sources of ", catalog::ToString(version),
@@ -269,7 +290,7 @@ class ReceiverImpl : public Receiver {
     return absl::OkStatus();
   }
 
-  absl::Status PrepareFor(const catalog::SourceSet& set,
+  absl::Status PrepareFor(const catalog::SourceSet& set, bool connect,
                           base::Deadline deadline);
   absl::Status FetchPlacements(const catalog::SourceSet& set, Prepared& next,
                                base::Deadline deadline);
@@ -296,8 +317,9 @@ class ReceiverImpl : public Receiver {
 };
 
 absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
-                                      base::Deadline deadline) {
-  if (prepared_ != nullptr && prepared_->source_set == set.source_set) {
+                                      bool connect, base::Deadline deadline) {
+  if (prepared_ != nullptr && prepared_->source_set == set.source_set &&
+      (prepared_->transfer != nullptr || !connect)) {
     return absl::OkStatus();
   }
   auto next = std::make_unique<Prepared>();
@@ -332,6 +354,10 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     planned->plan = *std::move(built);
     next->planned = std::move(planned);
     ++counters_.plans_built;
+  }
+  if (!connect) {
+    prepared_ = std::move(next);
+    return absl::OkStatus();
   }
   WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
   WEFT_ASSIGN_OR_RETURN(next->transfer,

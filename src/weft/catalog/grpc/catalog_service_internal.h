@@ -7,6 +7,9 @@
 
 #include <grpcpp/server_context.h>
 
+#include <atomic>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "catalog.grpc.pb.h"
+#include "weft/catalog/access/gate.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -24,8 +28,11 @@ class CatalogService final
     : public v1::Catalog::WithCallbackMethod_Attach<
           v1::Catalog::WithCallbackMethod_WatchVersions<v1::Catalog::Service>> {
  public:
-  // `store` must outlive the service.
-  explicit CatalogService(CatalogStore* store) : store_(store) {}
+  // `store` and `gate` must outlive the service. No gate: every call is
+  // admitted.
+  explicit CatalogService(CatalogStore* store, Gate* gate = nullptr,
+                          int64_t max_watches = INT64_MAX)
+      : store_(store), gate_(gate), max_watches_(max_watches) {}
 
   // An attachment that lives until its stream breaks or Detach is called for
   // it, whichever comes first.
@@ -85,6 +92,16 @@ class CatalogService final
                            v1::ListWorkersResponse* response) override;
 
  private:
+  // What a call does once it is admitted, for the holder of the token `owner`;
+  // it may add to `facts` what only then is known.
+  using Body =
+      std::function<absl::Status(const std::string& owner, CallFacts& facts)>;
+  absl::Status Guard(grpc::ServerContextBase* context, CallFacts facts,
+                     const Body& body);
+  absl::StatusOr<std::string> OwnerOf(const std::string& worker_id);
+  // One watch more, until the result is dropped.
+  absl::StatusOr<std::shared_ptr<void>> CountWatch();
+
   // OK, or why no new stream is taken.
   absl::Status CheckServing();
   // A worker that waits must end with its stream, or Shutdown would wait for
@@ -94,6 +111,9 @@ class CatalogService final
   std::shared_ptr<Attached> FindAttached(const std::string& worker_id);
 
   CatalogStore* const store_;
+  Gate* const gate_;
+  const int64_t max_watches_;
+  std::atomic<int64_t> watches_ = 0;
   std::mutex mutex_;
   bool stopping_ = false;
   std::map<std::string, std::shared_ptr<Attached>> attached_;
