@@ -23,6 +23,8 @@ namespace weft::apps {
 namespace {
 
 constexpr int kDefaultHttpPort = 6471;
+// Per client; a warm refit takes two.
+constexpr double kDefaultCalls = 20'000;
 
 struct CatalogArgs {
   std::string listen = kDefaultCatalog;
@@ -30,6 +32,7 @@ struct CatalogArgs {
   std::string modelexpress;  // empty: not served
   std::string events;        // file; empty: none
   std::string http;          // HOST:PORT, "none", or empty for the default
+  catalog::CatalogServerOptions server;
   bool json = false;
 };
 
@@ -81,9 +84,10 @@ absl::Status StartAll(const CatalogArgs& args, const std::string& host,
   if (!args.events.empty()) {
     WEFT_ASSIGN_OR_RETURN(running.file, EventFile::Open(args.events));
   }
-  WEFT_ASSIGN_OR_RETURN(
-      running.server,
-      catalog::CatalogServer::Start(args.listen, store, &running.metrics));
+  catalog::CatalogServerOptions options = args.server;
+  options.observer = &running.metrics;
+  WEFT_ASSIGN_OR_RETURN(running.server, catalog::CatalogServer::Start(
+                                            args.listen, store, options));
   if (const std::string address = HttpAddress(args, host); !address.empty()) {
     auto http = CatalogHttp::Start(address, store, &running.metrics);
     if (http.ok()) {
@@ -104,7 +108,94 @@ absl::Status StartAll(const CatalogArgs& args, const std::string& host,
                                     if (running.file != nullptr)
                                       running.file->Append(page);
                                   });
+  if (args.modelexpress.empty()) return absl::OkStatus();
+  WEFT_ASSIGN_OR_RETURN(running.modelexpress,
+                        catalog::ModelExpressServer::Start(
+                            args.modelexpress, {.on_note = LogNote}));
   return absl::OkStatus();
+}
+
+std::string DescribeAccess(const catalog::CatalogServerOptions& server) {
+  const char* tls = !server.tls.enabled() ? "no TLS"
+                    : server.tls.client_ca_file.empty()
+                        ? "TLS"
+                        : "TLS with certificates of clients";
+  return absl::StrCat(
+      tls, server.gate.token_file.empty() ? ", no tokens" : ", tokens");
+}
+
+void AddServerOptions(CLI::App& command,
+                      catalog::CatalogServerOptions& server) {
+  const std::string group = "Security (docs/security.md)";
+  command
+      .add_option("--tls-cert", server.tls.cert_file,
+                  "speak TLS; PEM file of the catalog's certificate")
+      ->group(group);
+  command
+      .add_option("--tls-key", server.tls.key_file,
+                  "PEM file of its private key")
+      ->group(group);
+  command
+      .add_option("--tls-client-ca", server.tls.client_ca_file,
+                  "PEM file of the authorities of which clients must show a "
+                  "certificate")
+      ->group(group);
+  command
+      .add_option("--tokens", server.gate.token_file,
+                  "file of bearer tokens and their roles; read again when it "
+                  "changes")
+      ->group(group);
+  command
+      .add_flag("--insecure-tokens", server.insecure_tokens,
+                "take tokens even without TLS")
+      ->group(group);
+  command
+      .add_option("--audit", server.gate.audit_file,
+                  "file that gets a JSON line for each call that changes "
+                  "something or is refused")
+      ->group(group);
+  command
+      .add_option("--max-calls", server.gate.calls_per_second,
+                  "calls a second of one client, by token or else by host; 0: "
+                  "as many as it likes")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command.add_option("--max-watches", server.max_watches, "watches at a time")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command
+      .add_option("--max-message-bytes", server.max_message_bytes,
+                  "of one request; a placement and a binding are one each")
+      ->capture_default_str()
+      ->group(group);
+}
+
+void PrintListening(const CatalogArgs& args, const Running& running) {
+  const std::string address = AddressOf(args.listen, running.server->port());
+  const std::string http =
+      running.http == nullptr ? "" : running.http->address();
+  const std::string modelexpress =
+      running.modelexpress == nullptr
+          ? ""
+          : AddressOf(args.modelexpress, running.modelexpress->port());
+  if (args.json) {
+    nlohmann::json event = {
+        {"event", "listening"}, {"address", address}, {"http", http}};
+    if (!modelexpress.empty()) event["modelexpress"] = modelexpress;
+    PrintLine(event.dump());
+    return;
+  }
+  PrintLine(absl::StrCat(
+      "catalog listens on ", address, " (store: ", args.store, ", ",
+      DescribeAccess(args.server), ")", http.empty() ? "" : ", HTTP on ", http,
+      "; stop with ctrl-c"));
+  if (modelexpress.empty()) return;
+  PrintLine(absl::StrCat(
+      "ModelExpress clients are answered on ", modelexpress,
+      "; their sources and versions are held by this process and end with it",
+      args.store == "memory" ? "" : ", they are not kept in Redis"));
 }
 
 int RunCatalog(const CatalogArgs& args) {
@@ -115,15 +206,13 @@ int RunCatalog(const CatalogArgs& args) {
   const absl::Status started = StartAll(args, host, store->get(), running);
   if (!started.ok()) return Fail("catalog", started, args.json);
   PrintListening(args, running);
-}
-PrintListening(args, (*server)->port(), modelexpress.get());
-WaitForStopSignal();
-if (running.modelexpress != nullptr) running.modelexpress->Shutdown();
-running.http.reset();
-// The events of its end are written too.
-running.server->Shutdown();
-running.feed.reset();
-return 0;
+  WaitForStopSignal();
+  if (running.modelexpress != nullptr) running.modelexpress->Shutdown();
+  running.http.reset();
+  // The events of its end are written too.
+  running.server->Shutdown();
+  running.feed.reset();
+  return 0;
 }
 
 }  // namespace
@@ -153,6 +242,9 @@ void AddCatalog(CLI::App& app, int* exit_code) {
                       "port 0)");
   command->add_option("--events", args->events,
                       "file that gets each event as a line of JSON");
+  args->server.gate.calls_per_second = kDefaultCalls;
+  args->server.gate.on_note = LogNote;
+  AddServerOptions(*command, args->server);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] { *exit_code = RunCatalog(*args); });
 }

@@ -28,6 +28,8 @@ namespace {
 
 struct PullArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
+  std::vector<std::string> required;
   std::string model;
   std::string layout;
   std::string recipes;
@@ -57,6 +59,7 @@ struct PullArgs {
 
 // A receiver with its memory, and the fault switch of a test or demo.
 struct Engine {
+  std::shared_ptr<catalog::CatalogStore> catalog;
   std::unique_ptr<RankStore> store;
   manifest::Placement placement;
   std::vector<std::shared_ptr<transport::Transport>> transports;
@@ -71,8 +74,11 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
                         recipe::ParseLayoutSpec(args.layout));
   // The model's shape comes from its publishers: wait until they are there.
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
+                        ParseLabels(args.required));
   WEFT_RETURN_IF_ERROR(catalog::WaitForReady(store, args.model, nullptr,
-                                             nullptr, args.deadline())
+                                             nullptr, args.deadline(), nullptr,
+                                             required)
                            .status());
   WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet sources,
                         store.GetSources(args.model, args.deadline()));
@@ -101,7 +107,8 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
 constexpr uint8_t kPoison = 0xA5;
 
 absl::Status Build(const PullArgs& args, Engine& engine) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
   if (!args.inject.empty()) {
     engine.faults = std::make_shared<transport::FaultScript>();
@@ -118,6 +125,7 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.placement = engine.placement;
   options.memory = engine.store->memory();
   options.execute.device = device.Options(args.num_sms);
+  engine.catalog = store;
   options.catalog = store;
   options.transports = engine.transports;
   options.limits.staging_bytes = args.staging_bytes;
@@ -141,12 +149,36 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   return absl::OkStatus();
 }
 
+// The version that --require chooses; of `exact`, whether it does.
+absl::StatusOr<catalog::VersionId> FindLabelled(const PullArgs& args,
+                                                const catalog::VersionId* exact,
+                                                const Engine& engine) {
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
+                        ParseLabels(args.required));
+  WEFT_ASSIGN_OR_RETURN(
+      const catalog::VersionRecord found,
+      catalog::WaitForReady(*engine.catalog, args.model, exact, nullptr,
+                            args.deadline(), nullptr, required));
+  if (!catalog::HasLabels(found.labels, required)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "version ", catalog::ToString(found.version), " has the labels \"",
+        catalog::ToString(found.labels), "\", --require wants \"",
+        catalog::ToString(required), "\""));
+  }
+  return found.version;
+}
+
 absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
                          Engine& engine) {
   catalog::VersionId version;
-  const bool exact = !version_text.empty() && version_text != "latest";
+  bool exact = !version_text.empty() && version_text != "latest";
   if (exact) {
     WEFT_ASSIGN_OR_RETURN(version, catalog::ParseVersionId(version_text));
+  }
+  if (!args.required.empty()) {
+    WEFT_ASSIGN_OR_RETURN(
+        version, FindLabelled(args, exact ? &version : nullptr, engine));
+    exact = true;
   }
   engine.progress =
       std::make_unique<ProgressLine>(absl::StrCat("rank ", args.rank));
@@ -309,6 +341,9 @@ void AddPull(CLI::App& app, int* exit_code) {
   command->add_option("--out", args->out, "safetensors file to write");
   command->add_option("--version", args->version,
                       "RUN:EPOCH:STEP; the newest if not given");
+  command->add_option("--require", args->required,
+                      "NAME=VALUE that a version's labels must have; may be "
+                      "given again");
   command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
       ->capture_default_str();
   AddDeviceOption(*command, args->device);
@@ -365,6 +400,7 @@ void AddPull(CLI::App& app, int* exit_code) {
                    "faults: wrap the transport for tests (line flip)")
       ->check(CLI::IsMember({"", "faults"}))
       ->group("Testing");
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
     const absl::Status status = Pull(*args);

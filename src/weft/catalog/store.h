@@ -18,6 +18,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -58,6 +59,13 @@ enum class VersionState : uint8_t {
 };
 std::string_view ToString(VersionState state);
 
+// What a publisher says of its weights beyond their layout: "precision" ->
+// "fp8". Names as CheckName has them, values of at most 256 bytes, 16 of them.
+using Labels = std::map<std::string, std::string>;
+// Whether all of `required` are among `labels`.
+bool HasLabels(const Labels& labels, const Labels& required);
+std::string ToString(const Labels& labels);  // "precision=fp8,revision=a1b2"
+
 enum class Role : uint8_t { kPublisher = 1, kReceiver = 2 };
 
 struct WorkerInfo {
@@ -75,6 +83,11 @@ struct WorkerInfo {
   // Opaque bytes, put like a placement, that describe the model to receivers
   // that know nothing of it; empty for none.
   std::string model_card_digest_hex;
+  // Publishers only: equal for all of an epoch.
+  Labels labels{};
+  // The name of the token that it was registered with, set by the server that
+  // checked it; empty: none. What a client says here is not listened to.
+  std::string owner{};
 };
 
 struct WorkerRecord {
@@ -116,6 +129,7 @@ struct VersionRecord {
   // Changes when the set of live sources or their generations change: a
   // receiver that holds a plan for the same value need not ask for manifests.
   uint64_t source_set = 0;
+  Labels labels{};  // of its publishers
 };
 
 // One source rank of a version, with what a receiver needs to reach it.
@@ -124,7 +138,8 @@ struct SourceRecord {
   uint64_t generation = 0;
   std::string host_id;
   std::string placement_digest_hex;
-  std::string binding;  // manifest::EncodeBinding
+  // manifest::EncodeBinding: addresses and keys. Only for a lease; else empty.
+  std::string binding;
 };
 
 struct SourceSet {
@@ -135,9 +150,13 @@ struct SourceSet {
 };
 
 struct Lease {
-  std::string lease_id;
+  std::string lease_id;   // WorkerOfLease(lease_id) holds it
   VersionRecord version;  // state at the time; source_set is what is leased
 };
+
+// The worker that a lease was given to: its id is a part of the lease's, so
+// that a server can see whose a lease is. Empty for what is no lease id.
+std::string WorkerOfLease(std::string_view lease_id);
 
 // A lease that is held, for a person.
 struct LeaseRecord {
@@ -229,9 +248,16 @@ class CatalogStore {
       const std::string& model, base::Deadline deadline) = 0;
 
   // Live sources of the newest run and epoch of `model`, whatever its
-  // versions' states. kNotFound if the model has no publisher.
+  // versions' states. kNotFound if the model has no publisher. With the id of a
+  // lease on a version of the model, their bindings too: kNotFound or
+  // kFailedPrecondition if it is not known or no longer in force.
   virtual absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                               const std::string& lease_id,
                                                base::Deadline deadline) = 0;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       base::Deadline deadline) {
+    return GetSources(model, "", deadline);
+  }
 
   // The version must be READY, the worker an attached receiver.
   virtual absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
@@ -280,12 +306,14 @@ class CatalogStore {
 // `exact` is nullptr (newer than `newer_than` if that is given).
 // kDeadlineExceeded says what state things were in: "model \"m\" has no READY
 // version after 5 s; newest is run:0:3 STAGING with 2 of 4 ranks".
-// kFailedPrecondition when `exact` is GONE. `while_waiting`, if given, is
+// kFailedPrecondition when `exact` is GONE. Without `exact`, only versions that
+// have the labels `required` count. `while_waiting`, if given, is
 // called some times a second; an error of it ends the wait and is returned.
 absl::StatusOr<VersionRecord> WaitForReady(
     CatalogStore& store, const std::string& model, const VersionId* exact,
     const VersionId* newer_than, base::Deadline deadline,
-    const std::function<absl::Status()>& while_waiting = nullptr);
+    const std::function<absl::Status()>& while_waiting = nullptr,
+    const Labels& required = {});
 
 }  // namespace weft::catalog
 

@@ -244,6 +244,7 @@ class PublisherImpl : public Publisher {
     info.num_ranks = options_.placement.num_ranks;
     info.run_id = options_.run_id;
     info.epoch = options_.epoch;
+    info.labels = options_.labels;
     info.host_id = binding.host_id;
     info.process_id = binding.process_id;
     info.placement_digest_hex = digest_hex;

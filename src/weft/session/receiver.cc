@@ -56,9 +56,10 @@ struct Prepared {
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  // By the set of memory that they write; the second one is made when it is
+  // By the set of memory that they write; made when it is
   // needed.
   std::array<std::unique_ptr<Transfer>, 2> transfers;
+  bool connected = false;
   Bound bound;
 };
 
@@ -120,11 +121,32 @@ class ReceiverImpl : public Receiver {
     return absl::OkStatus();
   }
 
+  // Addresses and keys are for those who hold a lease: when nothing is READY
+  // yet, the plan is made and the links wait for the first refit.
   absl::Status Prepare(base::Deadline deadline) override {
+    const absl::StatusOr<catalog::Lease> lease =
+        options_.catalog->AcquireNewestLease(registration_.worker_id, nullptr,
+                                             deadline);
+    if (!lease.ok() && !absl::IsNotFound(lease.status())) {
+      return lease.status();
+    }
+    const absl::Status prepared =
+        PrepareUnder(lease.ok() ? lease->lease_id : "", deadline);
+    if (lease.ok()) {
+      options_.catalog
+          ->ReleaseLease(lease->lease_id, /*committed=*/false, "",
+                         base::Deadline::After(std::chrono::seconds(2)))
+          .IgnoreError();
+    }
+    return prepared;
+  }
+
+  absl::Status PrepareUnder(const std::string& lease_id,
+                            base::Deadline deadline) {
     WEFT_ASSIGN_OR_RETURN(
         const catalog::SourceSet set,
-        options_.catalog->GetSources(options_.model, deadline));
-    return PrepareFor(set, deadline);
+        options_.catalog->GetSources(options_.model, lease_id, deadline));
+    return PrepareFor(set, /*connect=*/!lease_id.empty(), deadline);
   }
 
   absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
@@ -266,9 +288,9 @@ class ReceiverImpl : public Receiver {
                                   RefitReport& report) {
     const catalog::VersionId& version = lease.version.version;
     const ReceiverCounters before = counters_;
-    if (prepared_ == nullptr ||
+    if (prepared_ == nullptr || prepared_->transfer == nullptr ||
         prepared_->source_set != lease.version.source_set) {
-      WEFT_RETURN_IF_ERROR(Prepare(deadline));
+      WEFT_RETURN_IF_ERROR(PrepareUnder(lease.lease_id, deadline));
       if (prepared_->source_set != lease.version.source_set) {
         return absl::AbortedError(
             absl::StrCat("the sources of ", catalog::ToString(version),
@@ -327,7 +349,7 @@ class ReceiverImpl : public Receiver {
                                  base::Deadline deadline,
                                  RollbackReport& report);
 
-  absl::Status PrepareFor(const catalog::SourceSet& set,
+  absl::Status PrepareFor(const catalog::SourceSet& set, bool connect,
                           base::Deadline deadline);
   absl::Status FetchPlacements(const catalog::SourceSet& set, Prepared& next,
                                base::Deadline deadline);
@@ -355,8 +377,9 @@ class ReceiverImpl : public Receiver {
 };
 
 absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
-                                      base::Deadline deadline) {
-  if (prepared_ != nullptr && prepared_->source_set == set.source_set) {
+                                      bool connect, base::Deadline deadline) {
+  if (prepared_ != nullptr && prepared_->source_set == set.source_set &&
+      (prepared_->connected || !connect)) {
     return absl::OkStatus();
   }
   const PhaseTimer phase(options_.on_phase, "plan and connect");
@@ -393,8 +416,13 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     next->planned = std::move(planned);
     ++counters_.plans_built;
   }
+  if (!connect) {
+    prepared_ = std::move(next);
+    return absl::OkStatus();
+  }
   WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
   WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
+  next->connected = true;
   prepared_ = std::move(next);
   return absl::OkStatus();
 }

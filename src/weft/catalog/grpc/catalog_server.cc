@@ -1,6 +1,5 @@
 #include "weft/catalog/grpc/catalog_server.h"
 
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -11,18 +10,38 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/call_watcher_internal.h"
 #include "weft/catalog/grpc/catalog_service_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/grpc/tls_internal.h"
 #include "weft/catalog/limits.h"
 #include "weft/catalog/listen_address.h"
 
 namespace weft::catalog {
 namespace {
 
-void SetConnectionOptions(grpc::ServerBuilder& builder) {
-  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+absl::Status CheckOptions(const CatalogServerOptions& options) {
+  if (!options.gate.token_file.empty() && !options.tls.enabled() &&
+      !options.insecure_tokens) {
+    return absl::InvalidArgumentError(
+        "tokens without TLS could be read by everyone on the way: give "
+        "--tls-cert and --tls-key, or --insecure-tokens if the network is "
+        "yours");
+  }
+  if (options.max_message_bytes < 1 ||
+      options.max_message_bytes > kMaxMessageBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a message of at most ", options.max_message_bytes,
+                     " bytes is not between 1 and ", kMaxMessageBytes));
+  }
+  return absl::OkStatus();
+}
+
+void SetConnectionOptions(int64_t max_message_bytes,
+                          grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   // Two catalogs on one port would each see a part of the workers.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -39,8 +58,11 @@ void SetConnectionOptions(grpc::ServerBuilder& builder) {
 }  // namespace
 
 struct CatalogServer::Impl {
-  explicit Impl(CatalogStore* store) : service(store) {}
+  Impl(CatalogStore* store, std::unique_ptr<Gate> made_gate,
+       int64_t max_watches)
+      : gate(std::move(made_gate)), service(store, gate.get(), max_watches) {}
 
+  const std::unique_ptr<Gate> gate;
   CatalogService service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
@@ -54,20 +76,24 @@ CatalogServer::~CatalogServer() { Shutdown(); }
 
 absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
     const std::string& listen_address, CatalogStore* store,
-    CallObserver* observer) {
+    const CatalogServerOptions& options) {
+  WEFT_RETURN_IF_ERROR(CheckOptions(options));
   WEFT_ASSIGN_OR_RETURN(const std::string address,
                         CheckedListenAddress(listen_address));
-  auto impl = std::make_unique<Impl>(store);
+  WEFT_ASSIGN_OR_RETURN(const auto credentials,
+                        MakeServerCredentials(options.tls));
+  WEFT_ASSIGN_OR_RETURN(std::unique_ptr<Gate> gate, Gate::Make(options.gate));
+  auto impl =
+      std::make_unique<Impl>(store, std::move(gate), options.max_watches);
   grpc::ServerBuilder builder;
-  SetConnectionOptions(builder);
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(),
-                           &impl->port);
+  SetConnectionOptions(options.max_message_bytes, builder);
+  builder.AddListeningPort(address, credentials, &impl->port);
   builder.RegisterService(&impl->service);
-  if (observer != nullptr) {
+  if (options.observer != nullptr) {
     std::vector<
         std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
         watchers;
-    watchers.push_back(MakeCallWatcher(observer));
+    watchers.push_back(MakeCallWatcher(options.observer));
     builder.experimental().SetInterceptorCreators(std::move(watchers));
   }
   impl->server = builder.BuildAndStart();

@@ -28,6 +28,20 @@ VersionId FromWire(const wire::VersionId& message) {
           .step = message.step()};
 }
 
+namespace {
+
+using WireLabels = google::protobuf::Map<std::string, std::string>;
+
+void ToWire(const Labels& labels, WireLabels& message) {
+  for (const auto& [name, value] : labels) message[name] = value;
+}
+
+Labels FromWire(const WireLabels& message) {
+  return Labels(message.begin(), message.end());
+}
+
+}  // namespace
+
 void ToWire(const VersionRecord& record, wire::VersionRecord& message) {
   message.set_model(record.model);
   ToWire(record.version, *message.mutable_version());
@@ -37,6 +51,7 @@ void ToWire(const VersionRecord& record, wire::VersionRecord& message) {
   message.set_ranks_expected(record.ranks_expected);
   message.set_leases(record.leases);
   message.set_source_set(record.source_set);
+  ToWire(record.labels, *message.mutable_labels());
 }
 
 VersionRecord FromWire(const wire::VersionRecord& message) {
@@ -51,7 +66,8 @@ VersionRecord FromWire(const wire::VersionRecord& message) {
           .ranks_published = message.ranks_published(),
           .ranks_expected = message.ranks_expected(),
           .leases = message.leases(),
-          .source_set = message.source_set()};
+          .source_set = message.source_set(),
+          .labels = FromWire(message.labels())};
 }
 
 void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
@@ -66,6 +82,8 @@ void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
   message.set_process_id(info.process_id);
   message.set_placement_digest_hex(info.placement_digest_hex);
   message.set_model_card_digest_hex(info.model_card_digest_hex);
+  ToWire(info.labels, *message.mutable_labels());
+  message.set_owner(info.owner);
 }
 
 WorkerInfo FromWire(const wire::WorkerInfo& message) {
@@ -83,7 +101,9 @@ WorkerInfo FromWire(const wire::WorkerInfo& message) {
           .host_id = message.host_id(),
           .process_id = message.process_id(),
           .placement_digest_hex = message.placement_digest_hex(),
-          .model_card_digest_hex = message.model_card_digest_hex()};
+          .model_card_digest_hex = message.model_card_digest_hex(),
+          .labels = FromWire(message.labels()),
+          .owner = message.owner()};
 }
 
 void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {

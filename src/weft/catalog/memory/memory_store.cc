@@ -290,6 +290,7 @@ class MemoryStore : public CatalogStore {
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
@@ -417,11 +418,12 @@ absl::StatusOr<std::unique_ptr<VersionWatch>> MemoryStore::WatchVersions(
 }
 
 absl::StatusOr<SourceSet> MemoryStore::GetSources(const std::string& model,
+                                                  const std::string& lease_id,
                                                   base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("getting sources"));
   WEFT_RETURN_IF_ERROR(CheckName("model", model));
   Core::Transaction transaction(*core_);
-  return transaction.state().GetSources(model);
+  return transaction.state().GetSources(model, lease_id);
 }
 
 absl::StatusOr<Lease> MemoryStore::AcquireLease(const std::string& worker_id,

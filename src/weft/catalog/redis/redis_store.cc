@@ -113,6 +113,7 @@ class RedisStore : public CatalogStore {
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
@@ -284,12 +285,14 @@ absl::StatusOr<std::unique_ptr<VersionWatch>> RedisStore::WatchVersions(
 }
 
 absl::StatusOr<SourceSet> RedisStore::GetSources(const std::string& model,
+                                                 const std::string& lease_id,
                                                  base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("getting sources"));
   WEFT_RETURN_IF_ERROR(CheckName("model", model));
   WEFT_RETURN_IF_ERROR(core_->CatchUp(deadline));
-  return core_->Read(
-      [&](const CatalogState& state) { return state.GetSources(model); });
+  return core_->Read([&](const CatalogState& state) {
+    return state.GetSources(model, lease_id);
+  });
 }
 
 absl::StatusOr<Lease> RedisStore::AcquireLease(const std::string& worker_id,
@@ -381,6 +384,30 @@ absl::StatusOr<EventPage> RedisStore::ReadEvents(const EventQuery& query,
   return core_->AwaitEvents(query, deadline);
 }
 
+// A Redis that does not let itself be asked is not warned of.
+void WarnIfNotDurable(RedisCore& core, const std::string& url,
+                      const std::function<void(const std::string&)>& note) {
+  constexpr std::chrono::seconds kAskTime(2);
+  const auto ask = [&](const std::string& name) -> std::string {
+    const auto reply =
+        core.Ask({"CONFIG", "GET", name}, base::Deadline::After(kAskTime));
+    if (!reply.ok() || reply->items.size() != 2) return "";
+    return reply->items[1].text;
+  };
+  if (ask("appendonly") == "no") {
+    note(absl::StrCat("redis at ", url,
+                      " has appendonly no: when it restarts the catalog is "
+                      "empty or old, and workers register anew (docs/"
+                      "catalog.md)"));
+  }
+  const std::string policy = ask("maxmemory-policy");
+  if (!policy.empty() && policy != "noeviction") {
+    note(absl::StrCat("redis at ", url, " has maxmemory-policy ", policy,
+                      ": it may drop parts of the catalog, noeviction is "
+                      "wanted"));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CatalogStore>> MakeRedisStore(
@@ -389,6 +416,7 @@ absl::StatusOr<std::unique_ptr<CatalogStore>> MakeRedisStore(
   address.password = options.password;
   auto core = std::make_shared<RedisCore>(std::move(address), options);
   WEFT_RETURN_IF_ERROR(core->Start());
+  if (options.on_note) WarnIfNotDurable(*core, url, options.on_note);
   return std::make_unique<RedisStore>(std::move(core));
 }
 

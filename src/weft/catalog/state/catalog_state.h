@@ -96,7 +96,8 @@ class CatalogState {
   // Revokes what is left and makes the version GONE. The leases revoked.
   int64_t RevokeAndWithdraw(const VersionKey& key);
 
-  absl::StatusOr<SourceSet> GetSources(const std::string& model) const;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id) const;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version, TimePoint now);
   absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
@@ -168,6 +169,7 @@ class CatalogState {
     std::string run_id;
     uint64_t epoch = 0;
     std::string layout_spec;
+    Labels labels;
     int64_t num_ranks = 1;
     uint64_t source_set = 0;
     std::map<int64_t, RankSlot> ranks;
@@ -220,6 +222,7 @@ class CatalogState {
 
   // Registration.
   absl::Status CheckEpoch(const Model& model, const WorkerInfo& info) const;
+  absl::Status CheckRoom(const WorkerInfo& info) const;
   absl::Status CheckMesh(const Model& model, const WorkerInfo& info) const;
   void EnterEpoch(Model& model, const WorkerInfo& info);
   void RememberRun(Model& model, const WorkerInfo& info);
@@ -241,10 +244,13 @@ class CatalogState {
   // Revokes its leases. The version may be forgotten with this call.
   int64_t Withdraw(Model& model, const VersionId& version,
                    const std::string& reason);
+  // OK while the lease is in force, and on a version of the model.
+  absl::Status CheckLease(const std::string& lease_id,
+                          const std::string& model) const;
   // Ends a lease before its time; its id stays known with the reason.
   void Revoke(const std::string& lease_id, const std::string& reason);
-  Lease Grant(Worker& worker, const VersionKey& key, Version& version,
-              TimePoint now);
+  absl::StatusOr<Lease> Grant(Worker& worker, const VersionKey& key,
+                              Version& version, TimePoint now);
   void EndLease(std::map<std::string, LeaseState>::iterator lease);
   void Emit(const VersionRecord& record) { changes_.push_back(record); }
 

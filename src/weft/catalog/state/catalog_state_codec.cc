@@ -100,6 +100,7 @@ class StateWriter {
       out_.Bytes(version.record.reason);
       out_.I64(version.record.ranks_expected);
       out_.U64(version.record.source_set);
+      Write(version.record.labels, out_);
       WriteCount(version.ranks.size(), out_);
       for (const int64_t rank : version.ranks) out_.I64(rank);
     }
@@ -119,6 +120,7 @@ class StateWriter {
     out_.Bytes(epoch.run_id);
     out_.U64(epoch.epoch);
     out_.Bytes(epoch.layout_spec);
+    Write(epoch.labels, out_);
     out_.I64(epoch.num_ranks);
     out_.U64(epoch.source_set);
     WriteCount(epoch.ranks.size(), out_);
@@ -206,7 +208,7 @@ class StateReader {
       model.current = CatalogState::Epoch();
       ReadEpoch(*model.current);
     }
-    const std::size_t versions = in_.Count(45);
+    const std::size_t versions = in_.Count(49);
     for (std::size_t i = 0; i < versions && in_.ok(); ++i) {
       const VersionId id = ReadVersionId(in_);
       CatalogState::Version& version = model.versions[id];
@@ -221,6 +223,7 @@ class StateReader {
       record.reason = ReadString(in_);
       record.ranks_expected = in_.I64();
       record.source_set = in_.U64();
+      record.labels = ReadLabels(in_);
       const std::size_t ranks = in_.Count(8);
       for (std::size_t r = 0; r < ranks; ++r) version.ranks.insert(in_.I64());
       record.ranks_published = static_cast<int64_t>(version.ranks.size());
@@ -247,6 +250,7 @@ class StateReader {
     epoch.run_id = ReadString(in_);
     epoch.epoch = in_.U64();
     epoch.layout_spec = ReadString(in_);
+    epoch.labels = ReadLabels(in_);
     epoch.num_ranks = in_.I64();
     epoch.source_set = in_.U64();
     const std::size_t ranks = in_.Count(21);

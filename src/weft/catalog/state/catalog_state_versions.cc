@@ -71,6 +71,7 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
     record.version = id;
     record.ranks_expected = epoch.num_ranks;
     record.source_set = epoch.source_set;
+    record.labels = epoch.labels;
   }
   version.ranks.insert(info.rank);
   record.ranks_published = static_cast<int64_t>(version.ranks.size());
@@ -96,6 +97,7 @@ VersionRecord CatalogState::GoneBefore(const std::string& model,
                              " of the same epoch was withdrawn before");
   late.ranks_expected = epoch.num_ranks;
   late.source_set = epoch.source_set;
+  late.labels = epoch.labels;
   return late;
 }
 
@@ -251,12 +253,17 @@ absl::StatusOr<Lease> CatalogState::AcquireNewestLease(
                        : absl::StrCat(" newer than ", ToString(*newer_than))));
 }
 
-Lease CatalogState::Grant(Worker& worker, const VersionKey& key,
-                          Version& version, TimePoint now) {
+absl::StatusOr<Lease> CatalogState::Grant(Worker& worker, const VersionKey& key,
+                                          Version& version, TimePoint now) {
   VersionRecord& record = version.record;
   const std::string& worker_id = worker.record.worker_id;
+  if (static_cast<int64_t>(worker.lease_ids.size()) >= kMaxLeasesOfWorker) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("worker \"", worker_id, "\" holds ",
+                     worker.lease_ids.size(), " leases, its limit"));
+  }
   Lease lease;
-  lease.lease_id = absl::StrCat("l", NextNumber());
+  lease.lease_id = absl::StrCat("l", NextNumber(), ".", worker_id);
   const TimePoint expiry = now + options_.lease_duration;
   leases_.emplace(lease.lease_id, LeaseState{worker_id, key, expiry});
   lease_expiries_.emplace(expiry, lease.lease_id);
@@ -283,6 +290,26 @@ void CatalogState::EndLease(std::map<std::string, LeaseState>::iterator lease) {
     Withdraw(models_[state.key.model], state.key.version,
              std::string(version->record.reason));
   }
+}
+
+absl::Status CatalogState::CheckLease(const std::string& lease_id,
+                                      const std::string& model) const {
+  const std::string name = CleanReason(lease_id.substr(0, kMaxNameBytes));
+  const auto lease = leases_.find(lease_id);
+  if (lease != leases_.end() && lease->second.key.model == model) {
+    return absl::OkStatus();
+  }
+  if (lease != leases_.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lease \"", name, "\" is on model \"",
+                     lease->second.key.model, "\", not on \"", model, "\""));
+  }
+  const auto revoked = revoked_.find(lease_id);
+  if (revoked != revoked_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "lease \"", name, "\" has been revoked: ", revoked->second.reason));
+  }
+  return absl::NotFoundError(absl::StrCat("lease \"", name, "\" is not known"));
 }
 
 void CatalogState::Revoke(const std::string& lease_id,

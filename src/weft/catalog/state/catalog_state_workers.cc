@@ -115,6 +115,12 @@ absl::Status CatalogState::CheckMesh(const Model& model,
                             info.rank, " differs from \"", current.layout_spec,
                             "\" of the live publishers"));
   }
+  if (info.labels != current.labels) {
+    faults.Add(absl::StrCat("labels \"", ToString(info.labels), "\" of rank ",
+                            info.rank, " differ from \"",
+                            ToString(current.labels),
+                            "\" of the live publishers"));
+  }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 
@@ -166,12 +172,29 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     model.current = std::move(entered);
   }
   model.current->layout_spec = info.layout_spec;
+  model.current->labels = info.labels;
   model.current->num_ranks = info.num_ranks;
+}
+
+absl::Status CatalogState::CheckRoom(const WorkerInfo& info) const {
+  if (static_cast<int64_t>(workers_.size()) >= kMaxWorkers) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the catalog has ", workers_.size(),
+                     " workers, its limit; register again when others end"));
+  }
+  if (static_cast<int64_t>(models_.size()) >= kMaxModels &&
+      !models_.contains(info.model)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the catalog has ", models_.size(), " models, its limit, and \"",
+        info.model, "\" would be another one"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
                                                     const std::string& binding,
                                                     TimePoint now) {
+  WEFT_RETURN_IF_ERROR(CheckRoom(info));
   const bool publishes = info.role == Role::kPublisher;
   if (publishes) {
     const auto known = models_.find(info.model);
@@ -399,7 +422,9 @@ void CatalogState::BumpSources(Model& model) {
 }
 
 absl::StatusOr<SourceSet> CatalogState::GetSources(
-    const std::string& model_name) const {
+    const std::string& model_name, const std::string& lease_id) const {
+  const bool has_lease = !lease_id.empty();
+  if (has_lease) WEFT_RETURN_IF_ERROR(CheckLease(lease_id, model_name));
   const auto found = models_.find(model_name);
   SourceSet sources;
   if (found != models_.end() && found->second.current) {
@@ -418,7 +443,7 @@ absl::StatusOr<SourceSet> CatalogState::GetSources(
            .generation = worker->record.generation,
            .host_id = worker->record.info.host_id,
            .placement_digest_hex = worker->record.info.placement_digest_hex,
-           .binding = worker->binding});
+           .binding = has_lease ? worker->binding : std::string()});
     }
   }
   if (sources.sources.empty()) {

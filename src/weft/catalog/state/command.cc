@@ -8,7 +8,7 @@
 namespace weft::catalog {
 namespace {
 
-constexpr uint8_t kFormat = 1;
+constexpr uint8_t kFormat = 3;
 
 }  // namespace
 

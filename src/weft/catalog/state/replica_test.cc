@@ -75,7 +75,8 @@ class Author {
         command.id = absl::StrCat("w", command.number = Pick(80));
         break;
       case Kind::kRelease:
-        command.id = absl::StrCat("l", Pick(80));
+        command.id = Pick(2) == 0 ? last_lease_
+                                  : absl::StrCat("l", Pick(80), ".w", Pick(80));
         command.text = command.flag ? "" : "torn";
         break;
       case Kind::kReport:
@@ -91,6 +92,11 @@ class Author {
     return command;
   }
 
+  // Lease ids name their worker: seldom guessed.
+  void Saw(const std::string& lease_id) {
+    if (!lease_id.empty()) last_lease_ = lease_id;
+  }
+
  private:
   uint64_t Pick(uint64_t count) {
     return std::uniform_int_distribution<uint64_t>(0, count - 1)(random_);
@@ -104,6 +110,7 @@ class Author {
     info.rank = static_cast<int64_t>(Pick(2));
     info.run_id = "run";
     info.epoch = Pick(2);
+    if (info.role == Role::kPublisher) info.labels = {{"a", "1"}, {"b", ""}};
     info.placement_digest_hex = Digest(Pick(6));
     if (Pick(3) == 0) info.model_card_digest_hex = Digest(Pick(6));
     return info;
@@ -111,6 +118,7 @@ class Author {
 
   std::mt19937_64 random_;
   std::string servers_[2] = {"a", "b"};
+  std::string last_lease_ = "l1.w1";
   uint64_t sequence_ = 0;
   int64_t now_ = 1;
 };
@@ -183,6 +191,7 @@ TEST(ReplicaTest, AReplicaFromASnapshotIsTheSame) {
       ASSERT_EQ(one.result->registration.worker_id,
                 two.result->registration.worker_id);
       ASSERT_EQ(one.result->lease.lease_id, two.result->lease.lease_id);
+      author.Saw(one.result->lease.lease_id);
       ASSERT_EQ(one.result->revoked, two.result->revoked);
       done += one.result->status.ok() ? 1 : 0;
     }
