@@ -288,7 +288,7 @@ class ReceiverImpl : public Receiver {
                                   RefitReport& report) {
     const catalog::VersionId& version = lease.version.version;
     const ReceiverCounters before = counters_;
-    if (prepared_ == nullptr || prepared_->transfer == nullptr ||
+    if (prepared_ == nullptr || !prepared_->connected ||
         prepared_->source_set != lease.version.source_set) {
       WEFT_RETURN_IF_ERROR(PrepareUnder(lease.lease_id, deadline));
       if (prepared_->source_set != lease.version.source_set) {
