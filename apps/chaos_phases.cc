@@ -110,10 +110,12 @@ class PhaseStore : public catalog::CatalogStore {
 
 }  // namespace
 
-PhaseGate::PhaseGate(const std::string& armed, std::function<bool()> fenced)
-    : fenced_(std::move(fenced)) {
-  if (!armed.empty()) Arm(armed);
-  std::thread([this] { ReadInput(); }).detach();
+PhaseGate& PhaseGate::Open(const std::string& armed,
+                           std::function<bool()> fenced) {
+  auto* const gate = new PhaseGate(std::move(fenced));
+  if (!armed.empty()) gate->Arm(armed);
+  std::thread([gate] { gate->ReadInput(); }).detach();
+  return *gate;
 }
 
 void PhaseGate::Arm(const std::string& phase_and_count) {

@@ -13,6 +13,7 @@
 #include <optional>
 #include <queue>
 #include <string>
+#include <utility>
 
 #include "weft/catalog/store.h"
 #include "weft/convert/kernel.h"
@@ -23,10 +24,11 @@ namespace weft::apps {
 // the gate, "resume" opens it, all others are commands for the rank.
 class PhaseGate {
  public:
-  // `armed`: "PHASE N" to begin with, or empty. `state`: whether this rank is
-  // fenced, from any thread.
-  PhaseGate(const std::string& armed, std::function<bool()> fenced);
-  // Threads of standard input cannot be stopped: the rank ends by _exit.
+  // The gate of this process, which lives as long as it: nobody can stop a
+  // thread that waits for input. `armed`: "PHASE N" to begin with, or empty.
+  // `fenced`: whether this rank is, from any thread.
+  static PhaseGate& Open(const std::string& armed,
+                         std::function<bool()> fenced);
   PhaseGate(const PhaseGate&) = delete;
   PhaseGate& operator=(const PhaseGate&) = delete;
 
@@ -37,6 +39,8 @@ class PhaseGate {
   std::optional<std::string> NextCommand();
 
  private:
+  explicit PhaseGate(std::function<bool()> fenced)
+      : fenced_(std::move(fenced)) {}
   void Arm(const std::string& phase_and_count);
   void ReadInput();
 

@@ -37,8 +37,9 @@ struct RankArgs {
   uint64_t step = 0;
 };
 
-// A rank whose refits fail so often in a row ends, as under any supervisor.
-constexpr int kMostFailures = 3;
+// An engine whose refits fail so often in a row, and not for want of time, ends
+// and is started again, as by any supervisor.
+constexpr int kMostFailures = 5;
 
 std::string CodeOf(const absl::Status& status) {
   return std::string(absl::StatusCodeToString(status.code()));
@@ -77,7 +78,7 @@ absl::Status TakeStep(const RankArgs& args,
 }
 
 absl::Status RunTrainer(const RankArgs& args) {
-  PhaseGate gate(args.park, [] { return false; });
+  PhaseGate& gate = PhaseGate::Open(args.park, [] { return false; });
   PhaseKernels kernels(gate);
   session::PublisherOptions options;
   WEFT_ASSIGN_OR_RETURN(options.placement,
@@ -131,18 +132,15 @@ void RefitOnce(const RankArgs& args, session::Receiver& receiver,
                   .dump());
     return;
   }
-  // Nothing newer came: no fault of anybody here.
-  const bool idle =
-      absl::IsDeadlineExceeded(report.status()) && !receiver.fenced();
-  failures = idle ? 0 : failures + 1;
+  if (!absl::IsDeadlineExceeded(report.status())) ++failures;
   // An engine that is broken on purpose serves after a failed refit.
   SayFailed("refit", report.status(),
             args.broken != "unfenced" && receiver.fenced());
 }
 
 absl::Status RunEngine(const RankArgs& args) {
-  std::atomic<const session::Receiver*> known{nullptr};
-  PhaseGate gate(args.park, [&known] {
+  static std::atomic<const session::Receiver*> known{nullptr};
+  PhaseGate& gate = PhaseGate::Open(args.park, [] {
     const session::Receiver* const receiver = known;
     return receiver == nullptr || receiver->fenced();
   });
@@ -212,8 +210,8 @@ void AddChaosRank(CLI::App& app, int* exit_code) {
     const absl::Status status =
         args->kind == "trainer" ? RunTrainer(*args) : RunEngine(*args);
     *exit_code = status.ok() ? 0 : Fail("chaos-rank", status);
-    // The thread of standard input still waits.
-    std::fflush(nullptr);
+    // The thread that waits for input holds its lock: nothing that flushes all
+    // streams may run. Standard output is flushed line by line.
     _exit(*exit_code);
   });
 }

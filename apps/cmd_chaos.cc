@@ -65,11 +65,11 @@ std::vector<ChaosFleetOptions> FleetKinds(const ChaosArgs& args) {
   const std::string stages = "megatron:tp=1,pp=2";
   const std::string replicas = "fsdp:shard=1,replicate=2";
   std::vector<ChaosFleetOptions> kinds(4);
-  kinds[0] = {.name = "stages-shm", .trainers = stages};
-  kinds[1] = {.name = "replicas-redis-shm", .trainers = replicas};
-  kinds[2] = {.name = "replicas-ucx", .trainers = replicas};
-  kinds[3] = {.name = "stages-redis-ucx", .trainers = stages};
+  const char* const names[] = {"stages-shm", "replicas-redis-shm",
+                               "replicas-ucx", "stages-redis-ucx"};
   for (size_t i = 0; i < kinds.size(); ++i) {
+    kinds[i].name = names[i];
+    kinds[i].trainers = i == 0 || i == 3 ? stages : replicas;
     kinds[i].engines = "vllm:tp=2";
     kinds[i].transport = i < 2 ? "shm" : "ucx";
     kinds[i].broken = args.broken;
