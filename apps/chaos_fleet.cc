@@ -259,7 +259,6 @@ void ChaosFleet::Handle(const Event& event) {
 void ChaosFleet::HandleEnd(Member& member, const std::string& why) {
   Log(why);
   End(member);
-  ++member.restarts;
   member.start_at = Clock::now() + kBeforeRestart;
 }
 
@@ -303,6 +302,7 @@ void ChaosFleet::HandleLine(Member& member, const std::string& line) {
     }
     member.committed = version;
     ++commits_;
+    ++member.commits;
   }
   if (name != "up") CheckMemory(member, event.value("fenced", true));
   Send(member, "go", "refit", kRefitCallSeconds);
@@ -407,6 +407,14 @@ void ChaosFleet::Kill(Member& member) {
   Log(absl::StrCat(member.label, " is killed"));
   member.keep_down = true;
   End(member);
+}
+
+void ChaosFleet::Leave(Member& engine) {
+  Log(absl::StrCat(engine.label, " leaves"));
+  engine.keep_down = true;
+  if (engine.process != nullptr) {
+    engine.process->WriteLine("quit").IgnoreError();
+  }
 }
 
 void ChaosFleet::StartAgain(Member& member) {

@@ -78,7 +78,7 @@ class ChaosFleet {
     manifest::Placement placement;
     std::unique_ptr<SharedRankFile> memory;
     std::optional<std::pair<uint64_t, uint64_t>> committed;  // epoch, step
-    int64_t restarts = 0;  // that no trial asked for
+    int64_t commits = 0;
   };
 
   // Starts everything and waits until all engines have committed.
@@ -97,6 +97,8 @@ class ChaosFleet {
   void Park(Member& member, const std::string& phase, int skip);
   void Resume(Member& member);
   void Kill(Member& member);
+  // An engine ends in good order after its refit; StartAgain brings it back.
+  void Leave(Member& engine);
   // Ends it and starts it again, held at `phase` if that is not empty.
   void Restart(Member& member, const std::string& phase);
   void StartAgain(Member& member);  // that was killed

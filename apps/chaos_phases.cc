@@ -4,76 +4,46 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "console.h"
+#include "weft/catalog/testing/forwarding_store.h"
 
 namespace weft::apps {
 namespace {
 
-class PhaseStore : public catalog::CatalogStore {
+class PhaseStore : public catalog::ForwardingStore {
  public:
   PhaseStore(std::shared_ptr<catalog::CatalogStore> store, PhaseGate& gate)
-      : store_(std::move(store)), gate_(gate) {}
+      : ForwardingStore(std::move(store)), gate_(gate) {}
 
-  absl::Status PutPlacement(const std::string& digest_hex,
-                            const std::string& bytes,
-                            base::Deadline deadline) override {
-    return store_->PutPlacement(digest_hex, bytes, deadline);
-  }
-  absl::StatusOr<std::string> GetPlacement(const std::string& digest_hex,
-                                           base::Deadline deadline) override {
-    return store_->GetPlacement(digest_hex, deadline);
-  }
   absl::StatusOr<catalog::Registration> Register(
       const catalog::WorkerInfo& info, const std::string& binding,
       base::Deadline deadline) override {
     gate_.Pass("register.before");
-    auto result = store_->Register(info, binding, deadline);
+    auto result = ForwardingStore::Register(info, binding, deadline);
     gate_.Pass("register.after");
     return result;
-  }
-  absl::StatusOr<std::unique_ptr<catalog::Attachment>> Attach(
-      const std::string& worker_id, base::Deadline deadline) override {
-    return store_->Attach(worker_id, deadline);
-  }
-  absl::StatusOr<std::unique_ptr<catalog::Attachment>> Reattach(
-      const catalog::Registration& worker, base::Deadline deadline) override {
-    return store_->Reattach(worker, deadline);
   }
   absl::StatusOr<catalog::VersionRecord> PublishShard(
       const std::string& worker_id, uint64_t step,
       base::Deadline deadline) override {
     gate_.Pass("publish.before");
-    auto result = store_->PublishShard(worker_id, step, deadline);
+    auto result = ForwardingStore::PublishShard(worker_id, step, deadline);
     gate_.Pass("publish.after");
     return result;
-  }
-  absl::StatusOr<catalog::VersionRecord> RepublishShard(
-      const std::string& worker_id, uint64_t step,
-      base::Deadline deadline) override {
-    return store_->RepublishShard(worker_id, step, deadline);
   }
   absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                       base::Deadline revoke_after) override {
     gate_.Pass("begin.before");
-    auto result = store_->BeginUpdate(worker_id, revoke_after);
+    auto result = ForwardingStore::BeginUpdate(worker_id, revoke_after);
     gate_.Pass("begin.after");
     return result;
-  }
-  absl::StatusOr<std::unique_ptr<catalog::VersionWatch>> WatchVersions(
-      const std::string& model, base::Deadline deadline) override {
-    return store_->WatchVersions(model, deadline);
-  }
-  absl::StatusOr<catalog::SourceSet> GetSources(
-      const std::string& model, base::Deadline deadline) override {
-    return store_->GetSources(model, deadline);
   }
   absl::StatusOr<catalog::Lease> AcquireLease(
       const std::string& worker_id, const catalog::VersionId& version,
       base::Deadline deadline) override {
     gate_.Pass("lease.before");
-    auto result = store_->AcquireLease(worker_id, version, deadline);
+    auto result = ForwardingStore::AcquireLease(worker_id, version, deadline);
     if (result.ok()) gate_.Pass("lease.after");
     return result;
   }
@@ -81,7 +51,8 @@ class PhaseStore : public catalog::CatalogStore {
       const std::string& worker_id, const catalog::VersionId* newer_than,
       base::Deadline deadline) override {
     gate_.Pass("lease.before");
-    auto result = store_->AcquireNewestLease(worker_id, newer_than, deadline);
+    auto result =
+        ForwardingStore::AcquireNewestLease(worker_id, newer_than, deadline);
     if (result.ok()) gate_.Pass("lease.after");
     return result;
   }
@@ -89,22 +60,13 @@ class PhaseStore : public catalog::CatalogStore {
                             const std::string& fenced_reason,
                             base::Deadline deadline) override {
     gate_.Pass("commit.before");
-    absl::Status status =
-        store_->ReleaseLease(lease_id, committed, fenced_reason, deadline);
+    absl::Status status = ForwardingStore::ReleaseLease(
+        lease_id, committed, fenced_reason, deadline);
     gate_.Pass("commit.after");
     return status;
   }
-  absl::StatusOr<std::vector<catalog::VersionRecord>> ListVersions(
-      const std::string& model, base::Deadline deadline) override {
-    return store_->ListVersions(model, deadline);
-  }
-  absl::StatusOr<std::vector<catalog::WorkerRecord>> ListWorkers(
-      const std::string& model, base::Deadline deadline) override {
-    return store_->ListWorkers(model, deadline);
-  }
 
  private:
-  const std::shared_ptr<catalog::CatalogStore> store_;
   PhaseGate& gate_;
 };
 

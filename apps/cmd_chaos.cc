@@ -24,6 +24,7 @@
 #include "absl/strings/str_split.h"
 #include "chaos_fleet.h"
 #include "chaos_report.h"
+#include "chaos_soak.h"
 #include "chaos_trial.h"
 #include "commands.h"
 #include "console.h"
@@ -33,9 +34,13 @@
 namespace weft::apps {
 namespace {
 
+// Memory of engines, and what Redis keeps.
+constexpr uint64_t kWorkBytes = uint64_t{256} << 20;
+
 struct ChaosArgs {
   int64_t trials = 60;
   int64_t only = -1;
+  int64_t soak = 0;
   uint64_t seed = 0;  // 0: of the clock
   std::vector<std::string> roles;
   std::vector<std::string> faults;
@@ -147,7 +152,7 @@ class Runner {
   absl::StatusOr<std::vector<ChaosOutcome>> Run() {
     const std::vector<ChaosFleetOptions> kinds = FleetKinds(args_);
     WEFT_ASSIGN_OR_RETURN(const auto tasks, Deal(kinds, args_));
-    WEFT_ASSIGN_OR_RETURN(work_, WorkDir::Make("weft_chaos", 256 << 20));
+    WEFT_ASSIGN_OR_RETURN(work_, WorkDir::Make("weft_chaos", kWorkBytes));
     std::vector<std::thread> threads;
     for (size_t i = 0; i < kinds.size(); ++i) {
       if (tasks[i].empty()) continue;
@@ -257,8 +262,35 @@ class Runner {
   absl::Status failure_;
 };
 
+absl::StatusOr<bool> SoakFleet(const ChaosArgs& args) {
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<WorkDir> work,
+                        WorkDir::Make("weft_chaos", kWorkBytes));
+  ChaosFleetOptions kind = FleetKinds(args)[1];
+  kind.num_engines = 2;
+  kind.work_dir = work->path();
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<ChaosFleet> fleet,
+                        ChaosFleet::Start(kind));
+  std::mt19937_64 random(args.seed);
+  const absl::StatusOr<SoakReport> report = RunSoak(*fleet, args.soak, random);
+  if (!report.ok() || !report->ok()) {
+    std::filesystem::create_directories(args.logs);
+    std::ofstream(absl::StrCat(args.logs, "/", args.seed, "-soak.log"))
+        << absl::StrJoin(fleet->log(), "\n") << "\n";
+  }
+  WEFT_RETURN_IF_ERROR(report.status());
+  if (args.json) {
+    nlohmann::json line = ToJson(*report);
+    line["seed"] = args.seed;
+    PrintLine(line.dump());
+  } else {
+    PrintLine(FormatSoak(*report));
+  }
+  return report->ok();
+}
+
 absl::StatusOr<bool> Chaos(ChaosArgs args) {
   if (args.seed == 0) args.seed = std::random_device{}();
+  if (args.soak > 0) return SoakFleet(args);
   if (!args.json) {
     PrintLine(absl::StrCat(args.trials, " trials, seed ", args.seed));
   }
@@ -285,6 +317,9 @@ void AddChaos(CLI::App& app, int* exit_code) {
   command->add_option("--trials", args->trials, "how many")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000000));
+  command->add_option("--soak", args->soak,
+                      "instead: this many refits of one fleet, whose members "
+                      "join, leave and fail; nothing may grow");
   command->add_option("--seed", args->seed, "repeats the choice of trials");
   command->add_option("--only", args->only, "this trial of them alone");
   command->add_option("--role", args->roles, "who is struck, repeatable")
