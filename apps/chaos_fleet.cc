@@ -259,6 +259,7 @@ void ChaosFleet::Handle(const Event& event) {
 void ChaosFleet::HandleEnd(Member& member, const std::string& why) {
   Log(why);
   End(member);
+  if (!member.keep_down) ++restarts_;
   member.start_at = Clock::now() + kBeforeRestart;
 }
 

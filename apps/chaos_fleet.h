@@ -115,6 +115,8 @@ class ChaosFleet {
   // All engines serve something newer than `step`.
   bool AllBeyond(uint64_t step);
   int64_t commits() const { return commits_; }  // of all engines
+  // Of processes that ended by themselves.
+  int64_t restarts() const { return restarts_; }
   ChaosFaults& faults() { return faults_; }
   std::vector<std::string>& log() { return log_; }
   void Log(const std::string& line);
@@ -157,6 +159,7 @@ class ChaosFleet {
   Clock::time_point next_step_;
   const Clock::time_point born_ = Clock::now();
   int64_t commits_ = 0;
+  int64_t restarts_ = 0;
   ChaosFaults faults_;
   std::vector<std::string> log_;
 };

@@ -81,6 +81,7 @@ ChaosSummary SumUp(const std::vector<ChaosOutcome>& outcomes) {
     sum.hangs += each.hangs;
     sum.not_healed += each.healed ? 0 : 1;
     sum.commits += each.commits;
+    sum.restarts += each.restarts;
   }
   const std::vector<double> times = HealTimes(outcomes);
   sum.heal_median_seconds = Quantile(times, 0.5);
@@ -90,14 +91,15 @@ ChaosSummary SumUp(const std::vector<ChaosOutcome>& outcomes) {
 
 std::string FormatChaos(const std::vector<ChaosOutcome>& outcomes,
                         const ChaosSummary& summary) {
-  return absl::StrCat(StepTable(outcomes), "\n", FaultTable(outcomes), "\n",
-                      summary.trials, " trials (", summary.reached,
-                      " struck at the step itself), ", summary.commits,
-                      " commits read: torn weights served ", summary.torn,
-                      ", hangs past a deadline ", summary.hangs,
-                      ", not healed ", summary.not_healed, "; healed in ",
-                      HumanSeconds(summary.heal_median_seconds), " (median), ",
-                      HumanSeconds(summary.heal_p99_seconds), " (p99)");
+  return absl::StrCat(
+      StepTable(outcomes), "\n", FaultTable(outcomes), "\n", summary.trials,
+      " trials (", summary.reached, " struck at the step itself), ",
+      summary.commits, " commits read: torn weights served ", summary.torn,
+      ", hangs past a deadline ", summary.hangs, ", not healed ",
+      summary.not_healed, "; healed in ",
+      HumanSeconds(summary.heal_median_seconds), " (median), ",
+      HumanSeconds(summary.heal_p99_seconds), " (p99); ", summary.restarts,
+      " times a rank ended by itself and was started again");
 }
 
 nlohmann::json ToJson(const ChaosOutcome& outcome) {
@@ -112,6 +114,7 @@ nlohmann::json ToJson(const ChaosOutcome& outcome) {
           {"hangs", outcome.hangs},
           {"healed", outcome.healed},
           {"commits", outcome.commits},
+          {"restarts", outcome.restarts},
           {"fault_seconds", outcome.fault_seconds},
           {"heal_seconds", outcome.heal_seconds}};
 }
@@ -121,6 +124,7 @@ nlohmann::json ToJson(const ChaosSummary& summary) {
           {"trials", summary.trials},
           {"reached", summary.reached},
           {"commits", summary.commits},
+          {"restarts", summary.restarts},
           {"torn", summary.torn},
           {"hangs", summary.hangs},
           {"not_healed", summary.not_healed},

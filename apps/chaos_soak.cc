@@ -23,6 +23,8 @@ using std::chrono::milliseconds;
 constexpr int64_t kSlackBytes = int64_t{3} << 20;
 constexpr int64_t kSlackCount = 2;
 constexpr int64_t kRefitsBetweenFaults = 8;
+// Before anything is measured: pools of threads and memory fill.
+constexpr int64_t kWarmRefits = 100;
 constexpr milliseconds kPatience(60000);
 
 ProcessUse Mean(const std::vector<ProcessUse>& samples, size_t begin,
@@ -68,9 +70,10 @@ class Soak {
       lives_[member] = member->life;
     }
     const int64_t commits = fleet_.commits();
-    const int64_t target = staying_[0]->commits + refits_;
+    const int64_t warm = staying_[0]->commits + kWarmRefits;
+    const int64_t target = warm + refits_;
     while (staying_[0]->commits < target) {
-      WEFT_RETURN_IF_ERROR(Sample());
+      WEFT_RETURN_IF_ERROR(Sample(staying_[0]->commits >= warm));
       Disturb();
       const int64_t next = staying_[0]->commits + kRefitsBetweenFaults;
       if (!fleet_.Live(kPatience,
@@ -96,7 +99,8 @@ class Soak {
   }
 
  private:
-  absl::Status Sample() {
+  // Of those that stay, if `measured`; that they stayed in any case.
+  absl::Status Sample(bool measured) {
     for (Member* const member : staying_) {
       if (member->process == nullptr || member->life != lives_[member]) {
         return absl::InternalError(
@@ -104,7 +108,7 @@ class Soak {
       }
       WEFT_ASSIGN_OR_RETURN(const ProcessUse use,
                             ReadProcessUse(member->process->pid()));
-      samples_[member].push_back(use);
+      if (measured) samples_[member].push_back(use);
     }
     return absl::OkStatus();
   }

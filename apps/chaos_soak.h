@@ -44,7 +44,8 @@ struct SoakReport {
   bool ok() const;
 };
 
-// Until the first engine has committed `refits` times. The fleet needs two
+// Until the first engine has committed `refits` times, after some to warm up.
+// The fleet needs two
 // engines and two trainers that stand in for each other. kInternal if a member
 // that stays has ended, kDeadlineExceeded if refits stop.
 absl::StatusOr<SoakReport> RunSoak(ChaosFleet& fleet, int64_t refits,

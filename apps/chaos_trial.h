@@ -35,7 +35,8 @@ struct ChaosOutcome {
   bool reached = false;  // somebody came to stand at the step
   int64_t torn = 0;
   int64_t hangs = 0;
-  int64_t commits = 0;  // of all engines, each read
+  int64_t commits = 0;   // of all engines, each read
+  int64_t restarts = 0;  // of processes that ended by themselves
   bool healed = false;
   double fault_seconds = 0;
   double heal_seconds = 0;  // from the end of the fault
