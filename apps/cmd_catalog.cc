@@ -12,6 +12,7 @@
 #include "weft/base/log.h"
 #include "weft/catalog/grpc/catalog_server.h"
 #include "weft/catalog/memory/memory_store.h"
+#include "weft/catalog/modelexpress/modelexpress_server.h"
 #include "weft/catalog/redis/redis_store.h"
 
 namespace weft::apps {
@@ -20,6 +21,7 @@ namespace {
 struct CatalogArgs {
   std::string listen = kDefaultCatalog;
   std::string store = "memory";
+  std::string modelexpress;  // empty: not served
   bool json = false;
 };
 
@@ -43,21 +45,47 @@ absl::StatusOr<std::unique_ptr<catalog::CatalogStore>> MakeStore(
                    "\"; known are memory and redis://HOST[:PORT][/PREFIX]"));
 }
 
+std::string AddressOf(const std::string& listen, int port) {
+  return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
+}
+
+void PrintListening(const CatalogArgs& args, int port,
+                    const catalog::ModelExpressServer* modelexpress) {
+  const std::string address = AddressOf(args.listen, port);
+  const std::string modelexpress_address =
+      modelexpress == nullptr
+          ? ""
+          : AddressOf(args.modelexpress, modelexpress->port());
+  if (args.json) {
+    nlohmann::json event = {{"event", "listening"}, {"address", address}};
+    if (modelexpress != nullptr) event["modelexpress"] = modelexpress_address;
+    PrintLine(event.dump());
+    return;
+  }
+  PrintLine(absl::StrCat("catalog listens on ", address,
+                         " (store: ", args.store, "); stop with ctrl-c"));
+  if (modelexpress == nullptr) return;
+  PrintLine(absl::StrCat(
+      "ModelExpress clients are answered on ", modelexpress_address,
+      "; their sources and versions are held by this process and end with it",
+      args.store == "memory" ? "" : ", they are not kept in Redis"));
+}
+
 int RunCatalog(const CatalogArgs& args) {
   const auto store = MakeStore(args.store);
   if (!store.ok()) return Fail("catalog", store.status(), args.json);
   auto server = catalog::CatalogServer::Start(args.listen, store->get());
   if (!server.ok()) return Fail("catalog", server.status(), args.json);
-  const std::string host = args.listen.substr(0, args.listen.rfind(':'));
-  const std::string address = absl::StrCat(host, ":", (*server)->port());
-  if (args.json) {
-    PrintLine(
-        nlohmann::json({{"event", "listening"}, {"address", address}}).dump());
-  } else {
-    PrintLine(absl::StrCat("catalog listens on ", address,
-                           " (store: ", args.store, "); stop with ctrl-c"));
+  std::unique_ptr<catalog::ModelExpressServer> modelexpress;
+  if (!args.modelexpress.empty()) {
+    auto started = catalog::ModelExpressServer::Start(args.modelexpress,
+                                                      {.on_note = LogNote});
+    if (!started.ok()) return Fail("catalog", started.status(), args.json);
+    modelexpress = *std::move(started);
   }
+  PrintListening(args, (*server)->port(), modelexpress.get());
   WaitForStopSignal();
+  if (modelexpress != nullptr) modelexpress->Shutdown();
   (*server)->Shutdown();
   return 0;
 }
@@ -80,6 +108,9 @@ void AddCatalog(CLI::App& app, int* exit_code) {
                    "where its state lives: memory, or redis://HOST[:PORT]"
                    "[/PREFIX], which several catalogs may share")
       ->capture_default_str();
+  command->add_option("--modelexpress", args->modelexpress,
+                      "HOST:PORT where clients of NVIDIA ModelExpress 0.7 are "
+                      "answered too; what they say is held in memory");
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] { *exit_code = RunCatalog(*args); });
 }

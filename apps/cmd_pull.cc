@@ -5,6 +5,7 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,9 @@ struct PullArgs {
   std::string control = "none";
   std::string inject;
   std::string device = "cpu";
+  std::string mode = "in-place";
+  std::string state;
+  std::optional<int64_t> shadow_bytes;
   int num_sms = 0;
   int64_t rank = 0;
   int threads = 1;
@@ -43,6 +47,7 @@ struct PullArgs {
   double timeout_seconds = 60;
   bool overwrite = false;
   bool explain = false;
+  bool resume = false;
   bool json = false;
 
   base::Deadline deadline() const { return AfterSeconds(timeout_seconds); }
@@ -115,6 +120,10 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.limits.staging_bytes = args.staging_bytes;
   options.execute.num_threads = args.threads;
   options.execute.window = args.window;
+  if (args.mode == "shadow") options.mode = session::ReceiveMode::kShadow;
+  if (args.shadow_bytes) options.shadow.budget_bytes = *args.shadow_bytes;
+  options.state_file = args.state;
+  options.resume = args.resume;
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
@@ -143,6 +152,17 @@ absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
   } else {
     PrintLine(FormatReport(report, plan));
     if (args.explain) PrintLine(engine.receiver->Explain({}, false));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RollBackAndSay(const PullArgs& args, Engine& engine) {
+  WEFT_ASSIGN_OR_RETURN(const session::RollbackReport report,
+                        engine.receiver->Rollback(args.deadline()));
+  if (args.json) {
+    PrintLine(ToJson(report, args.rank).dump());
+  } else {
+    PrintLine(absl::StrCat("back at ", catalog::ToString(report.version)));
   }
   return absl::OkStatus();
 }
@@ -191,7 +211,8 @@ absl::Status ArmFault(const PullArgs& args, transport::Fault::Kind kind,
   return absl::OkStatus();
 }
 
-// Lines on standard input: "refit [VERSION]", "poison", "save FILE", "quit";
+// Lines on standard input: "refit [VERSION]", "rollback", "poison",
+// "save FILE", "quit";
 // with --inject also "flip" (one byte of the next transfer) and "drop" (the
 // next transfer never completes). A failed
 // line is reported and the loop goes on: the receiver is then fenced.
@@ -205,6 +226,8 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     absl::Status status;
     if (word == "refit") {
       status = RefitAndSay(args, rest, engine);
+    } else if (word == "rollback") {
+      status = RollBackAndSay(args, engine);
     } else if (word == "poison") {
       status = engine.store->Fill(kPoison);
     } else if (word == "save") {
@@ -296,12 +319,27 @@ void AddPull(CLI::App& app, int* exit_code) {
       ->add_option("--timeout", args->timeout_seconds,
                    "seconds that any wait may take")
       ->capture_default_str();
+  command
+      ->add_option("--mode", args->mode,
+                   "shadow: receive beside what is served, then switch; with "
+                   "the control line rollback")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"in-place", "shadow"}));
+  command
+      ->add_option("--shadow-bytes", args->shadow_bytes,
+                   "memory that the second set may take; no limit if not given")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--state", args->state,
+                      "file that keeps, beyond this process, whether the "
+                      "weights may be torn (docs/receiver.md)");
+  command->add_flag("--resume", args->resume,
+                    "move only what an interrupted refit left to move");
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
   command->add_flag("--explain", args->explain, "print the whole plan");
   command
       ->add_option("--control", args->control,
-                   "stdin: read the lines refit, poison, save, quit")
+                   "stdin: read the lines refit, rollback, poison, save, quit")
       ->check(CLI::IsMember({"none", "stdin"}));
   command
       ->add_option("--inject", args->inject,

@@ -68,6 +68,7 @@ void AddPlan(CLI::App& app, int* exit_code);
 void AddBench(CLI::App& app, int* exit_code);
 void AddVersions(CLI::App& app, int* exit_code);
 void AddWorkers(CLI::App& app, int* exit_code);
+void AddSources(CLI::App& app, int* exit_code);
 
 }  // namespace weft::apps
 

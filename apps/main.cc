@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   weft::apps::AddSelftest(app, &exit_code);
   weft::apps::AddVersions(app, &exit_code);
   weft::apps::AddWorkers(app, &exit_code);
+  weft::apps::AddSources(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

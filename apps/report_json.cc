@@ -39,12 +39,16 @@ nlohmann::json ToJson(const session::RefitReport& report,
       {"rank", rank},
       {"version", catalog::ToString(report.version)},
       {"bytes", report.bytes},
+      {"bytes_resumed", report.bytes_resumed},
       {"wire_bytes", report.wire_bytes},
       {"seconds", report.seconds},
       {"transfer_seconds", report.transfer_seconds},
       {"verify_seconds", report.verify_seconds},
       {"quantise_seconds", report.quantise_seconds},
       {"control_seconds", report.control_seconds},
+      {"pause_seconds", report.pause_seconds},
+      {"bytes_copied", report.bytes_copied},
+      {"unrecorded", report.unrecorded},
       {"bytes_per_second", TransferRate(report)},
       {"bound_bytes_per_second", report.bound_bytes_per_second},
       {"bound", report.bound_name},
@@ -77,6 +81,16 @@ nlohmann::json ToJson(const session::RefitReport& report,
   return json;
 }
 
+nlohmann::json ToJson(const session::RollbackReport& report, int64_t rank) {
+  return {{"event", "rolled back"},
+          {"rank", rank},
+          {"version", catalog::ToString(report.version)},
+          {"seconds", report.seconds},
+          {"pause_seconds", report.pause_seconds},
+          {"bytes_copied", report.bytes_copied},
+          {"unrecorded", report.unrecorded}};
+}
+
 std::string FormatReport(const session::RefitReport& report,
                          const plan::Plan& plan) {
   std::string text =
@@ -95,6 +109,9 @@ std::string FormatReport(const session::RefitReport& report,
   text += fmt::format("  moved     {} in {}: {}", HumanBytes(report.bytes),
                       HumanSeconds(report.transfer_seconds),
                       HumanRate(TransferRate(report)));
+  if (report.bytes_resumed > 0) {
+    text += fmt::format(", {} lay in place", HumanBytes(report.bytes_resumed));
+  }
   if (report.bound_bytes_per_second > 0) {
     text += fmt::format("; bound {} ({}), ratio {:.2f}",
                         HumanRate(report.bound_bytes_per_second),
@@ -109,6 +126,14 @@ std::string FormatReport(const session::RefitReport& report,
   text +=
       fmt::format("  total     {} (control {})\n", HumanSeconds(report.seconds),
                   HumanSeconds(report.control_seconds));
+  if (report.pause_seconds > 0) {
+    text += fmt::format("  paused    {}, {} copied\n",
+                        HumanSeconds(report.pause_seconds),
+                        HumanBytes(report.bytes_copied));
+  }
+  if (!report.unrecorded.empty()) {
+    text += fmt::format("  not told  {}\n", report.unrecorded);
+  }
   for (const session::PeerReport& peer : report.peers) {
     text += fmt::format("  peer      rank {}: {} by {}{}\n", peer.rank,
                         HumanBytes(peer.bytes), peer.transport,

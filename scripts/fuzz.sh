@@ -5,7 +5,8 @@ set -u
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 command -v clang++ >/dev/null || { echo "fuzz: clang++ is missing; run scripts/setup.sh --all" >&2; exit 1; }
-scripts/build.sh fuzz fuzz_safetensors fuzz_catalog fuzz_placement fuzz_plan || exit 1
+scripts/build.sh fuzz fuzz_safetensors fuzz_catalog fuzz_placement fuzz_plan fuzz_receiver_state \
+  fuzz_modelexpress || exit 1
 failed=0
 for target in build/fuzz/bin/fuzz_*; do
   name=$(basename "$target")

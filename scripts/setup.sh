@@ -104,6 +104,20 @@ install_ml() {
   touch "$stamp"
 }
 
+install_modelexpress() {
+  local stamp
+  stamp="$DEPS/modelexpress.$(sha256sum <scripts/requirements-modelexpress.txt | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  rm -rf "$DEPS"/modelexpress "$DEPS"/modelexpress.*
+  "$DEPS/venv-ml/bin/python" -m pip --disable-pip-version-check -q install \
+    --no-deps --target "$DEPS/modelexpress" -r scripts/requirements-modelexpress.txt \
+    >"$DEPS/pip-modelexpress.log" 2>&1 || {
+    say "pip could not install scripts/requirements-modelexpress.txt (see $DEPS/pip-modelexpress.log): no tests with ModelExpress's clients"
+    return 1
+  }
+  touch "$stamp"
+}
+
 # shellcheck disable=SC2086
 install_apt $REQUIRED || { say "cannot build without these packages"; exit 1; }
 for wanted in "$@"; do
@@ -119,4 +133,4 @@ for wanted in "$@"; do
 done
 install_pip
 install_cuda
-if [ "${want_ml:-0}" = 1 ]; then install_ml; fi
+if [ "${want_ml:-0}" = 1 ]; then install_ml && install_modelexpress; fi

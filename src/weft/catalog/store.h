@@ -237,6 +237,15 @@ class CatalogStore {
                                     const std::string& fenced_reason,
                                     base::Deadline deadline) = 0;
 
+  // Without a lease: an attached receiver serves `committed` (one that it kept,
+  // or that it holds in full since its lease ended), or must not serve because
+  // of `fenced_reason` (`committed` is nullptr then: the last commit stays as
+  // it was told). kInvalidArgument when both or neither is given.
+  virtual absl::Status ReportServing(const std::string& worker_id,
+                                     const VersionId* committed,
+                                     const std::string& fenced_reason,
+                                     base::Deadline deadline) = 0;
+
   // Sorted by model, then version / rank. Empty model = all.
   virtual absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) = 0;

@@ -188,6 +188,54 @@ std::string ArrivalCheck::CheckItem(size_t index,
                                     item.cover_grid.num_tiles, *mismatches);
 }
 
+bool ArrivalCheck::IsInPlace(const Item& item,
+                             const execute::Program& witnesses,
+                             absl::Span<const DigestValue> table,
+                             ArrivalResult& result) const {
+  const plan::Move& move = plan_.peers[item.peer].moves[item.move];
+  if (!move.conversion.identity()) return false;
+  const Values held = DigestInPlace(item);
+  Values completed = held;
+  AddWitnesses(item, witnesses, completed);
+  const int64_t fragment_tiles =
+      tensor::TileGrid::Of(item.fragment_box).num_tiles;
+  const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
+      verify::CompareTables(item.fragment_box, move.box,
+                            table.subspan(static_cast<size_t>(item.table_begin),
+                                          static_cast<size_t>(fragment_tiles)),
+                            completed);
+  if (!mismatches.ok() || !mismatches->empty()) return false;
+  result.tiles_checked += item.cover_grid.num_tiles;
+  result.bytes_digested += item.bytes;
+  const tensor::TensorSpec& logical = target_.tensors[move.tensor];
+  verify::AddToTensorDigest(constants_->seed ^ item.name_hash, logical.shape,
+                            item.cover_box, held, result.digest);
+  return true;
+}
+
+ArrivalCheck::Sieve ArrivalCheck::FindInPlace(const execute::Program& witnesses,
+                                              absl::Span<const Values> tables,
+                                              int num_threads) {
+  std::mutex mutex;
+  Sieve sieve;
+  sieve.in_place.resize(items_.size(), 0);
+  std::atomic<size_t> next{0};
+  base::RunThreads(num_threads, items_.size(), [&] {
+    ArrivalResult mine;
+    for (size_t i = next++; i < items_.size(); i = next++) {
+      const Item& item = items_[i];
+      sieve.in_place[i] =
+          IsInPlace(item, witnesses, tables[item.peer], mine) ? 1 : 0;
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    sieve.result += mine;
+  });
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (sieve.in_place[i] != 0) sieve.bytes_in_place += items_[i].bytes;
+  }
+  return sieve;
+}
+
 absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
                                                 absl::Span<const Values> tables,
                                                 int num_threads) {
@@ -207,9 +255,7 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
       faults.Add(fault);
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    result.tiles_checked += mine.tiles_checked;
-    result.bytes_digested += mine.bytes_digested;
-    result.digest += mine.digest;
+    result += mine;
   };
   base::RunThreads(num_threads, items_.size(), work);
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss));

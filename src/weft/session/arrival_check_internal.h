@@ -21,6 +21,13 @@ struct ArrivalResult {
   int64_t tiles_checked = 0;
   int64_t bytes_digested = 0;
   convert::DigestValue digest;  // weighted sum over all tiles received
+
+  ArrivalResult& operator+=(const ArrivalResult& more) {
+    tiles_checked += more.tiles_checked;
+    bytes_digested += more.bytes_digested;
+    digest += more.digest;
+    return *this;
+  }
 };
 
 // Prepared once a plan: which index maps to walk, where each fragment's table
@@ -46,6 +53,19 @@ class ArrivalCheck {
   // All bytes of this move are in place: digests it. From any thread, for
   // different moves at the same time, between Begin and Run.
   void Landed(size_t peer, size_t move);
+
+  // Instead of an arrival: for each move, in the plan's order, whether the
+  // destination holds what the tables say already. `witnesses` has read those
+  // of the plan. Moves that convert never do: what they were made of cannot be
+  // told from the result. The result is of the moves that do.
+  struct Sieve {
+    std::vector<uint8_t> in_place;
+    ArrivalResult result;
+    int64_t bytes_in_place = 0;
+  };
+  Sieve FindInPlace(const execute::Program& witnesses,
+                    absl::Span<const std::vector<convert::DigestValue>> tables,
+                    int num_threads);
 
   // Digests the received boxes that have not been digested where they lie now,
   // adds the witnesses, and compares tile by tile. `tables[p]` holds
@@ -78,6 +98,10 @@ class ArrivalCheck {
   Values DigestInPlace(const Item& item) const;
   void AddWitnesses(const Item& item, const execute::Program& program,
                     Values& values) const;
+  // Whether the tables say of the item what lies in place; adds to `result`.
+  bool IsInPlace(const Item& item, const execute::Program& witnesses,
+                 absl::Span<const convert::DigestValue> table,
+                 ArrivalResult& result) const;
   // Adds to `result`; returns what differs, or "".
   std::string CheckItem(size_t index, const execute::Program& program,
                         absl::Span<const convert::DigestValue> table,

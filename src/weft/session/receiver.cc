@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -14,11 +15,13 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "weft/base/log.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
 #include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
+#include "weft/session/latch_internal.h"
+#include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_link_internal.h"
 #include "weft/session/transfer_internal.h"
 #include "weft/topology/host.h"
@@ -53,7 +56,9 @@ struct Prepared {
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  std::unique_ptr<Transfer> transfer;
+  // By the set of memory that they write; the second one is made when it is
+  // needed.
+  std::array<std::unique_ptr<Transfer>, 2> transfers;
   Bound bound;
 };
 
@@ -80,6 +85,13 @@ class ReceiverImpl : public Receiver {
     WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     target_digest_ = manifest::DigestOf(canonical);
+    WEFT_ASSIGN_OR_RETURN(latch_, Latch::Open(options_.state_file,
+                                              options_.model, target_digest_));
+    if (options_.mode == ReceiveMode::kShadow) {
+      WEFT_ASSIGN_OR_RETURN(shadow_, ShadowSet::Make(options_));
+    } else if (latch_->last_life().has_value()) {
+      begun_ = latch_->last_life()->version;
+    }
     const std::string packed = manifest::PackBytes(canonical);
     const std::string packed_digest_hex = manifest::DigestOf(packed).ToHex();
     WEFT_RETURN_IF_ERROR(
@@ -100,6 +112,11 @@ class ReceiverImpl : public Receiver {
                           options_.catalog->Register(info, "", deadline));
     WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
                                            registration_.worker_id, deadline));
+    latch_->SetGeneration(registration_.generation);
+    if (latch_->last_life().has_value() && latch_->last_life()->dirty) {
+      return options_.catalog->ReportServing(registration_.worker_id, nullptr,
+                                             latch_->reason(), deadline);
+    }
     return absl::OkStatus();
   }
 
@@ -122,14 +139,10 @@ class ReceiverImpl : public Receiver {
     return report;
   }
 
-  bool fenced() const override {
-    absl::MutexLock lock(&fence_mutex_);
-    return fenced_;
-  }
-  std::string fenced_reason() const override {
-    absl::MutexLock lock(&fence_mutex_);
-    return fenced_reason_;
-  }
+  absl::StatusOr<RollbackReport> Rollback(base::Deadline deadline) override;
+
+  bool fenced() const override { return latch_->fenced(); }
+  std::string fenced_reason() const override { return latch_->reason(); }
   const std::optional<catalog::VersionId>& committed() const override {
     return committed_;
   }
@@ -152,12 +165,6 @@ class ReceiverImpl : public Receiver {
   }
 
  private:
-  void SetFence(bool fenced, std::string reason) {
-    absl::MutexLock lock(&fence_mutex_);
-    fenced_ = fenced;
-    fenced_reason_ = std::move(reason);
-  }
-
   absl::StatusOr<RefitReport> RefitOnce(const catalog::VersionId* version,
                                         bool newer, base::Deadline deadline) {
     const auto start = steady_clock::now();
@@ -167,23 +174,40 @@ class ReceiverImpl : public Receiver {
     RefitReport report;
     report.version = leased;
     const absl::Status done = TransferUnderLease(lease, deadline, report);
+    // What the second set holds is served only after the switch.
+    const bool committed = done.ok() && shadow_ == nullptr;
     // A failed refit still has to give its lease back, with a moment of its
     // own if the deadline is what failed.
     const absl::Status released = options_.catalog->ReleaseLease(
-        lease.lease_id, done.ok(), done.ok() ? "" : fenced_reason(),
+        lease.lease_id, committed, done.ok() ? "" : fenced_reason(),
         done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
     if (!done.ok()) return done;
-    if (!released.ok()) {
-      SetFence(true, absl::StrCat("the lease of ", catalog::ToString(leased),
-                                  " could not be released: ",
-                                  std::string(released.message())));
+    if (shadow_ != nullptr) {
+      WEFT_RETURN_IF_ERROR(released);
+      shadow_->EndTransfer(leased);
+      const absl::StatusOr<RollbackReport> switched =
+          SwitchTo(leased, deadline);
+      if (!switched.ok()) {
+        // What was never live is nothing to go back to.
+        if (shadow_->received() == leased) shadow_->BeginTransfer();
+        return switched.status();
+      }
+      report.pause_seconds = switched->pause_seconds;
+      report.bytes_copied = switched->bytes_copied;
+      report.unrecorded = switched->unrecorded;
+    } else if (!released.ok()) {
+      latch_->Fence(absl::StrCat(
+          "the lease of ", catalog::ToString(leased),
+          " could not be released: ", std::string(released.message())));
       return released;
+    } else {
+      committed_ = leased;
+      latch_->Clear();
     }
-    committed_ = leased;
-    SetFence(false, "");
     report.seconds = SecondsBetween(start, steady_clock::now());
     report.control_seconds = report.seconds - report.transfer_seconds -
-                             report.verify_seconds - report.quantise_seconds;
+                             report.verify_seconds - report.quantise_seconds -
+                             report.pause_seconds;
     if (options_.measure_bound) UpdateBound(deadline, report);
     return report;
   }
@@ -244,12 +268,21 @@ class ReceiverImpl : public Receiver {
     report.planned = counters_.plans_built > before.plans_built;
     report.manifests_fetched =
         counters_.manifests_fetched - before.manifests_fetched;
-    SetFence(true, absl::StrCat("a refit to ", catalog::ToString(version),
-                                " has begun and not committed"));
-    absl::Status status = MoveAndCheck(version, deadline, report);
+    const bool resume = options_.resume && begun_ == version;
+    if (shadow_ != nullptr) {
+      shadow_->BeginTransfer();
+    } else {
+      WEFT_RETURN_IF_ERROR(latch_->Set(
+          version, absl::StrCat("a refit to ", catalog::ToString(version),
+                                " has begun and not committed")));
+    }
+    begun_ = version;
+    absl::Status status = MoveAndCheck(version, resume, deadline, report);
     if (!status.ok()) {
-      SetFence(true, absl::StrCat("refit to ", catalog::ToString(version),
-                                  " failed: ", std::string(status.message())));
+      if (shadow_ == nullptr) {
+        latch_->Fence(absl::StrCat("refit to ", catalog::ToString(version),
+                                   " failed: ", std::string(status.message())));
+      }
       // Links to a dead peer, or with operations in flight into our memory,
       // are not used again.
       if (!absl::IsDataLoss(status) && !absl::IsAborted(status)) {
@@ -259,15 +292,29 @@ class ReceiverImpl : public Receiver {
     return status;
   }
 
-  absl::Status MoveAndCheck(const catalog::VersionId& version,
+  absl::Status MoveAndCheck(const catalog::VersionId& version, bool resume,
                             base::Deadline deadline, RefitReport& report) {
-    WEFT_RETURN_IF_ERROR(prepared_->transfer->Run(version, deadline, report));
-    if (options_.derive_hook) {
-      WEFT_RETURN_IF_ERROR(base::Annotate(options_.derive_hook(version),
-                                          "hook after the transfer"));
-    }
-    return absl::OkStatus();
+    WEFT_ASSIGN_OR_RETURN(Transfer* const transfer, TransferOf(*prepared_));
+    WEFT_RETURN_IF_ERROR(transfer->Run(version, resume, deadline, report));
+    if (shadow_ != nullptr) return absl::OkStatus();
+    WEFT_RETURN_IF_ERROR(Derive(version));
+    return latch_->Record(version);
   }
+
+  absl::Status Derive(const catalog::VersionId& version) {
+    if (!options_.derive_hook) return absl::OkStatus();
+    return base::Annotate(options_.derive_hook(version),
+                          "hook after the transfer");
+  }
+
+  // Into the set of memory that receives now.
+  absl::StatusOr<Transfer*> TransferOf(Prepared& prepared);
+  // The receiving set, which holds `version`, becomes the live one.
+  absl::StatusOr<RollbackReport> SwitchTo(const catalog::VersionId& version,
+                                          base::Deadline deadline);
+  absl::Status SwitchWhilePaused(const catalog::VersionId& version,
+                                 base::Deadline deadline,
+                                 RollbackReport& report);
 
   absl::Status PrepareFor(const catalog::SourceSet& set,
                           base::Deadline deadline);
@@ -286,13 +333,14 @@ class ReceiverImpl : public Receiver {
   // trainer of the same layout sends no manifest again.
   std::map<std::string, std::shared_ptr<const FetchedPlacement>>
       placement_cache_;
+  std::unique_ptr<Latch> latch_;
+  std::unique_ptr<ShadowSet> shadow_;  // null: in place
   std::unique_ptr<Prepared> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
-
-  mutable absl::Mutex fence_mutex_;
-  bool fenced_ = true;
-  std::string fenced_reason_ = "no refit has committed yet";
+  // What the receiving memory was last being brought to, in this life or, in
+  // place, the last one.
+  std::optional<catalog::VersionId> begun_;
 };
 
 absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
@@ -334,12 +382,7 @@ absl::Status ReceiverImpl::PrepareFor(const catalog::SourceSet& set,
     ++counters_.plans_built;
   }
   WEFT_RETURN_IF_ERROR(OpenLinks(set, *next, deadline));
-  WEFT_ASSIGN_OR_RETURN(next->transfer,
-                        Transfer::Make({.options = options_,
-                                        .index = *next->index,
-                                        .plan = next->planned->plan,
-                                        .staged = next->planned->staged,
-                                        .links = next->links}));
+  WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
   prepared_ = std::move(next);
   return absl::OkStatus();
 }
@@ -432,6 +475,100 @@ absl::Status ReceiverImpl::OpenLinks(const catalog::SourceSet& set,
     next.links.push_back(std::move(link));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<Transfer*> ReceiverImpl::TransferOf(Prepared& prepared) {
+  const size_t set = shadow_ == nullptr ? 0 : shadow_->receiving();
+  std::unique_ptr<Transfer>& transfer = prepared.transfers[set];
+  if (transfer == nullptr) {
+    const RankMemory& memory =
+        shadow_ == nullptr ? options_.memory : shadow_->receiving_memory();
+    WEFT_ASSIGN_OR_RETURN(transfer,
+                          Transfer::Make({.options = options_,
+                                          .memory = memory,
+                                          .index = *prepared.index,
+                                          .plan = prepared.planned->plan,
+                                          .staged = prepared.planned->staged,
+                                          .links = prepared.links}));
+  }
+  return transfer.get();
+}
+
+absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
+    const catalog::VersionId& version, base::Deadline deadline) {
+  RollbackReport report;
+  report.version = version;
+  if (options_.shadow.pause) {
+    WEFT_RETURN_IF_ERROR(
+        base::Annotate(options_.shadow.pause(), "hook that pauses the engine"));
+  }
+  const auto paused = steady_clock::now();
+  const absl::Status switched = SwitchWhilePaused(version, deadline, report);
+  if (!switched.ok()) {
+    latch_->Fence(absl::StrCat("switch to ", catalog::ToString(version),
+                               " failed: ", std::string(switched.message())));
+    // There is no lease to say it with. The catalog may be what failed.
+    options_.catalog
+        ->ReportServing(registration_.worker_id, nullptr, fenced_reason(),
+                        base::Deadline::After(std::chrono::seconds(2)))
+        .IgnoreError();
+    return switched;
+  }
+  report.pause_seconds = SecondsBetween(paused, steady_clock::now());
+  const absl::Status resumed =
+      options_.shadow.resume ? options_.shadow.resume() : absl::OkStatus();
+  base::FaultList faults;
+  for (const absl::Status& recorded :
+       {latch_->Record(version),
+        options_.catalog->ReportServing(registration_.worker_id, &version, "",
+                                        deadline)}) {
+    if (!recorded.ok()) faults.Add(std::string(recorded.message()));
+  }
+  report.unrecorded =
+      std::string(faults.ToStatus(absl::StatusCode::kUnknown).message());
+  if (!report.unrecorded.empty()) {
+    base::Log(base::LogLevel::kWarning,
+              absl::StrCat(
+                  catalog::ToString(version),
+                  " is live, but not recorded as such: ", report.unrecorded));
+  }
+  WEFT_RETURN_IF_ERROR(base::Annotate(resumed, "hook that resumes the engine"));
+  return report;
+}
+
+absl::Status ReceiverImpl::SwitchWhilePaused(const catalog::VersionId& version,
+                                             base::Deadline deadline,
+                                             RollbackReport& report) {
+  WEFT_RETURN_IF_ERROR(latch_->Set(
+      version, absl::StrCat("a switch to ", catalog::ToString(version),
+                            " has begun and not ended")));
+  begun_.reset();  // the receiving set becomes another one
+  WEFT_ASSIGN_OR_RETURN(report.bytes_copied, shadow_->Switch(deadline));
+  WEFT_RETURN_IF_ERROR(Derive(version));
+  committed_ = version;
+  latch_->Clear();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RollbackReport> ReceiverImpl::Rollback(base::Deadline deadline) {
+  const auto start = steady_clock::now();
+  if (shadow_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "a receiver that receives in place keeps no previous version; receive "
+        "into a second set of buffers");
+  }
+  if (!shadow_->received().has_value()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "no previous version is held beside ",
+        committed_.has_value() ? catalog::ToString(*committed_) : "none",
+        options_.shadow.keep_previous
+            ? ": there was none, or a transfer has begun since"
+            : ": the receiver was not told to keep it"));
+  }
+  const catalog::VersionId version = *shadow_->received();
+  WEFT_ASSIGN_OR_RETURN(RollbackReport report, SwitchTo(version, deadline));
+  report.seconds = SecondsBetween(start, steady_clock::now());
+  return report;
 }
 
 }  // namespace

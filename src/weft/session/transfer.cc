@@ -53,6 +53,13 @@ void AddReport(const execute::ExecuteReport& more,
   }
 }
 
+int64_t MovedFrom(const execute::ExecuteReport& report, int64_t rank) {
+  for (const execute::ExecuteReport::Peer& peer : report.peers) {
+    if (peer.rank == rank) return peer.bytes;
+  }
+  return 0;
+}
+
 absl::Status ReadTable(SourceLink& link, const ArrivalCheck::TableRange& range,
                        base::Deadline deadline,
                        std::vector<convert::DigestValue>& values) {
@@ -129,7 +136,7 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
 }
 
 absl::Status Transfer::Prepare() {
-  memory_ = in_.options.memory;
+  memory_ = in_.memory;
   WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(memory_));
   WEFT_ASSIGN_OR_RETURN(device_areas_,
                         DeviceAreas::Make(memory_, in_.options.execute.device));
@@ -219,33 +226,41 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
     const plan::Plan& plan) {
   auto part = std::make_unique<Part>();
   part->plan = &plan;
-  std::vector<execute::RemoteRank> remotes;
   for (const plan::PeerPlan& peer : plan.peers) {
-    const auto link = std::find_if(
-        in_.links.begin(), in_.links.end(),
-        [&](const auto& each) { return each->rank() == peer.src_rank; });
-    part->links.push_back(link->get());
-    remotes.push_back((*link)->RemoteRank());
+    part->links.push_back(&LinkOf(peer));
   }
   part->arrival = std::make_unique<ArrivalCheck>(*part->plan, in_.index,
                                                  in_.staged.placement, memory_);
   execute::ExecuteOptions options = in_.options.execute;
-  // Stages take their part of the staging budget.
-  options.staging_bytes -= static_cast<int64_t>(num_areas_) * area_bytes_;
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };
   options.beside = [this, part = part.get()] {
     return in_.options.verify ? ReadTables(*part, deadline_) : absl::OkStatus();
   };
-  WEFT_ASSIGN_OR_RETURN(
-      part->program,
-      execute::BindPull(plan, in_.index, in_.staged.placement,
-                        *in_.options.kernels, local_, remotes, options));
+  WEFT_ASSIGN_OR_RETURN(part->program, BindProgram(plan, std::move(options)));
   return part;
 }
 
-absl::Status Transfer::Run(const catalog::VersionId& version,
+absl::StatusOr<std::unique_ptr<execute::Program>> Transfer::BindProgram(
+    const plan::Plan& plan, execute::ExecuteOptions options) {
+  // Stages take their part of the staging budget.
+  options.staging_bytes -= static_cast<int64_t>(num_areas_) * area_bytes_;
+  std::vector<execute::RemoteRank> remotes;
+  for (const plan::PeerPlan& peer : plan.peers) {
+    remotes.push_back(LinkOf(peer).RemoteRank());
+  }
+  return execute::BindPull(plan, in_.index, in_.staged.placement,
+                           *in_.options.kernels, local_, remotes, options);
+}
+
+SourceLink& Transfer::LinkOf(const plan::PeerPlan& peer) const {
+  return **std::find_if(
+      in_.links.begin(), in_.links.end(),
+      [&](const auto& link) { return link->rank() == peer.src_rank; });
+}
+
+absl::Status Transfer::Run(const catalog::VersionId& version, bool resume,
                            base::Deadline deadline, RefitReport& report) {
   WEFT_RETURN_IF_ERROR(device_areas_.Check());
   WEFT_RETURN_IF_ERROR(
@@ -254,7 +269,12 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
   const auto transfer_start = steady_clock::now();
   execute::ApplyZeroFills(*direct_->plan, in_.staged.placement, local_);
   report.transfer_seconds += SecondsSince(transfer_start);
-  WEFT_RETURN_IF_ERROR(RunPart(*direct_, version, deadline, report));
+  // Digests in place are taken by the host, from tables alone.
+  const bool may_resume =
+      resume && in_.options.verify && device_ == memory::kHostMemory;
+  WEFT_RETURN_IF_ERROR(may_resume
+                           ? ResumeDirect(version, deadline, report)
+                           : RunPart(*direct_, version, deadline, report));
   report.bytes = report.execute.bytes_moved + quantised_bytes_;
   WEFT_RETURN_IF_ERROR(RunRounds(version, deadline, report));
   // A version is published once, and its word does not come back: one look at
@@ -265,9 +285,11 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
   report.wire_bytes = report.execute.bytes_on_wire;
   if (in_.options.verify) report.digest = convert::ToHex(digest_);
   for (size_t p = 0; p < in_.links.size(); ++p) {
-    report.peers.push_back(
-        {in_.links[p]->rank(), in_.links[p]->transport_name(),
-         in_.links[p]->mapped(), in_.plan.peers[p].dst_bytes});
+    const int64_t rank = in_.links[p]->rank();
+    report.peers.push_back({rank, in_.links[p]->transport_name(),
+                            in_.links[p]->mapped(),
+                            may_resume ? MovedFrom(report.execute, rank)
+                                       : in_.plan.peers[p].dst_bytes});
   }
   return absl::OkStatus();
 }

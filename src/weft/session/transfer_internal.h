@@ -35,6 +35,7 @@ class Transfer {
  public:
   struct Inputs {
     const ReceiverOptions& options;
+    const RankMemory& memory;  // that is written
     const plan::SourceIndex& index;
     const plan::Plan& plan;  // for staged.placement
     const plan::StagedTarget& staged;
@@ -45,10 +46,11 @@ class Transfer {
   // and binds the first part. Everything in `inputs` must outlive it.
   static absl::StatusOr<std::unique_ptr<Transfer>> Make(const Inputs& inputs);
 
-  // All parts. Fills in the report's bytes, times, digest and peers. Codes as
-  // Receiver::Refit.
-  absl::Status Run(const catalog::VersionId& version, base::Deadline deadline,
-                   RefitReport& report);
+  // All parts. Fills in the report's bytes, times, digest and peers. `resume`:
+  // moves of the direct part whose bytes lie in place already are left out.
+  // Codes as Receiver::Refit.
+  absl::Status Run(const catalog::VersionId& version, bool resume,
+                   base::Deadline deadline, RefitReport& report);
 
  private:
   // A plan bound to memory; the arrival check is told what has landed.
@@ -67,6 +69,10 @@ class Transfer {
   absl::Status Prepare();
   absl::Status AllocateStaging();
   absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan);
+  SourceLink& LinkOf(const plan::PeerPlan& peer) const;
+  // `options`: the receiver's, with hooks of the part.
+  absl::StatusOr<std::unique_ptr<execute::Program>> BindProgram(
+      const plan::Plan& plan, execute::ExecuteOptions options);
   absl::Status RunRounds(const catalog::VersionId& version,
                          base::Deadline deadline, RefitReport& report);
   absl::Status Quantise(size_t round, int num_threads, base::Deadline deadline);
@@ -74,6 +80,10 @@ class Transfer {
   int64_t StagingOffset(size_t round) const {
     return static_cast<int64_t>(round % num_areas_) * area_bytes_;
   }
+  // The direct part without what lies in place: finds that by the publishers'
+  // tables, reading only what completes tiles that moves cut through.
+  absl::Status ResumeDirect(const catalog::VersionId& version,
+                            base::Deadline deadline, RefitReport& report);
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
   // Fills part.tables.

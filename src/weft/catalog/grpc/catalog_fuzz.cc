@@ -37,7 +37,7 @@ void Call(CatalogService& service,
 
 void CallNumber(CatalogService& service, int method, const std::string& bytes) {
   using S = CatalogService;
-  switch (method % 13) {
+  switch (method % 14) {
     case 0:
       return Call(service, &S::PutPlacement, bytes);
     case 1:
@@ -63,6 +63,8 @@ void CallNumber(CatalogService& service, int method, const std::string& bytes) {
       return Call(service, &S::ReleaseLease, bytes);
     case 11:
       return Call(service, &S::ListVersions, bytes);
+    case 12:
+      return Call(service, &S::ReportServing, bytes);
     default:
       return Call(service, &S::ListWorkers, bytes);
   }

@@ -10,29 +10,14 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/catalog_service_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
+#include "weft/catalog/listen_address.h"
 
 namespace weft::catalog {
 namespace {
-
-// "HOST:PORT" as gRPC wants it.
-absl::StatusOr<std::string> CheckedAddress(const std::string& listen_address) {
-  const size_t colon = listen_address.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos ||
-      !absl::SimpleAtoi(listen_address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listen address \"", CleanReason(listen_address),
-        "\" is not of the form HOST:PORT with a port between 0 and 65535"));
-  }
-  return colon == 0 ? absl::StrCat("[::]", listen_address) : listen_address;
-}
 
 void SetConnectionOptions(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
@@ -68,7 +53,7 @@ CatalogServer::~CatalogServer() { Shutdown(); }
 absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
     const std::string& listen_address, CatalogStore* store) {
   WEFT_ASSIGN_OR_RETURN(const std::string address,
-                        CheckedAddress(listen_address));
+                        CheckedListenAddress(listen_address));
   auto impl = std::make_unique<Impl>(store);
   grpc::ServerBuilder builder;
   SetConnectionOptions(builder);
@@ -77,9 +62,7 @@ absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
   builder.RegisterService(&impl->service);
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr || impl->port == 0) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "cannot listen on ", listen_address,
-        " (is another program there, or is it no address of this host)"));
+    return CannotListen(listen_address);
   }
   return std::unique_ptr<CatalogServer>(new CatalogServer(std::move(impl)));
 }

@@ -239,6 +239,15 @@ grpc::Status CatalogService::ReleaseLease(
                                            request->fenced_reason(), AtOnce()));
 }
 
+grpc::Status CatalogService::ReportServing(
+    grpc::ServerContext* /*context*/, const v1::ReportServingRequest* request,
+    v1::ReportServingResponse* /*response*/) {
+  const VersionId committed = FromWire(request->committed());
+  return ToWireStatus(store_->ReportServing(
+      request->worker_id(), request->has_committed() ? &committed : nullptr,
+      request->fenced_reason(), AtOnce()));
+}
+
 grpc::Status CatalogService::ListVersions(
     grpc::ServerContext* /*context*/, const v1::ListVersionsRequest* request,
     v1::ListVersionsResponse* response) {

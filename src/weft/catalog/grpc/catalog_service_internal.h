@@ -77,6 +77,9 @@ class CatalogService final
   grpc::Status ReleaseLease(grpc::ServerContext* context,
                             const v1::ReleaseLeaseRequest* request,
                             v1::ReleaseLeaseResponse* response) override;
+  grpc::Status ReportServing(grpc::ServerContext* context,
+                             const v1::ReportServingRequest* request,
+                             v1::ReportServingResponse* response) override;
   grpc::Status ListVersions(grpc::ServerContext* context,
                             const v1::ListVersionsRequest* request,
                             v1::ListVersionsResponse* response) override;

@@ -216,6 +216,15 @@ class FailoverClient : public CatalogStore {
       return was_done ? absl::OkStatus() : status;
     });
   }
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->ReportServing(worker_id, committed, fenced_reason,
+                                       deadline);
+    });
+  }
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override {
     return Call(deadline, [&](const Link& link, bool) {

@@ -75,6 +75,10 @@ class GrpcClient : public CatalogStore {
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override;
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
@@ -244,6 +248,19 @@ absl::Status GrpcClient::ReleaseLease(const std::string& lease_id,
   v1::ReleaseLeaseResponse response;
   return connection_->Call(&Stub::ReleaseLease, request, response, deadline,
                            "releasing a lease");
+}
+
+absl::Status GrpcClient::ReportServing(const std::string& worker_id,
+                                       const VersionId* committed,
+                                       const std::string& fenced_reason,
+                                       base::Deadline deadline) {
+  v1::ReportServingRequest request;
+  request.set_worker_id(WireId(worker_id));
+  if (committed != nullptr) ToWire(*committed, *request.mutable_committed());
+  request.set_fenced_reason(CleanReason(fenced_reason));
+  v1::ReportServingResponse response;
+  return connection_->Call(&Stub::ReportServing, request, response, deadline,
+                           "reporting what is served");
 }
 
 absl::StatusOr<std::vector<VersionRecord>> GrpcClient::ListVersions(

@@ -279,6 +279,10 @@ class MemoryStore : public CatalogStore {
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override;
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
@@ -424,6 +428,18 @@ absl::Status MemoryStore::ReleaseLease(const std::string& lease_id,
   WEFT_RETURN_IF_ERROR(deadline.Check("releasing a lease"));
   Core::Transaction transaction(*core_);
   return transaction.state().ReleaseLease(lease_id, committed, fenced_reason);
+}
+
+absl::Status MemoryStore::ReportServing(const std::string& worker_id,
+                                        const VersionId* committed,
+                                        const std::string& fenced_reason,
+                                        base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reporting what is served"));
+  if (committed != nullptr) {
+    WEFT_RETURN_IF_ERROR(CheckName("run id", committed->run_id));
+  }
+  Core::Transaction transaction(*core_);
+  return transaction.state().ReportServing(worker_id, committed, fenced_reason);
 }
 
 absl::StatusOr<std::vector<VersionRecord>> MemoryStore::ListVersions(

@@ -123,6 +123,10 @@ class RedisStore : public CatalogStore {
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override;
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
@@ -316,6 +320,21 @@ absl::Status RedisStore::ReleaseLease(const std::string& lease_id,
   WEFT_RETURN_IF_ERROR(deadline.Check("releasing a lease"));
   Command command = OfWorker(Kind::kRelease, lease_id);
   command.flag = committed;
+  command.text = CleanReason(fenced_reason);
+  return Do(std::move(command), deadline).status();
+}
+
+absl::Status RedisStore::ReportServing(const std::string& worker_id,
+                                       const VersionId* committed,
+                                       const std::string& fenced_reason,
+                                       base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reporting what is served"));
+  Command command = OfWorker(Kind::kReport, worker_id);
+  if (committed != nullptr) {
+    WEFT_RETURN_IF_ERROR(CheckName("run id", committed->run_id));
+    command.flag = true;
+    command.version = *committed;
+  }
   command.text = CleanReason(fenced_reason);
   return Do(std::move(command), deadline).status();
 }

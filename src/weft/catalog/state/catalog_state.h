@@ -103,6 +103,9 @@ class CatalogState {
                                            TimePoint now);
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason);
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason);
 
   std::vector<VersionRecord> ListVersions(const std::string& model) const;
   std::vector<WorkerRecord> ListWorkers(const std::string& model) const;

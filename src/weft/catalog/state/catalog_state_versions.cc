@@ -323,6 +323,27 @@ absl::Status CatalogState::ReleaseLease(const std::string& lease_id,
       "lease \"", name, "\" was revoked: ", revoked->second.reason));
 }
 
+absl::Status CatalogState::ReportServing(const std::string& worker_id,
+                                         const VersionId* committed,
+                                         const std::string& fenced_reason) {
+  if ((committed != nullptr) != fenced_reason.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "worker \"", CleanReason(worker_id.substr(0, kMaxNameBytes)),
+        "\" reports ",
+        committed == nullptr
+            ? "neither what it serves nor why it does not"
+            : absl::StrCat(
+                  "that it serves ", ToString(*committed),
+                  " and that it must not: ", CleanReason(fenced_reason))));
+  }
+  WEFT_ASSIGN_OR_RETURN(Worker * worker,
+                        FindAttached(worker_id, Role::kReceiver));
+  WorkerRecord& record = worker->record;
+  if (committed != nullptr) record.committed = *committed;
+  record.fenced_reason = CleanReason(fenced_reason);
+  return absl::OkStatus();
+}
+
 std::vector<VersionRecord> CatalogState::ListVersions(
     const std::string& model_name) const {
   std::vector<VersionRecord> records;

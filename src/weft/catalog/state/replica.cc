@@ -141,6 +141,10 @@ CommandResult Replica::RunLeaseCommand(const Command& command) {
                command.id, command.flag ? &command.version : nullptr, now_),
            result.lease, result.status);
       break;
+    case Kind::kReport:
+      result.status = state_.ReportServing(
+          command.id, command.flag ? &command.version : nullptr, command.text);
+      break;
     default:
       result.status =
           state_.ReleaseLease(command.id, command.flag, command.text);

@@ -41,7 +41,7 @@ class Author {
 
   Command Next() {
     Command command;
-    command.kind = static_cast<Kind>(1 + Pick(15));
+    command.kind = static_cast<Kind>(1 + Pick(16));
     std::string& server = servers_[Pick(2)];
     command.server = server;
     command.sequence = ++sequence_;
@@ -72,6 +72,10 @@ class Author {
         break;
       case Kind::kRelease:
         command.id = absl::StrCat("l", Pick(80));
+        command.text = command.flag ? "" : "torn";
+        break;
+      case Kind::kReport:
+        command.id = absl::StrCat("w", Pick(80));
         command.text = command.flag ? "" : "torn";
         break;
       case Kind::kRevoke:

@@ -76,6 +76,12 @@ class ForwardingStore : public CatalogStore {
                             base::Deadline deadline) override {
     return inner_->ReleaseLease(lease_id, committed, fenced_reason, deadline);
   }
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override {
+    return inner_->ReportServing(worker_id, committed, fenced_reason, deadline);
+  }
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override {
     return inner_->ListVersions(model, deadline);
