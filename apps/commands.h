@@ -58,6 +58,7 @@ void AddSynth(CLI::App& app, int* exit_code);
 
 // The commands of a session and their tools; each is described by --help.
 void AddDemo(CLI::App& app, int* exit_code);
+void AddChaos(CLI::App& app, int* exit_code);
 void AddDoctor(CLI::App& app, int* exit_code);
 void AddSelftest(CLI::App& app, int* exit_code);
 void AddCatalog(CLI::App& app, int* exit_code);

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <exception>
 
+#include "chaos_rank.h"
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
@@ -25,6 +26,8 @@ int main(int argc, char** argv) {
   weft::apps::AddVerify(app, &exit_code);
   weft::apps::AddSynth(app, &exit_code);
   weft::apps::AddBench(app, &exit_code);
+  weft::apps::AddChaos(app, &exit_code);
+  weft::apps::AddChaosRank(app, &exit_code);
   weft::apps::AddDoctor(app, &exit_code);
   weft::apps::AddSelftest(app, &exit_code);
   weft::apps::AddVersions(app, &exit_code);

@@ -96,11 +96,13 @@ class PublisherImpl : public Publisher {
     report.digest_seconds = SecondsSince(digest_start);
     report.digest_bytes = weight_bytes_;
     StoreEpochWord(EpochWord(version));
+    // Even if the call fails: its answer may be what was lost, and then others
+    // read this version until the next update is begun.
+    updating_ = false;
     absl::StatusOr<catalog::VersionRecord> published =
         options_.catalog->PublishShard(registration_.worker_id, step, deadline);
     WEFT_RETURN_IF_ERROR(Explained(published.status()));
     report.version = *std::move(published);
-    updating_ = false;
     has_published_ = true;
     last_step_ = step;
     report.control_seconds =
