@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "weft/catalog/event.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -57,9 +58,11 @@ class ForwardingStore : public CatalogStore {
       const std::string& model, base::Deadline deadline) override {
     return inner_->WatchVersions(model, deadline);
   }
+  using CatalogStore::GetSources;
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override {
-    return inner_->GetSources(model, deadline);
+    return inner_->GetSources(model, lease_id, deadline);
   }
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
@@ -89,6 +92,14 @@ class ForwardingStore : public CatalogStore {
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) override {
     return inner_->ListWorkers(model, deadline);
+  }
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override {
+    return inner_->ListLeases(model, deadline);
+  }
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override {
+    return inner_->ReadEvents(query, deadline);
   }
 
  private:
