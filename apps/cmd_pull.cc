@@ -14,6 +14,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "model_card.h"
+#include "refit_trace.h"
 #include "report_json.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -27,6 +28,8 @@ namespace {
 
 struct PullArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
+  std::vector<std::string> required;
   std::string model;
   std::string layout;
   std::string recipes;
@@ -35,6 +38,7 @@ struct PullArgs {
   std::string transport = "auto";
   std::string control = "none";
   std::string inject;
+  std::string trace;
   std::string device = "cpu";
   std::string mode = "in-place";
   std::string state;
@@ -56,11 +60,13 @@ struct PullArgs {
 
 // A receiver with its memory, and the fault switch of a test or demo.
 struct Engine {
+  std::shared_ptr<catalog::CatalogStore> catalog;
   std::unique_ptr<RankStore> store;
   manifest::Placement placement;
   std::vector<std::shared_ptr<transport::Transport>> transports;
   std::shared_ptr<transport::FaultScript> faults;
   std::unique_ptr<ProgressLine> progress;  // while a refit runs
+  RefitTrace trace;
   std::unique_ptr<session::Receiver> receiver;
 };
 
@@ -69,8 +75,11 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
                         recipe::ParseLayoutSpec(args.layout));
   // The model's shape comes from its publishers: wait until they are there.
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
+                        ParseLabels(args.required));
   WEFT_RETURN_IF_ERROR(catalog::WaitForReady(store, args.model, nullptr,
-                                             nullptr, args.deadline())
+                                             nullptr, args.deadline(), nullptr,
+                                             required)
                            .status());
   WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet sources,
                         store.GetSources(args.model, args.deadline()));
@@ -99,7 +108,8 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
 constexpr uint8_t kPoison = 0xA5;
 
 absl::Status Build(const PullArgs& args, Engine& engine) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
   if (!args.inject.empty()) {
     engine.faults = std::make_shared<transport::FaultScript>();
@@ -116,6 +126,7 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.placement = engine.placement;
   options.memory = engine.store->memory();
   options.execute.device = device.Options(args.num_sms);
+  engine.catalog = store;
   options.catalog = store;
   options.transports = engine.transports;
   options.limits.staging_bytes = args.staging_bytes;
@@ -129,18 +140,47 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
+  if (!args.trace.empty()) {
+    options.on_phase = [&engine](const session::RefitPhase& phase) {
+      engine.trace.Add(phase);
+    };
+  }
   WEFT_ASSIGN_OR_RETURN(
       engine.receiver,
       session::Receiver::Create(std::move(options), args.deadline()));
   return absl::OkStatus();
 }
 
+// The version that --require chooses; of `exact`, whether it does.
+absl::StatusOr<catalog::VersionId> FindLabelled(const PullArgs& args,
+                                                const catalog::VersionId* exact,
+                                                const Engine& engine) {
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
+                        ParseLabels(args.required));
+  WEFT_ASSIGN_OR_RETURN(
+      const catalog::VersionRecord found,
+      catalog::WaitForReady(*engine.catalog, args.model, exact, nullptr,
+                            args.deadline(), nullptr, required));
+  if (!catalog::HasLabels(found.labels, required)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "version ", catalog::ToString(found.version), " has the labels \"",
+        catalog::ToString(found.labels), "\", --require wants \"",
+        catalog::ToString(required), "\""));
+  }
+  return found.version;
+}
+
 absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
                          Engine& engine) {
   catalog::VersionId version;
-  const bool exact = !version_text.empty() && version_text != "latest";
+  bool exact = !version_text.empty() && version_text != "latest";
   if (exact) {
     WEFT_ASSIGN_OR_RETURN(version, catalog::ParseVersionId(version_text));
+  }
+  if (!args.required.empty()) {
+    WEFT_ASSIGN_OR_RETURN(
+        version, FindLabelled(args, exact ? &version : nullptr, engine));
+    exact = true;
   }
   engine.progress =
       std::make_unique<ProgressLine>(absl::StrCat("rank ", args.rank));
@@ -260,16 +300,7 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   return absl::OkStatus();
 }
 
-absl::Status Pull(const PullArgs& args) {
-  if (args.out.empty() && args.control == "none" && !args.serve) {
-    return absl::InvalidArgumentError(
-        "name the file to write with --out FILE.safetensors");
-  }
-  if (!args.out.empty() && !args.overwrite) {
-    // Refuse now and not after the transfer.
-    WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
-  }
-  Engine engine;
+absl::Status PullInto(const PullArgs& args, Engine& engine) {
   WEFT_RETURN_IF_ERROR(Build(args, engine));
   if (args.control == "stdin") return FollowControl(args, engine);
   WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
@@ -282,6 +313,23 @@ absl::Status Pull(const PullArgs& args) {
     return absl::OkStatus();
   }
   return Save(args, args.out, args.overwrite, engine);
+}
+
+absl::Status Pull(const PullArgs& args) {
+  if (args.out.empty() && args.control == "none" && !args.serve) {
+    return absl::InvalidArgumentError(
+        "name the file to write with --out FILE.safetensors");
+  }
+  if (!args.out.empty() && !args.overwrite) {
+    // Refuse now and not after the transfer.
+    WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
+  }
+  Engine engine;
+  const absl::Status status = PullInto(args, engine);
+  if (args.trace.empty()) return status;
+  const absl::Status written = engine.trace.Write(
+      args.trace, absl::StrCat(args.layout, " rank ", args.rank));
+  return status.ok() ? written : status;
 }
 
 }  // namespace
@@ -306,6 +354,9 @@ void AddPull(CLI::App& app, int* exit_code) {
   command->add_option("--out", args->out, "safetensors file to write");
   command->add_option("--version", args->version,
                       "RUN:EPOCH:STEP; the newest if not given");
+  command->add_option("--require", args->required,
+                      "NAME=VALUE that a version's labels must have; may be "
+                      "given again");
   command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
       ->capture_default_str();
   AddDeviceOption(*command, args->device);
@@ -349,6 +400,9 @@ void AddPull(CLI::App& app, int* exit_code) {
                     "move only what an interrupted refit left to move");
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
+  command->add_option("--trace", args->trace,
+                      "file for the phases of its refits, for "
+                      "https://ui.perfetto.dev");
   command->add_flag("--serve", args->serve,
                     "then serve what was received to others that pull");
   command->add_flag("--explain", args->explain, "print the whole plan");
@@ -361,6 +415,7 @@ void AddPull(CLI::App& app, int* exit_code) {
                    "faults: wrap the transport for tests (line flip)")
       ->check(CLI::IsMember({"", "faults"}))
       ->group("Testing");
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
     const absl::Status status = Pull(*args);

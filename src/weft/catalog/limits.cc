@@ -68,6 +68,24 @@ absl::Status CheckPlacement(const std::string& digest_hex,
                    digest_hex, " but its digest is ", actual));
 }
 
+absl::Status CheckLabels(const Labels& labels) {
+  base::FaultList faults;
+  if (static_cast<int64_t>(labels.size()) > kMaxLabels) {
+    faults.Add(absl::StrCat(labels.size(), " labels, at most ", kMaxLabels,
+                            " are allowed"));
+  }
+  for (const auto& [name, value] : labels) {
+    AddIfFault(CheckName("label", name), faults);
+    AddIfFault(
+        CheckText(absl::StrCat("label \"", CleanReason(name), "\""), value),
+        faults);
+    AddIfFault(CheckByteCount(absl::StrCat("label \"", CleanReason(name), "\""),
+                              value, kMaxLabelBytes),
+               faults);
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
 absl::Status CheckWorkerInfo(const WorkerInfo& info) {
   base::FaultList faults;
   const bool publishes =
@@ -102,6 +120,11 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info) {
       faults.Add(absl::StrCat("shard key: ", std::string(status.message())));
     }
   }
+  AddIfFault(CheckLabels(info.labels), faults);
+  if (!publishes && !info.labels.empty()) {
+    faults.Add("labels are for publishers, a receiver has none");
+  }
+  if (!info.owner.empty()) AddIfFault(CheckName("owner", info.owner), faults);
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 

@@ -15,8 +15,10 @@
 #ifndef WEFT_CATALOG_STORE_H_
 #define WEFT_CATALOG_STORE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,6 +29,9 @@
 #include "weft/base/deadline.h"
 
 namespace weft::catalog {
+
+struct EventPage;   // event.h
+struct EventQuery;  // event.h
 
 // run id : epoch : step. Within a run a larger epoch is a restart that takes
 // over; within an epoch steps grow.
@@ -53,6 +58,13 @@ enum class VersionState : uint8_t {
   kGone = 4,      // no longer to be had
 };
 std::string_view ToString(VersionState state);
+
+// What a publisher says of its weights beyond their layout: "precision" ->
+// "fp8". Names as CheckName has them, values of at most 256 bytes, 16 of them.
+using Labels = std::map<std::string, std::string>;
+// Whether all of `required` are among `labels`.
+bool HasLabels(const Labels& labels, const Labels& required);
+std::string ToString(const Labels& labels);  // "precision=fp8,revision=a1b2"
 
 enum class Role : uint8_t {
   kPublisher = 1,
@@ -81,7 +93,12 @@ struct WorkerInfo {
   // Publishers: names what this rank holds, as a digest; ranks with the same
   // one are replicas, each of which can stand in for the others. Opaque to the
   // catalog; empty: nobody else holds it.
-  std::string shard_key;
+  std::string shard_key{};
+  // Publishers only: equal for all of an epoch.
+  Labels labels{};
+  // The name of the token that it was registered with, set by the server that
+  // checked it; empty: none. What a client says here is not listened to.
+  std::string owner{};
 };
 
 struct WorkerRecord {
@@ -91,6 +108,7 @@ struct WorkerRecord {
   bool alive = false;
   std::string fenced_reason;  // receivers: why they must not serve, or empty
   VersionId committed;        // receivers: last commit; run_id empty = none
+  std::string death_reason;   // dead ones: "publisher rank 2 died"
 };
 
 struct Registration {
@@ -123,6 +141,7 @@ struct VersionRecord {
   // publishers). A receiver that holds a plan for the same value need not ask
   // for manifests.
   uint64_t source_set = 0;
+  Labels labels{};  // of its publishers
 };
 
 // One source of a version, with what a receiver needs to reach it.
@@ -131,7 +150,8 @@ struct SourceRecord {
   uint64_t generation = 0;
   std::string host_id;
   std::string placement_digest_hex;
-  std::string binding;  // manifest::EncodeBinding
+  // manifest::EncodeBinding: addresses and keys. Only for a lease; else empty.
+  std::string binding;
   Role role = Role::kPublisher;
   std::string worker_id;
   // The version that its memory is known to hold; run_id empty: none.
@@ -154,8 +174,21 @@ uint64_t SourceSetTerm(uint64_t generation);
 uint64_t SourceSetOf(const std::vector<SourceRecord>& sources);
 
 struct Lease {
-  std::string lease_id;
+  std::string lease_id;   // WorkerOfLease(lease_id) holds it
   VersionRecord version;  // state at the time; source_set is what is leased
+};
+
+// The worker that a lease was given to: its id is a part of the lease's, so
+// that a server can see whose a lease is. Empty for what is no lease id.
+std::string WorkerOfLease(std::string_view lease_id);
+
+// A lease that is held, for a person.
+struct LeaseRecord {
+  std::string lease_id;
+  std::string model;
+  VersionId version;
+  std::string worker_id;
+  std::chrono::nanoseconds expires_in{0};
 };
 
 // Events of one model: first the versions that exist, then every change of a
@@ -250,9 +283,16 @@ class CatalogStore {
 
   // Live publishers of the newest run and epoch of `model`, whatever its
   // versions' states, and copies that hold one. kNotFound if the model has no
-  // publisher.
+  // publisher. With the id of a lease on a version of the model, their bindings
+  // too: kNotFound or kFailedPrecondition if it is not known or no longer in
+  // force.
   virtual absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                               const std::string& lease_id,
                                                base::Deadline deadline) = 0;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       base::Deadline deadline) {
+    return GetSources(model, "", deadline);
+  }
 
   // The version must be READY, the worker an attached receiver.
   virtual absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
@@ -286,18 +326,29 @@ class CatalogStore {
       const std::string& model, base::Deadline deadline) = 0;
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) = 0;
+
+  // What a person or a checker may see of the catalog; a store need not have
+  // it (kUnimplemented). Leases that are held, sorted by model, version and
+  // worker; empty model = all.
+  virtual absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline);
+  // The events from a number on, as far as they are kept.
+  virtual absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                               base::Deadline deadline);
 };
 
 // Waits by a watch until the version is READY: `exact`, or the newest one if
 // `exact` is nullptr (newer than `newer_than` if that is given).
 // kDeadlineExceeded says what state things were in: "model \"m\" has no READY
 // version after 5 s; newest is run:0:3 STAGING with 2 of 4 ranks".
-// kFailedPrecondition when `exact` is GONE. `while_waiting`, if given, is
+// kFailedPrecondition when `exact` is GONE. Without `exact`, only versions that
+// have the labels `required` count. `while_waiting`, if given, is
 // called some times a second; an error of it ends the wait and is returned.
 absl::StatusOr<VersionRecord> WaitForReady(
     CatalogStore& store, const std::string& model, const VersionId* exact,
     const VersionId* newer_than, base::Deadline deadline,
-    const std::function<absl::Status()>& while_waiting = nullptr);
+    const std::function<absl::Status()>& while_waiting = nullptr,
+    const Labels& required = {});
 
 }  // namespace weft::catalog
 

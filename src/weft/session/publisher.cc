@@ -107,6 +107,9 @@ class PublisherImpl : public Publisher {
     report.digest_seconds = SecondsSince(digest_start);
     report.digest_bytes = weight_bytes_;
     StoreEpochWord(EpochWord(version));
+    // Even if the call fails: its answer may be what was lost, and then others
+    // read this version until the next update is begun.
+    updating_ = false;
     absl::StatusOr<catalog::VersionRecord> published =
         options_.catalog->PublishShard(registration_.worker_id, step, deadline);
     if (!published.ok()) {
@@ -115,7 +118,6 @@ class PublisherImpl : public Publisher {
       return Explained(published.status());
     }
     report.version = *std::move(published);
-    updating_ = false;
     has_published_ = true;
     last_step_ = step;
     report.control_seconds =
@@ -262,6 +264,7 @@ class PublisherImpl : public Publisher {
     info.num_ranks = options_.placement.num_ranks;
     info.run_id = options_.run_id;
     info.epoch = options_.epoch;
+    info.labels = options_.labels;
     info.host_id = binding.host_id;
     info.process_id = binding.process_id;
     info.placement_digest_hex = digest_hex;

@@ -4,15 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
-#include <map>
-#include <set>
 #include <string>
-#include <string_view>
 #include <utility>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/log.h"
 #include "weft/base/status.h"
@@ -21,6 +16,7 @@
 #include "weft/session/bound_internal.h"
 #include "weft/session/latch_internal.h"
 #include "weft/session/lost_sources_internal.h"
+#include "weft/session/receiver_plan_internal.h"
 #include "weft/session/serving_internal.h"
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
@@ -38,11 +34,6 @@ double SecondsBetween(steady_clock::time_point from,
   return std::chrono::duration<double>(to - from).count();
 }
 
-struct StagedPlan {
-  plan::StagedTarget staged;
-  plan::Plan plan;  // for staged.placement
-};
-
 // Everything that belongs to one set of sources: made by Prepare, used by
 // every refit until the set changes. Members in order of dependence.
 struct Prepared {
@@ -51,16 +42,11 @@ struct Prepared {
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;
   std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  // By the set of memory that they write; the second one is made when it is
-  // needed.
+  // By the set of memory that they write, made when it is needed.
   std::array<std::unique_ptr<Transfer>, 2> transfers;
+  bool connected = false;
   Bound bound;
 };
-
-absl::Status PlanRefused(absl::Status status) {
-  status.SetPayload(kPlanRefusedPayload, absl::Cord());
-  return status;
-}
 
 class ReceiverImpl : public Receiver {
  public:
@@ -110,8 +96,24 @@ class ReceiverImpl : public Receiver {
     return absl::OkStatus();
   }
 
+  // Addresses and keys are for those who hold a lease: when nothing is READY
+  // yet, the plan is made and the links wait for the first refit.
   absl::Status Prepare(base::Deadline deadline) override {
-    return PrepareVersion(nullptr, deadline);
+    const absl::StatusOr<catalog::Lease> lease =
+        options_.catalog->AcquireNewestLease(registration_.worker_id, nullptr,
+                                             deadline);
+    if (!lease.ok() && !absl::IsNotFound(lease.status())) {
+      return lease.status();
+    }
+    const absl::Status prepared =
+        PrepareVersion(lease.ok() ? &*lease : nullptr, deadline);
+    if (lease.ok()) {
+      options_.catalog
+          ->ReleaseLease(lease->lease_id, /*committed=*/false, "",
+                         base::Deadline::After(std::chrono::seconds(2)))
+          .IgnoreError();
+    }
+    return prepared;
   }
 
   absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
@@ -155,6 +157,7 @@ class ReceiverImpl : public Receiver {
   absl::StatusOr<RefitReport> RefitOnce(const catalog::VersionId* version,
                                         bool newer, base::Deadline deadline) {
     const auto start = steady_clock::now();
+    const PhaseTimer whole(options_.on_phase, "refit");
     WEFT_ASSIGN_OR_RETURN(const catalog::Lease lease,
                           TakeLease(version, newer, deadline));
     const catalog::VersionId& leased = lease.version.version;
@@ -165,9 +168,8 @@ class ReceiverImpl : public Receiver {
     const bool committed = done.ok() && shadow_ == nullptr;
     // A failed refit still has to give its lease back, with a moment of its
     // own if the deadline is what failed.
-    const absl::Status released = options_.catalog->ReleaseLease(
-        lease.lease_id, committed, done.ok() ? "" : fenced_reason(),
-        done.ok() ? deadline : base::Deadline::After(std::chrono::seconds(2)));
+    const absl::Status released =
+        ReleaseLease(lease, committed, done.ok(), deadline);
     if (!done.ok()) return done;
     if (shadow_ != nullptr) {
       WEFT_RETURN_IF_ERROR(released);
@@ -200,11 +202,20 @@ class ReceiverImpl : public Receiver {
     return report;
   }
 
+  absl::Status ReleaseLease(const catalog::Lease& lease, bool committed,
+                            bool done, base::Deadline deadline) {
+    const PhaseTimer phase(options_.on_phase, committed ? "commit" : "release");
+    return options_.catalog->ReleaseLease(
+        lease.lease_id, committed, done ? "" : fenced_reason(),
+        done ? deadline : base::Deadline::After(std::chrono::seconds(2)));
+  }
+
   // One call when the version is READY. Else says at once what is wrong with
   // this receiver or the catalog, or waits.
   absl::StatusOr<catalog::Lease> TakeLease(const catalog::VersionId* version,
                                            bool newer,
                                            base::Deadline deadline) {
+    const PhaseTimer phase(options_.on_phase, "lease");
     const catalog::VersionId* newer_than =
         newer && committed_.has_value() ? &*committed_ : nullptr;
     absl::StatusOr<catalog::Lease> lease =
@@ -227,6 +238,7 @@ class ReceiverImpl : public Receiver {
   // After the refit, so that both are measured in the same minute. What was
   // fastest so far is the bound: noise only ever makes a link look slower.
   void UpdateBound(base::Deadline deadline, RefitReport& report) {
+    const PhaseTimer phase(options_.on_phase, "measure the bound");
     Bound& best = prepared_->bound;
     absl::StatusOr<Bound> measured =
         MeasureBound(prepared_->links, options_.execute, deadline);
@@ -255,9 +267,9 @@ class ReceiverImpl : public Receiver {
                                   RefitReport& report) {
     const catalog::VersionId& version = lease.version.version;
     const ReceiverCounters before = counters_;
-    if (prepared_ == nullptr ||
+    if (prepared_ == nullptr || !prepared_->connected ||
         prepared_->source_set != lease.version.source_set) {
-      WEFT_RETURN_IF_ERROR(PrepareVersion(&version, deadline));
+      WEFT_RETURN_IF_ERROR(PrepareVersion(&lease, deadline));
     }
     report.planned = counters_.plans_built > before.plans_built;
     report.manifests_fetched =
@@ -297,6 +309,7 @@ class ReceiverImpl : public Receiver {
 
   absl::Status Derive(const catalog::VersionId& version) {
     if (!options_.derive_hook) return absl::OkStatus();
+    const PhaseTimer phase(options_.on_phase, "hooks");
     return base::Annotate(options_.derive_hook(version),
                           "hook after the transfer");
   }
@@ -316,13 +329,14 @@ class ReceiverImpl : public Receiver {
   // False: nobody holds what they held.
   bool Replace(absl::Span<const LostSource> lost, base::Deadline deadline,
                RefitReport& report);
-  // For those that hold `version`, or for all publishers.
-  absl::Status PrepareVersion(const catalog::VersionId* version,
+  // For those that hold what is leased; or for all publishers, without links.
+  absl::Status PrepareVersion(const catalog::Lease* lease,
                               base::Deadline deadline);
   // Without the ones that cannot be reached, if that can be.
-  absl::Status PrepareFor(SourceChoice choice, base::Deadline deadline);
+  absl::Status PrepareFor(SourceChoice choice, bool connect,
+                          base::Deadline deadline);
   // `unreachable`: the rank in the plan of a source that is not there.
-  absl::Status PrepareOnce(const SourceChoice& choice,
+  absl::Status PrepareOnce(const SourceChoice& choice, bool connect,
                            std::optional<int64_t>& unreachable,
                            base::Deadline deadline);
 
@@ -371,7 +385,8 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
       return source.record.rank == each.rank;
     });
   }
-  if (rest.sources.empty() || !PrepareFor(std::move(rest), deadline).ok()) {
+  if (rest.sources.empty() ||
+      !PrepareFor(std::move(rest), /*connect=*/true, deadline).ok()) {
     return false;
   }
   for (ReplacedSource& each :
@@ -387,28 +402,35 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
   return true;
 }
 
-absl::Status ReceiverImpl::PrepareVersion(const catalog::VersionId* version,
+absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
                                           base::Deadline deadline) {
-  WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet set,
-                        options_.catalog->GetSources(options_.model, deadline));
-  SourceChooser::Request request{.version = version,
-                                 .copies = options_.read_copies,
-                                 .spread = registration_.generation};
+  WEFT_ASSIGN_OR_RETURN(
+      const catalog::SourceSet set,
+      options_.catalog->GetSources(
+          options_.model, lease == nullptr ? "" : lease->lease_id, deadline));
+  SourceChooser::Request request{
+      .version = lease == nullptr ? nullptr : &lease->version.version,
+      .copies = options_.read_copies,
+      .spread = registration_.generation};
   if (serving_ != nullptr) request.excluded.insert(serving_->generation());
   absl::StatusOr<SourceChoice> choice =
       chooser_->Choose(set, request, deadline);
   counters_.manifests_fetched = chooser_->manifests_fetched();
   WEFT_RETURN_IF_ERROR(choice.status());
-  if (prepared_ != nullptr && prepared_->source_set == choice->source_set) {
+  const bool connect = lease != nullptr;
+  if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
+      (prepared_->connected || !connect)) {
     return absl::OkStatus();
   }
-  return PrepareFor(*std::move(choice), deadline);
+  const PhaseTimer phase(options_.on_phase, "plan and connect");
+  return PrepareFor(*std::move(choice), connect, deadline);
 }
 
-absl::Status ReceiverImpl::PrepareFor(SourceChoice choice,
+absl::Status ReceiverImpl::PrepareFor(SourceChoice choice, bool connect,
                                       base::Deadline deadline) {
   std::optional<int64_t> unreachable;
-  const absl::Status prepared = PrepareOnce(choice, unreachable, deadline);
+  const absl::Status prepared =
+      PrepareOnce(choice, connect, unreachable, deadline);
   if (prepared.ok() || !unreachable.has_value() || deadline.Passed()) {
     return prepared;
   }
@@ -416,12 +438,12 @@ absl::Status ReceiverImpl::PrepareFor(SourceChoice choice,
     return source.record.rank == *unreachable;
   });
   if (choice.sources.empty()) return prepared;
-  const absl::Status without = PrepareFor(std::move(choice), deadline);
+  const absl::Status without = PrepareFor(std::move(choice), connect, deadline);
   // That it was needed and is not there says more than what is missing then.
   return without.ok() ? without : prepared;
 }
 
-absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice,
+absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
                                        std::optional<int64_t>& unreachable,
                                        base::Deadline deadline) {
   auto next = std::make_unique<Prepared>();
@@ -439,29 +461,21 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice,
   if (same_layouts) {
     next->planned = prepared_->planned;
   } else {
-    auto planned = std::make_shared<StagedPlan>();
-    WEFT_ASSIGN_OR_RETURN(planned->staged,
-                          StageForTransfer(*next->index, options_));
-    absl::StatusOr<plan::Plan> built = plan::BuildStagedPlan(
-        *next->index, planned->staged.placement, planned->staged.steps,
-        target_digest_, options_.limits);
-    base::FaultList faults;
-    if (!built.ok()) faults.Add(std::string(built.status().message()));
-    AddUnknownTensors(options_.known_tensors, next->sources, faults);
-    if (!faults.empty()) {
-      return PlanRefused(
-          faults.ToStatus(built.ok() ? absl::StatusCode::kFailedPrecondition
-                                     : built.status().code()));
-    }
-    planned->plan = *std::move(built);
-    next->planned = std::move(planned);
+    WEFT_ASSIGN_OR_RETURN(
+        next->planned,
+        PlanForReceiver(*next->index, next->sources, target_digest_, options_));
     ++counters_.plans_built;
+  }
+  if (!connect) {
+    prepared_ = std::move(next);
+    return absl::OkStatus();
   }
   WEFT_ASSIGN_OR_RETURN(next->links,
                         OpenLinks(next->planned->plan, next->sources,
                                   options_.transports, unreachable, deadline));
   counters_.connections_opened += static_cast<int64_t>(next->links.size());
   WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
+  next->connected = true;
   prepared_ = std::move(next);
   return absl::OkStatus();
 }

@@ -29,6 +29,7 @@
 #include "weft/plan/explain.h"
 #include "weft/plan/plan.h"
 #include "weft/session/memory_area.h"
+#include "weft/session/refit_phase.h"
 #include "weft/transport/transport.h"
 
 namespace weft::session {
@@ -105,6 +106,9 @@ struct ReceiverOptions {
   // that holds over a restart too, in place, when the engine's memory has
   // survived. Host memory; on a GPU all is moved again.
   bool resume = false;
+  // Told of each phase of a refit as it ends, of refits that fail too, from the
+  // thread that ran it.
+  PhaseObserver on_phase;
 };
 
 // Statuses of Prepare and Refit that say why no plan can be made (holes, double

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "weft/catalog/testing/forwarding_store.h"
 #include "weft/session/testing/plain_session.h"
 
 namespace weft::session {
@@ -25,6 +26,7 @@ using testing::kNorm;
 using testing::kWeight;
 using testing::MakeTransport;
 using testing::Soon;
+using testing::Trainer;
 
 class RefitTest : public testing::PlainSession {};
 
@@ -97,6 +99,49 @@ TEST_P(RefitTest, WeightsThatChangeWithoutBeginUpdateAreSeenByTheDigest) {
   ASSERT_TRUE(absl::IsDataLoss(report.status())) << report.status();
   EXPECT_THAT(std::string(report.status().message()),
               HasSubstr("source rank 1"));
+}
+
+// Publishes, and then loses what the catalog answered.
+class ForgetfulStore : public catalog::ForwardingStore {
+ public:
+  using ForwardingStore::ForwardingStore;
+  absl::StatusOr<catalog::VersionRecord> PublishShard(
+      const std::string& worker_id, uint64_t step,
+      base::Deadline deadline) override {
+    auto record = ForwardingStore::PublishShard(worker_id, step, deadline);
+    if (!forgets) return record;
+    return absl::UnavailableError("the answer was lost");
+  }
+  bool forgets = false;
+};
+
+TEST_P(RefitTest, APublisherThatLostTheAnswerWithdrawsWhatOthersRead) {
+  const auto forgetful = std::make_shared<ForgetfulStore>(store_);
+  store_ = forgetful;
+  StartTrainers(1);
+  PublishAll(1);
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 10, 90));
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, false, Soon()).ok());
+  Trainer& trainer = *trainers_[0];
+  ASSERT_TRUE(trainer.publisher->BeginUpdate(Soon()).ok());
+  FillPlain(trainer.placement, trainer.owned.memory, 2);
+  forgetful->forgets = true;
+  ASSERT_TRUE(
+      absl::IsUnavailable(trainer.publisher->Publish(2, Soon()).status()));
+  forgetful->forgets = false;
+  // It is READY, and may be read until the next update is begun.
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
+  ASSERT_TRUE(trainer.publisher->BeginUpdate(Soon()).ok());
+  const auto versions = store_->ListVersions("m", Soon());
+  ASSERT_TRUE(versions.ok()) << versions.status();
+  for (const catalog::VersionRecord& each : *versions) {
+    EXPECT_NE(each.state, catalog::VersionState::kReady)
+        << catalog::ToString(each.version);
+  }
+  PublishAll(3);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 3));
 }
 
 TEST_P(RefitTest, AMissingRankIsNamedByTheDeadline) {
@@ -172,6 +217,34 @@ TEST_P(RefitTest, AHookThatFailsFences) {
   EXPECT_THAT(std::string(report.status().message()),
               HasSubstr("the absorbed weights are stale"));
   EXPECT_TRUE(engine.receiver->fenced());
+}
+
+// Everything has arrived and agreed, and the trainer was told that nobody reads
+// any more: the receiver must not go on as if its commit had been recorded.
+TEST_P(RefitTest, ARevokedLeaseIsNoCommit) {
+  StartTrainers(1);
+  PublishAll(1);
+  bool revoke = true;
+  Engine engine =
+      StartEngine(ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+                  [&](ReceiverOptions& options) {
+                    options.derive_hook = [&](const catalog::VersionId&) {
+                      if (!revoke) return absl::OkStatus();
+                      const auto revoked = trainers_[0]->publisher->BeginUpdate(
+                          base::Deadline::After(std::chrono::nanoseconds(0)));
+                      EXPECT_EQ(revoked.value_or(-1), 1);
+                      return revoked.status();
+                    };
+                  });
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  EXPECT_TRUE(absl::IsFailedPrecondition(report.status())) << report.status();
+  EXPECT_TRUE(engine.receiver->fenced());
+  EXPECT_FALSE(engine.receiver->committed().has_value());
+  revoke = false;
+  PublishAll(2);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_FALSE(engine.receiver->fenced());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
 }
 
 TEST_P(RefitTest, AWaitCanBeInterrupted) {

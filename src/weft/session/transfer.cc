@@ -211,6 +211,8 @@ absl::Status Transfer::AllocateStaging() {
 
 absl::Status Transfer::Quantise(size_t round, int num_threads,
                                 base::Deadline deadline) {
+  const PhaseTimer phase(in_.options.on_phase,
+                         absl::StrCat("quantise round ", round));
   if (device_ != memory::kHostMemory) {
     return execute::QuantiseRoundOnDevice(
         device_, in_.staged, in_.options.placement, round,
@@ -327,6 +329,15 @@ absl::Status Transfer::RunRounds(const catalog::VersionId& version,
   return absl::OkStatus();
 }
 
+absl::StatusOr<execute::ExecuteReport> Transfer::Move(Part& part,
+                                                      base::Deadline deadline) {
+  PhaseTimer phase(in_.options.on_phase,
+                   absl::StrCat("move from ", part.links.size(), " peers"));
+  absl::StatusOr<execute::ExecuteReport> moved = part.program->Run(deadline);
+  if (moved.ok()) phase.set_bytes(moved->bytes_on_wire);
+  return moved;
+}
+
 absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
                                base::Deadline deadline, RefitReport& report) {
   const convert::DigestConstants constants =
@@ -337,7 +348,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   part.tables_read = false;
   deadline_ = deadline;
   const auto transfer_start = steady_clock::now();
-  absl::StatusOr<execute::ExecuteReport> moved = part.program->Run(deadline);
+  absl::StatusOr<execute::ExecuteReport> moved = Move(part, deadline);
   part.program->SetDigestConstants(nullptr);
   WEFT_RETURN_IF_ERROR(moved.status());
   report.transfer_seconds += SecondsSince(transfer_start);
@@ -347,6 +358,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
     WEFT_RETURN_IF_ERROR(ReadTables(part, deadline));
   }
   if (digested == nullptr) return absl::OkStatus();
+  const PhaseTimer phase(in_.options.on_phase, "verify");
   const auto verify_start = steady_clock::now();
   const absl::StatusOr<ArrivalResult> arrived = part.arrival->Run(
       *part.program, part.tables, in_.options.execute.num_threads);
@@ -366,6 +378,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
 }
 
 absl::Status Transfer::ReadTables(Part& part, base::Deadline deadline) {
+  const PhaseTimer phase(in_.options.on_phase, "digest tables");
   part.tables.resize(part.links.size());
   for (size_t p = 0; p < part.links.size(); ++p) {
     WEFT_RETURN_IF_ERROR(ReadTable(*part.links[p],
@@ -380,6 +393,8 @@ absl::Status Transfer::CheckEpochWords(absl::Span<SourceLink* const> links,
                                        const catalog::VersionId& version,
                                        std::string_view when,
                                        base::Deadline deadline) {
+  const PhaseTimer phase(in_.options.on_phase,
+                         absl::StrCat("epoch words ", std::string(when)));
   const uint64_t expected = EpochWord(version);
   base::FaultList faults;
   for (SourceLink* const link : links) {

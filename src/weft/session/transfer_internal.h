@@ -88,14 +88,15 @@ class Transfer {
   // tables, reading only what completes tiles that moves cut through.
   absl::Status ResumeDirect(const catalog::VersionId& version,
                             base::Deadline deadline, RefitReport& report);
+  absl::StatusOr<execute::ExecuteReport> Move(Part& part,
+                                              base::Deadline deadline);
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
   // Fills part.tables.
-  static absl::Status ReadTables(Part& part, base::Deadline deadline);
-  static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
-                                      const catalog::VersionId& version,
-                                      std::string_view when,
-                                      base::Deadline deadline);
+  absl::Status ReadTables(Part& part, base::Deadline deadline);
+  absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
+                               const catalog::VersionId& version,
+                               std::string_view when, base::Deadline deadline);
 
   const Inputs in_;
   int device_ =

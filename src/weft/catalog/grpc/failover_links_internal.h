@@ -48,7 +48,7 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
     absl::Status lost;  // not OK: it is over
   };
 
-  FailoverLinks(std::vector<std::string> addresses,
+  FailoverLinks(std::vector<std::string> addresses, Door door,
                 std::chrono::nanoseconds connect_timeout,
                 std::chrono::nanoseconds reconnect_within);
   void Start();
@@ -84,6 +84,7 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
   void MarkBroken(Held& held);  // mutex_ is held
 
   const std::vector<std::string> addresses_;
+  const Door door_;
   const std::chrono::nanoseconds connect_timeout_;
   const std::chrono::nanoseconds reconnect_within_;
 

@@ -315,8 +315,9 @@ class StuckStore : public CatalogStore {
     return inner_->WatchVersions(model, deadline);
   }
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override {
-    return inner_->GetSources(model, deadline);
+    return inner_->GetSources(model, lease_id, deadline);
   }
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,

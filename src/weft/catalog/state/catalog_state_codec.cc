@@ -53,6 +53,8 @@ class StateWriter {
 
   void WriteAll() {
     out_.U64(state_.next_number_);
+    out_.U64(state_.event_log_id_);
+    out_.U64(state_.next_event_);
     WriteWorkers();
     WriteCount(state_.models_.size(), out_);
     for (const auto& [name, model] : state_.models_) {
@@ -98,6 +100,7 @@ class StateWriter {
       out_.Bytes(version.record.reason);
       out_.I64(version.record.ranks_expected);
       out_.U64(version.record.source_set);
+      Write(version.record.labels, out_);
       WriteCount(version.ranks.size(), out_);
       for (const int64_t rank : version.ranks) out_.I64(rank);
       WriteCount(version.lost_ranks.size(), out_);
@@ -121,6 +124,7 @@ class StateWriter {
     out_.Bytes(epoch.run_id);
     out_.U64(epoch.epoch);
     out_.Bytes(epoch.layout_spec);
+    Write(epoch.labels, out_);
     out_.I64(epoch.num_ranks);
     out_.U64(epoch.source_set);
     WriteCount(epoch.ranks.size(), out_);
@@ -162,6 +166,9 @@ class StateReader {
 
   void ReadAll() {
     state_.next_number_ = in_.U64();
+    state_.event_log_id_ = in_.U64();
+    state_.next_event_ = in_.U64();
+    if (state_.next_event_ == 0) in_.Fail();
     ReadWorkers();
     const std::size_t models = in_.Count(21);
     for (std::size_t i = 0; i < models && in_.ok(); ++i) {
@@ -209,7 +216,7 @@ class StateReader {
       model.current = CatalogState::Epoch();
       ReadEpoch(*model.current);
     }
-    const std::size_t versions = in_.Count(53);
+    const std::size_t versions = in_.Count(57);
     for (std::size_t i = 0; i < versions && in_.ok(); ++i) {
       const VersionId id = ReadVersionId(in_);
       CatalogState::Version& version = model.versions[id];
@@ -224,6 +231,7 @@ class StateReader {
       record.reason = ReadString(in_);
       record.ranks_expected = in_.I64();
       record.source_set = in_.U64();
+      record.labels = ReadLabels(in_);
       const std::size_t ranks = in_.Count(8);
       for (std::size_t r = 0; r < ranks; ++r) version.ranks.insert(in_.I64());
       record.ranks_published = static_cast<int64_t>(version.ranks.size());
@@ -258,6 +266,7 @@ class StateReader {
     epoch.run_id = ReadString(in_);
     epoch.epoch = in_.U64();
     epoch.layout_spec = ReadString(in_);
+    epoch.labels = ReadLabels(in_);
     epoch.num_ranks = in_.I64();
     epoch.source_set = in_.U64();
     const std::size_t ranks = in_.Count(21);

@@ -133,21 +133,23 @@ VersionId CatalogState::HeldVersion(const Model& model,
   return holds ? id : VersionId{};
 }
 
-SourceRecord CatalogState::ToSource(const Model& model,
-                                    const Worker& worker) const {
+SourceRecord CatalogState::ToSource(const Model& model, const Worker& worker,
+                                    bool with_binding) const {
   const WorkerInfo& info = worker.record.info;
   return {.rank = info.rank,
           .generation = worker.record.generation,
           .host_id = info.host_id,
           .placement_digest_hex = info.placement_digest_hex,
-          .binding = worker.binding,
+          .binding = with_binding ? worker.binding : std::string(),
           .role = info.role,
           .worker_id = worker.record.worker_id,
           .holds = HeldVersion(model, worker)};
 }
 
 absl::StatusOr<SourceSet> CatalogState::GetSources(
-    const std::string& model_name) const {
+    const std::string& model_name, const std::string& lease_id) const {
+  const bool has_lease = !lease_id.empty();
+  if (has_lease) WEFT_RETURN_IF_ERROR(CheckLease(lease_id, model_name));
   const auto found = models_.find(model_name);
   SourceSet sources;
   if (found != models_.end() && found->second.current) {
@@ -160,7 +162,7 @@ absl::StatusOr<SourceSet> CatalogState::GetSources(
         sources.model_card_digest_hex =
             worker->record.info.model_card_digest_hex;
       }
-      sources.sources.push_back(ToSource(model, *worker));
+      sources.sources.push_back(ToSource(model, *worker, has_lease));
     }
   }
   if (sources.sources.empty()) {
@@ -170,7 +172,8 @@ absl::StatusOr<SourceSet> CatalogState::GetSources(
   const auto num_publishers =
       static_cast<std::ptrdiff_t>(sources.sources.size());
   for (const std::string& worker_id : found->second.copies) {
-    SourceRecord copy = ToSource(found->second, *FindWorker(worker_id));
+    SourceRecord copy =
+        ToSource(found->second, *FindWorker(worker_id), has_lease);
     if (!copy.holds.run_id.empty()) sources.sources.push_back(std::move(copy));
   }
   std::sort(sources.sources.begin() + num_publishers, sources.sources.end(),

@@ -1,6 +1,7 @@
 // Versions and leases.
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -70,11 +71,16 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
     record.version = id;
     record.ranks_expected = epoch.num_ranks;
     record.source_set = epoch.source_set;
+    record.labels = epoch.labels;
   }
   version.ranks.insert(info.rank);
   record.ranks_published = static_cast<int64_t>(version.ranks.size());
+  TellShard(*worker, record);
   if (record.ranks_published == record.ranks_expected) {
     record.state = VersionState::kReady;
+    TellVersion(EventKind::kVersionReady, record, worker);
+  } else if (record.ranks_published == 1) {
+    TellVersion(EventKind::kVersionStaging, record, worker);
   }
   Emit(record);
   return record;
@@ -91,6 +97,7 @@ VersionRecord CatalogState::GoneBefore(const std::string& model,
                              " of the same epoch was withdrawn before");
   late.ranks_expected = epoch.num_ranks;
   late.source_set = epoch.source_set;
+  late.labels = epoch.labels;
   return late;
 }
 
@@ -131,6 +138,7 @@ int64_t CatalogState::Withdraw(Model& model, const VersionId& id,
     Revoke(lease_id,
            absl::StrCat("version ", ToString(id), " is GONE: ", reason));
   }
+  TellVersion(EventKind::kVersionGone, record);
   Emit(record);
   if (model.current && model.current->run_id == id.run_id &&
       model.current->epoch == id.epoch) {
@@ -168,6 +176,7 @@ absl::StatusOr<std::optional<CatalogState::VersionKey>> CatalogState::Retire(
   if (record.state != VersionState::kRetiring) {
     record.state = VersionState::kRetiring;
     record.reason = reason;
+    TellVersion(EventKind::kVersionRetiring, record, worker);
     Emit(record);
   }
   if (record.leases > 0) return VersionKey{info.model, id};
@@ -248,18 +257,24 @@ absl::StatusOr<Lease> CatalogState::AcquireNewestLease(
                        : absl::StrCat(" newer than ", ToString(*newer_than))));
 }
 
-Lease CatalogState::Grant(Worker& worker, const VersionKey& key,
-                          Version& version, TimePoint now) {
+absl::StatusOr<Lease> CatalogState::Grant(Worker& worker, const VersionKey& key,
+                                          Version& version, TimePoint now) {
   VersionRecord& record = version.record;
   const std::string& worker_id = worker.record.worker_id;
+  if (static_cast<int64_t>(worker.lease_ids.size()) >= kMaxLeasesOfWorker) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("worker \"", worker_id, "\" holds ",
+                     worker.lease_ids.size(), " leases, its limit"));
+  }
   Lease lease;
-  lease.lease_id = absl::StrCat("l", NextNumber());
+  lease.lease_id = absl::StrCat("l", NextNumber(), ".", worker_id);
   const TimePoint expiry = now + options_.lease_duration;
   leases_.emplace(lease.lease_id, LeaseState{worker_id, key, expiry});
   lease_expiries_.emplace(expiry, lease.lease_id);
   worker.lease_ids.insert(lease.lease_id);
   version.lease_ids.insert(lease.lease_id);
   ++record.leases;
+  TellLease(EventKind::kLeaseAcquired, lease.lease_id, worker_id, &key);
   lease.version = record;
   return lease;
 }
@@ -281,10 +296,33 @@ void CatalogState::EndLease(std::map<std::string, LeaseState>::iterator lease) {
   }
 }
 
+absl::Status CatalogState::CheckLease(const std::string& lease_id,
+                                      const std::string& model) const {
+  const std::string name = CleanReason(lease_id.substr(0, kMaxNameBytes));
+  const auto lease = leases_.find(lease_id);
+  if (lease != leases_.end() && lease->second.key.model == model) {
+    return absl::OkStatus();
+  }
+  if (lease != leases_.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lease \"", name, "\" is on model \"",
+                     lease->second.key.model, "\", not on \"", model, "\""));
+  }
+  const auto revoked = revoked_.find(lease_id);
+  if (revoked != revoked_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "lease \"", name, "\" has been revoked: ", revoked->second.reason));
+  }
+  return absl::NotFoundError(absl::StrCat("lease \"", name, "\" is not known"));
+}
+
 void CatalogState::Revoke(const std::string& lease_id,
                           const std::string& reason) {
   const auto lease = leases_.find(lease_id);
-  revoked_.emplace(lease_id, RevokedLease{lease->second.worker_id, reason});
+  const LeaseState& held = lease->second;
+  revoked_.emplace(lease_id, RevokedLease{held.worker_id, reason});
+  TellLease(EventKind::kLeaseRevoked, lease_id, held.worker_id, &held.key,
+            reason);
   EndLease(lease);
   revoked_order_.push_back(lease_id);
   if (revoked_order_.size() > kRevokedLeasesKept) {
@@ -304,13 +342,18 @@ absl::Status CatalogState::ReleaseLease(const std::string& lease_id,
   }
   const auto lease = leases_.find(lease_id);
   if (lease != leases_.end()) {
-    WorkerRecord& record = workers_.at(lease->second.worker_id).record;
+    const LeaseState& held = lease->second;
+    WorkerRecord& record = workers_.at(held.worker_id).record;
     if (committed) {
-      record.committed = lease->second.key.version;
+      record.committed = held.key.version;
       record.fenced_reason.clear();
+      TellLease(EventKind::kCommitted, lease_id, held.worker_id, &held.key);
     } else if (!fenced_reason.empty()) {
       record.fenced_reason = CleanReason(fenced_reason);
+      TellLease(EventKind::kReceiverFenced, lease_id, held.worker_id, &held.key,
+                record.fenced_reason);
     }
+    TellLease(EventKind::kLeaseReleased, lease_id, held.worker_id, &held.key);
     EndLease(lease);
     return absl::OkStatus();
   }
@@ -322,6 +365,12 @@ absl::Status CatalogState::ReleaseLease(const std::string& lease_id,
   const auto worker = workers_.find(revoked->second.worker_id);
   if (worker != workers_.end() && !fenced_reason.empty()) {
     worker->second.record.fenced_reason = CleanReason(fenced_reason);
+    TellLease(EventKind::kReceiverFenced, lease_id, worker->first, nullptr,
+              worker->second.record.fenced_reason);
+  }
+  if (committed) {
+    TellLease(EventKind::kCommitRefused, lease_id, revoked->second.worker_id,
+              nullptr, revoked->second.reason);
   }
   return absl::FailedPreconditionError(absl::StrCat(
       "lease \"", name, "\" was revoked: ", revoked->second.reason));
@@ -345,7 +394,31 @@ absl::Status CatalogState::ReportServing(const std::string& worker_id,
   WorkerRecord& record = worker->record;
   if (committed != nullptr) record.committed = *committed;
   record.fenced_reason = CleanReason(fenced_reason);
+  if (committed == nullptr) {
+    TellWorker(EventKind::kReceiverFenced, *worker, record.fenced_reason);
+  } else {
+    TellWorker(EventKind::kServing, *worker).version = *committed;
+  }
   return absl::OkStatus();
+}
+
+std::vector<LeaseRecord> CatalogState::ListLeases(const std::string& model,
+                                                  TimePoint now) const {
+  std::vector<LeaseRecord> records;
+  for (const auto& [id, lease] : leases_) {
+    if (!model.empty() && lease.key.model != model) continue;
+    records.push_back({.lease_id = id,
+                       .model = lease.key.model,
+                       .version = lease.key.version,
+                       .worker_id = lease.worker_id,
+                       .expires_in = lease.expiry - now});
+  }
+  std::sort(records.begin(), records.end(),
+            [](const LeaseRecord& a, const LeaseRecord& b) {
+              return std::tie(a.model, a.version, a.worker_id, a.lease_id) <
+                     std::tie(b.model, b.version, b.worker_id, b.lease_id);
+            });
+  return records;
 }
 
 std::vector<VersionRecord> CatalogState::ListVersions(

@@ -39,7 +39,8 @@ CatalogState::CatalogState(const StateOptions& options)
       next_number_(options.first_number != 0 ? options.first_number
                                              : MicrosecondsNow()),
       placements_(options.unused_placements_kept,
-                  options.unused_placement_bytes_kept) {}
+                  options.unused_placement_bytes_kept),
+      event_log_id_(next_number_) {}
 
 const CatalogState::Worker* CatalogState::FindWorker(
     const std::string& worker_id) const {
@@ -114,6 +115,12 @@ absl::Status CatalogState::CheckMesh(const Model& model,
                             info.rank, " differs from \"", current.layout_spec,
                             "\" of the live publishers"));
   }
+  if (info.labels != current.labels) {
+    faults.Add(absl::StrCat("labels \"", ToString(info.labels), "\" of rank ",
+                            info.rank, " differ from \"",
+                            ToString(current.labels),
+                            "\" of the live publishers"));
+  }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 
@@ -142,6 +149,11 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
       if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
     }
     const std::size_t num_publishers = fenced.size();
+    Event& takeover = NewEvent(
+        EventKind::kTakeover, info.model,
+        absl::StrCat(reason, " from ",
+                     NameEpoch(model.current->run_id, model.current->epoch)));
+    takeover.version = {info.run_id, info.epoch, 0};
     // No replica keeps a version of an epoch that is over.
     std::vector<VersionId> over;
     for (const auto& [id, version] : model.versions) {
@@ -153,7 +165,9 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
         absl::StrCat("model \"", info.model, "\": ", reason, " from ",
                      NameEpoch(model.current->run_id, model.current->epoch),
                      ", ", num_publishers, " publishers fenced"));
-    for (const std::string& worker_id : fenced) Kill(worker_id, reason);
+    for (const std::string& worker_id : fenced) {
+      Kill(worker_id, reason, EventKind::kWorkerFenced);
+    }
     model.current.reset();
   }
   RememberRun(model, info);
@@ -165,12 +179,29 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     model.current = std::move(entered);
   }
   model.current->layout_spec = info.layout_spec;
+  model.current->labels = info.labels;
   model.current->num_ranks = info.num_ranks;
+}
+
+absl::Status CatalogState::CheckRoom(const WorkerInfo& info) const {
+  if (static_cast<int64_t>(workers_.size()) >= kMaxWorkers) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the catalog has ", workers_.size(),
+                     " workers, its limit; register again when others end"));
+  }
+  if (static_cast<int64_t>(models_.size()) >= kMaxModels &&
+      !models_.contains(info.model)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the catalog has ", models_.size(), " models, its limit, and \"",
+        info.model, "\" would be another one"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
                                                     const std::string& binding,
                                                     TimePoint now) {
+  WEFT_RETURN_IF_ERROR(CheckRoom(info));
   const bool publishes = info.role == Role::kPublisher;
   if (info.role == Role::kCopy) WEFT_RETURN_IF_ERROR(CheckCopy(info));
   if (publishes) {
@@ -210,7 +241,9 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
     model.current->ranks[info.rank].worker_id = registration.worker_id;
   }
   if (info.role == Role::kCopy) model.copies.insert(registration.worker_id);
-  workers_.emplace(registration.worker_id, std::move(worker));
+  const auto added =
+      workers_.emplace(registration.worker_id, std::move(worker));
+  TellWorker(EventKind::kWorkerRegistered, added.first->second);
   return registration;
 }
 
@@ -232,6 +265,7 @@ absl::Status CatalogState::Attach(const std::string& worker_id,
   worker.record.alive = true;
   worker.holder = holder;
   attach_expiries_.erase({worker.attach_by, worker_id});
+  TellWorker(EventKind::kWorkerAttached, worker);
   if (worker.record.info.role == Role::kPublisher) {
     CountPublisher(models_[worker.record.info.model], worker.record.generation,
                    +1);
@@ -271,6 +305,7 @@ absl::Status CatalogState::Reattach(const Registration& registration,
   }
   if (IsOrphan(worker)) attach_expiries_.erase({worker.attach_by, worker_id});
   worker.holder = holder;
+  TellWorker(EventKind::kWorkerReattached, worker);
   return absl::OkStatus();
 }
 
@@ -323,6 +358,7 @@ void CatalogState::MakeOrphan(Worker& worker, TimePoint now) {
   worker.holder = {};
   worker.attach_by = now + options_.attach_within;
   attach_expiries_.emplace(worker.attach_by, worker.record.worker_id);
+  TellWorker(EventKind::kWorkerOrphaned, worker);
 }
 
 void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
@@ -335,6 +371,8 @@ void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
 void CatalogState::DropRegistration(const std::string& worker_id) {
   const auto found = workers_.find(worker_id);
   const WorkerInfo& info = found->second.record.info;
+  TellWorker(EventKind::kWorkerDropped, found->second,
+             "it did not attach in time");
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
   }
@@ -344,8 +382,8 @@ void CatalogState::DropRegistration(const std::string& worker_id) {
   workers_.erase(found);
 }
 
-void CatalogState::Kill(const std::string& worker_id,
-                        const std::string& reason) {
+void CatalogState::Kill(const std::string& worker_id, const std::string& reason,
+                        EventKind kind) {
   Worker& worker = workers_.at(worker_id);
   Model& model = models_[worker.record.info.model];
   attach_expiries_.erase({worker.attach_by, worker_id});
@@ -353,6 +391,7 @@ void CatalogState::Kill(const std::string& worker_id,
   worker.holder = {};
   worker.record.alive = false;
   worker.death_reason = reason;
+  TellWorker(kind, worker, reason);
   worker.binding.clear();
   const std::set<std::string> leases = std::move(worker.lease_ids);
   worker.lease_ids.clear();
@@ -396,6 +435,7 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
   for (const auto& [id, worker] : workers_) {
     if (model_name.empty() || worker.record.info.model == model_name) {
       records.push_back(worker.record);
+      records.back().death_reason = worker.death_reason;
     }
   }
   std::sort(records.begin(), records.end(),
@@ -408,6 +448,8 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
 
 void CatalogState::RaiseNumbers(uint64_t at_least) {
   next_number_ = std::max(next_number_, at_least);
+  // The first of all, before any event.
+  if (event_log_id_ == options_.first_number) event_log_id_ = next_number_;
 }
 
 void CatalogState::Expire(TimePoint now) {

@@ -14,7 +14,7 @@ namespace {
 using Kind = Command::Kind;
 using TimePoint = CatalogState::TimePoint;
 
-constexpr uint32_t kSnapshotFormat = 0x57435332;  // "WCS2"
+constexpr uint32_t kSnapshotFormat = 0x57435333;  // "WCS3"
 
 constexpr std::size_t kLeftKept = 256;
 
@@ -53,6 +53,8 @@ Replica::Outcome Replica::Apply(std::string_view entry) {
     server->second = command->sequence;
   }
   now_ = std::max(now_, TimePoint(std::chrono::nanoseconds(command->now_ns)));
+  state_.SetEventTime(
+      std::chrono::nanoseconds(now_.time_since_epoch()).count());
   state_.Expire(now_);
   outcome.result = Run(*command);
   if (command->kind == Kind::kLeave) outcome.left = command->id;
