@@ -67,7 +67,9 @@ class Observer : public CallObserver {
 class EventsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto server = CatalogServer::Start("127.0.0.1:0", store_.get(), &observer_);
+    CatalogServerOptions options;
+    options.observer = &observer_;
+    auto server = CatalogServer::Start("127.0.0.1:0", store_.get(), options);
     ASSERT_EQ(server.status(), absl::OkStatus());
     server_ = *std::move(server);
     auto client = MakeGrpcClient(absl::StrCat("127.0.0.1:", server_->port()));
