@@ -231,6 +231,11 @@ class Checker:
         self.steps[key] = int(step)
         version["shards"][event["rank"]] = event["worker"]
 
+    def on_shard_lost(self, event):
+        version = self.version(event)
+        self.check_state(event, version, "ready")
+        version["shards"].pop(event["rank"], None)
+
     def on_version_staging(self, event):
         version = self.version(event)
         self.check_state(event, version, "none")

@@ -44,6 +44,8 @@ std::string_view ToString(EventKind kind) {
       return "receiver-fenced";
     case EventKind::kServing:
       return "serving";
+    case EventKind::kShardLost:
+      return "shard-lost";
   }
   return "unknown";
 }

@@ -36,8 +36,10 @@ enum class EventKind : uint8_t {
   // Without a lease: a receiver switched to what it had received under one, or
   // went back to it.
   kServing = 20,
+  // A publisher died, and a replica holds what it held of the version.
+  kShardLost = 21,
 };
-inline constexpr EventKind kLastEventKind = EventKind::kServing;
+inline constexpr EventKind kLastEventKind = EventKind::kShardLost;
 // "version-ready"; "unknown" for a number that is none.
 std::string_view ToString(EventKind kind);
 

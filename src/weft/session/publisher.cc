@@ -112,11 +112,7 @@ class PublisherImpl : public Publisher {
     updating_ = false;
     absl::StatusOr<catalog::VersionRecord> published =
         options_.catalog->PublishShard(registration_.worker_id, step, deadline);
-    if (!published.ok()) {
-      // It may have taken effect: nobody is to trust memory that changes next.
-      StoreEpochWord(kUpdatingWord);
-      return Explained(published.status());
-    }
+    WEFT_RETURN_IF_ERROR(Explained(published.status()));
     report.version = *std::move(published);
     has_published_ = true;
     last_step_ = step;

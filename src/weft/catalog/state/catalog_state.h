@@ -289,7 +289,8 @@ class CatalogState {
                   std::string_view reason);
   Event& TellWorker(EventKind kind, const Worker& worker,
                     std::string_view reason = "");
-  void TellShard(const Worker& worker, const VersionRecord& record);
+  void TellShard(EventKind kind, const Worker& worker,
+                 const VersionRecord& record);
   // `by`: the worker that moved it, if one did.
   void TellVersion(EventKind kind, const VersionRecord& record,
                    const Worker* by = nullptr);

@@ -34,9 +34,9 @@ Event& CatalogState::TellWorker(EventKind kind, const Worker& worker,
   return event;
 }
 
-void CatalogState::TellShard(const Worker& worker,
+void CatalogState::TellShard(EventKind kind, const Worker& worker,
                              const VersionRecord& record) {
-  Event& event = TellWorker(EventKind::kShardPublished, worker);
+  Event& event = TellWorker(kind, worker);
   event.version = record.version;
   event.ranks_published = record.ranks_published;
   event.ranks_expected = record.ranks_expected;

@@ -58,6 +58,7 @@ void CatalogState::LoseShards(Model& model, const Worker& worker,
         HasReplica(model, version, info)) {
       version.lost_ranks.insert(info.rank);
       record.source_set -= SourceSetTerm(worker.record.generation);
+      TellShard(EventKind::kShardLost, worker, record);
       Emit(record);
     } else {
       withdrawn.push_back(id);

@@ -75,7 +75,7 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
   }
   version.ranks.insert(info.rank);
   record.ranks_published = static_cast<int64_t>(version.ranks.size());
-  TellShard(*worker, record);
+  TellShard(EventKind::kShardPublished, *worker, record);
   if (record.ranks_published == record.ranks_expected) {
     record.state = VersionState::kReady;
     TellVersion(EventKind::kVersionReady, record, worker);

@@ -73,7 +73,7 @@ TEST_P(StoreConformanceTest, EventsTellARefit) {
   EXPECT_EQ(events[5].version, Version(7));
   EXPECT_EQ(events[5].ranks_published, 1);
   EXPECT_EQ(events[6].lease_id, lease);
-  EXPECT_EQ(events[7].lease_id, lease);
+  EXPECT_EQ(events[6].lease_id, lease);
   EXPECT_EQ(events[7].worker_id, receiver.id());
   EXPECT_EQ(events[7].version, Version(7));
   EXPECT_EQ(events[10].reason, "publisher rank 0 updates its memory");
@@ -95,12 +95,12 @@ TEST_P(StoreConformanceTest, EventsTellOfRevocationsAndTakeovers) {
             (Kinds{EventKind::kShardPublished, EventKind::kVersionStaging,
                    EventKind::kShardPublished, EventKind::kVersionReady,
                    EventKind::kLeaseAcquired, EventKind::kTakeover,
-                   EventKind::kWorkerFenced, EventKind::kLeaseRevoked,
-                   EventKind::kVersionGone, EventKind::kWorkerFenced,
+                   EventKind::kLeaseRevoked, EventKind::kVersionGone,
+                   EventKind::kWorkerFenced, EventKind::kWorkerFenced,
                    EventKind::kWorkerRegistered, EventKind::kWorkerAttached,
                    EventKind::kCommitRefused, EventKind::kReceiverFenced}));
   EXPECT_EQ(events[5].version, Version(0, 5));
-  EXPECT_EQ(events[7].lease_id, lease);
+  EXPECT_EQ(events[6].lease_id, lease);
   EXPECT_EQ(events[13].reason, "torn");
   EXPECT_EQ(FindWorker(mesh[1].id()).death_reason, events[9].reason);
   EXPECT_NE(events[9].reason.find("has taken over"), std::string::npos);

@@ -132,7 +132,10 @@ TEST_P(StoreConformanceTest, ACopyIsASourceOfTheVersionItHolds) {
   const auto record = other().PublishShard(copy.id(), 1, Soon());
   ASSERT_EQ(record.status(), absl::OkStatus());
   EXPECT_EQ(record->ranks_published, 2);
-  const SourceSet with_copy = *store().GetSources(kModel, Soon());
+  const Member receiver = Join(ReceiverInfo());
+  const std::string lease = AcquireLease(receiver, Version(1));
+  EXPECT_EQ(store().GetSources(kModel, Soon())->sources.at(2).binding, "");
+  const SourceSet with_copy = *store().GetSources(kModel, lease, Soon());
   ASSERT_EQ(with_copy.sources.size(), 3u);
   EXPECT_EQ(with_copy.num_ranks, 2);
   const SourceRecord& told = with_copy.sources[2];
@@ -151,8 +154,6 @@ TEST_P(StoreConformanceTest, ACopyIsASourceOfTheVersionItHolds) {
   });
 
   // It leaves at once, leases or not.
-  const Member receiver = Join(ReceiverInfo());
-  const std::string lease = AcquireLease(receiver, Version(1));
   EXPECT_EQ(*store().BeginUpdate(copy.id(), Soon()), 0);
   EXPECT_EQ(Find(Version(1)).state, VersionState::kReady);
   EXPECT_EQ(store().GetSources(kModel, Soon())->sources.size(), 2u);
