@@ -251,8 +251,8 @@ def test_what_receivers_and_publishers_say_is_compared(tmp_path):
         {"event": "published", "version": "run:0:2", "state": "READY"}])
     assert faults_of(tmp_path, good_log(), pulls=[pulled],
                      publishers=[published])[0] == []
-    write(pulled, [served, served])
-    assert "2 times" in faults_of(tmp_path, good_log(), pulls=[pulled])[0][0]
+    write(pulled, [served] * 3)
+    assert "3 times" in faults_of(tmp_path, good_log(), pulls=[pulled])[0][0]
     write(pulled, [served, {"event": "failed", "fenced": True},
                    {"event": "saved"}])
     assert "a fenced receiver serves" in faults_of(
@@ -357,10 +357,13 @@ def test_status_says_who_holds_what(start, checkpoint):  # noqa: F811
     acquired = await_event(watch, "lease-acquired")
     assert acquired["version"] == "run:0:0"
     await_event(watch, "committed")
-    # The next transfer hangs: its lease is seen.
+    await_event(watch, "lease-released")
+    # The next transfer hangs: its lease is seen. What is dropped is planned
+    # under a lease of its own.
     trainer.say("step")
     trainer.event()
     engine.say("drop")
+    await_event(watch, "lease-released")
     engine.say("refit")
     held = await_event(watch, "lease-acquired")
     status = subprocess.run(
