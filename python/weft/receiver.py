@@ -39,6 +39,8 @@ class RefitReport:
     pause_seconds: float = 0
     bytes_copied: int = 0
     unrecorded: str = ""
+    # Sources that were lost on the way, and who took over what they held.
+    replaced: list[dict] = field(default_factory=list)
 
     @property
     def bytes_per_second(self) -> float:
