@@ -185,6 +185,18 @@ def refit(engine):
     return event
 
 
+def heal(engine, attempts=5):
+    """A refit after a cut: TCP sends again what was lost in steps that double,
+    so that the first deadlines may pass before it does."""
+    for _ in range(attempts):
+        engine.say("refit")
+        event = engine.event()
+        if event["event"] == "refitted":
+            return
+        assert event["event"] == "failed" and event["fenced"], event
+    raise AssertionError(event)
+
+
 def test_weights_cross_hosts_by_tcp_alone(weft, net, checkpoint, tmp_path):
     fleet = Fleet(net, checkpoint)
     engine, = fleet.engines
@@ -220,7 +232,7 @@ def test_a_link_is_cut_in_mid_refit(weft, net, checkpoint, tmp_path, who):
         trainer_host.cap(None)
     # It was cut for less than a worker is missed: all goes on as before.
     assert engine.child.poll() is None
-    refit(engine)
+    heal(engine)
     fleet.step(2)
     refit(engine)
     assert_holds(weft, engine, checkpoint, "vllm:tp=1", 0, 2,
@@ -233,13 +245,13 @@ def test_a_trainer_is_cut_off_for_good(weft, net, checkpoint, tmp_path):
     refit(engine)
     fleet.trainer_hosts[1].cut(True)
     # The catalog misses it, and no engine is sent to it any more.
-    for _ in range(600):
+    for _ in range(1200):
         states = [v["state"] for v in listing(weft, "versions", fleet.catalog)]
         if states == ["GONE"]:
             break
         threading.Event().wait(0.05)
     else:
-        pytest.fail(f"versions are {states} 30 s after the cut")
+        pytest.fail(f"versions are {states} 60 s after the cut")
     for process in fleet.trainers:
         process.kill()
     fleet.trainer_hosts[1].cut(False)
