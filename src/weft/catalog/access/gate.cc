@@ -31,7 +31,7 @@ Gate::Gate(const GateOptions& options)
       rate_(options.calls_per_second,
             kBurstSeconds * options.calls_per_second) {}
 
-absl::StatusOr<std::unique_ptr<Gate>> Gate::Make(GateOptions options) {
+absl::StatusOr<std::unique_ptr<Gate>> Gate::Make(const GateOptions& options) {
   std::unique_ptr<Gate> gate(new Gate(options));
   if (!options.token_file.empty()) {
     WEFT_ASSIGN_OR_RETURN(

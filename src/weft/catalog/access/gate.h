@@ -45,7 +45,7 @@ struct CallFacts {
 // Thread-safe.
 class Gate {
  public:
-  static absl::StatusOr<std::unique_ptr<Gate>> Make(GateOptions options);
+  static absl::StatusOr<std::unique_ptr<Gate>> Make(const GateOptions& options);
 
   struct Admission {
     absl::Status status;

@@ -135,8 +135,9 @@ grpc::Status CatalogService::GetPlacement(
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
     absl::StatusOr<std::string> placement =
         store_->GetPlacement(request->digest_hex(), AtOnce());
-    if (placement.ok()) response->set_placement(*std::move(placement));
-    return placement.status();
+    if (!placement.ok()) return placement.status();
+    response->set_placement(*std::move(placement));
+    return absl::OkStatus();
   }));
 }
 
