@@ -207,7 +207,7 @@ int RunCatalog(const CatalogArgs& args) {
   if (!started.ok()) return Fail("catalog", started, args.json);
   PrintListening(args, running);
   WaitForStopSignal();
-  if (running.modelexpress != nullptr) running.modelexpress->Shutdown();
+  running.modelexpress.reset();
   running.http.reset();
   // The events of its end are written too.
   running.server->Shutdown();

@@ -148,6 +148,28 @@ void ArrivalCheck::AddWitnesses(const Item& item,
   }
 }
 
+absl::StatusOr<std::vector<verify::TileMismatch>> ArrivalCheck::Compare(
+    const Item& item, absl::Span<const DigestValue> table,
+    const Values& values) const {
+  const int64_t fragment_tiles =
+      tensor::TileGrid::Of(item.fragment_box).num_tiles;
+  return verify::CompareTables(
+      item.fragment_box, plan_.peers[item.peer].moves[item.move].box,
+      table.subspan(static_cast<size_t>(item.table_begin),
+                    static_cast<size_t>(fragment_tiles)),
+      values);
+}
+
+void ArrivalCheck::Count(const Item& item, const Values& values,
+                         ArrivalResult& result) const {
+  const plan::Move& move = plan_.peers[item.peer].moves[item.move];
+  result.tiles_checked += item.cover_grid.num_tiles;
+  result.bytes_digested += item.bytes;
+  verify::AddToTensorDigest(constants_->seed ^ item.name_hash,
+                            target_.tensors[move.tensor].shape, item.cover_box,
+                            values, result.digest);
+}
+
 std::string ArrivalCheck::CheckItem(size_t index,
                                     const execute::Program& program,
                                     absl::Span<const DigestValue> table,
@@ -166,23 +188,14 @@ std::string ArrivalCheck::CheckItem(size_t index,
   } else if (values.empty()) {
     values = DigestInPlace(item);
   }
-  result.tiles_checked += item.cover_grid.num_tiles;
-  result.bytes_digested += item.bytes;
   // Before the witnesses: what this receiver holds, and nothing else.
-  const tensor::TensorSpec& logical = target_.tensors[move.tensor];
-  verify::AddToTensorDigest(constants_->seed ^ item.name_hash, logical.shape,
-                            item.cover_box, values, result.digest);
+  Count(item, values, result);
   AddWitnesses(item, program, values);
-  const int64_t fragment_tiles =
-      tensor::TileGrid::Of(item.fragment_box).num_tiles;
   const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
-      verify::CompareTables(item.fragment_box, move.box,
-                            table.subspan(static_cast<size_t>(item.table_begin),
-                                          static_cast<size_t>(fragment_tiles)),
-                            values);
+      Compare(item, table, values);
   if (!mismatches.ok()) return std::string(mismatches.status().message());
   if (mismatches->empty()) return "";
-  return verify::DescribeMismatches(logical.name,
+  return verify::DescribeMismatches(target_.tensors[move.tensor].name,
                                     plan_.peers[item.peer].src_rank,
                                     item.cover_grid.num_tiles, *mismatches);
 }
@@ -196,19 +209,10 @@ bool ArrivalCheck::IsInPlace(const Item& item,
   const Values held = DigestInPlace(item);
   Values completed = held;
   AddWitnesses(item, witnesses, completed);
-  const int64_t fragment_tiles =
-      tensor::TileGrid::Of(item.fragment_box).num_tiles;
   const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
-      verify::CompareTables(item.fragment_box, move.box,
-                            table.subspan(static_cast<size_t>(item.table_begin),
-                                          static_cast<size_t>(fragment_tiles)),
-                            completed);
+      Compare(item, table, completed);
   if (!mismatches.ok() || !mismatches->empty()) return false;
-  result.tiles_checked += item.cover_grid.num_tiles;
-  result.bytes_digested += item.bytes;
-  const tensor::TensorSpec& logical = target_.tensors[move.tensor];
-  verify::AddToTensorDigest(constants_->seed ^ item.name_hash, logical.shape,
-                            item.cover_box, held, result.digest);
+  Count(item, held, result);
   return true;
 }
 

@@ -14,6 +14,7 @@
 #include "weft/execute/executor.h"
 #include "weft/plan/plan.h"
 #include "weft/session/memory_area.h"
+#include "weft/verify/compare.h"
 #include "weft/verify/digest_table.h"
 
 namespace weft::session {
@@ -104,6 +105,13 @@ class ArrivalCheck {
   Values DigestInPlace(const Item& item) const;
   void AddWitnesses(const Item& item, const execute::Program& program,
                     Values& values) const;
+  // `values` with its witnesses, against `table` of its source.
+  absl::StatusOr<std::vector<verify::TileMismatch>> Compare(
+      const Item& item, absl::Span<const convert::DigestValue> table,
+      const Values& values) const;
+  // Adds the item, whose digests are `values`, to `result`.
+  void Count(const Item& item, const Values& values,
+             ArrivalResult& result) const;
   // Whether the tables say of the item what lies in place; adds to `result`.
   bool IsInPlace(const Item& item, const execute::Program& witnesses,
                  absl::Span<const convert::DigestValue> table,

@@ -20,9 +20,7 @@
 #include "weft/session/publisher.h"
 #include "weft/session/receiver.h"
 #include "weft/session/testing/fake_gpus.h"
-#include "weft/transport/inproc/inproc_transport.h"
-#include "weft/transport/shm/shm_transport.h"
-#include "weft/transport/ucx/ucx_transport.h"
+#include "weft/session/testing/plain_session.h"
 
 namespace weft::session {
 namespace {
@@ -30,6 +28,8 @@ namespace {
 using tensor::Box;
 using tensor::DType;
 using tensor::Range;
+using testing::MakeTransport;
+using testing::Trainer;
 using Rng = std::mt19937_64;
 
 base::Deadline Soon() {
@@ -371,21 +371,6 @@ std::string BytesOf(const manifest::Placement& placement,
       reinterpret_cast<const char*>(StoredBase(memory, stored)),
       static_cast<size_t>(*StoredBytes(placement.stored[stored])));
 }
-
-// `device`: of the rank that uses it, for the transport "cuda".
-std::unique_ptr<transport::Transport> MakeTransport(const std::string& name,
-                                                    int device) {
-  if (name == "cuda") return testing::MakeFakeGpuTransport(device);
-  if (name == "inproc") return transport::MakeInprocTransport();
-  if (name == "shm") return *transport::MakeShmTransport();
-  return *transport::MakeUcxTransport({});
-}
-
-struct Trainer {
-  manifest::Placement placement;
-  OwnedRankMemory owned;
-  std::unique_ptr<Publisher> publisher;
-};
 
 class QuantiseTest : public ::testing::TestWithParam<std::string> {
  protected:

@@ -422,7 +422,6 @@ absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
       (prepared_->connected || !connect)) {
     return absl::OkStatus();
   }
-  const PhaseTimer phase(options_.on_phase, "plan and connect");
   return PrepareFor(*std::move(choice), connect, deadline);
 }
 
@@ -446,6 +445,7 @@ absl::Status ReceiverImpl::PrepareFor(SourceChoice choice, bool connect,
 absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
                                        std::optional<int64_t>& unreachable,
                                        base::Deadline deadline) {
+  const PhaseTimer phase(options_.on_phase, "plan and connect");
   auto next = std::make_unique<Prepared>();
   next->source_set = choice.source_set;
   next->sources = choice.sources;

@@ -276,7 +276,9 @@ auto FailoverClient::Call(base::Deadline deadline, F call)
     absl::Status status = link.status();
     if (link.ok()) {
       // A server refuses calls of a worker that is not attached through it.
-      links_->AwaitAttached(links_->GiveUp(deadline));
+      const absl::Status attached =
+          links_->AwaitAttached(links_->GiveUp(deadline));
+      if (!attached.ok() && deadline.Passed()) return attached;
       auto result = call(*link, again);
       status = StatusOf(result);
       if (!absl::IsUnavailable(status)) return result;

@@ -75,6 +75,7 @@ absl::StatusOr<FailoverLinks::Link> FailoverLinks::Get(
 void FailoverLinks::MarkBroken(Held& held) {
   if (held.broken || held.ended || !held.lost.ok()) return;
   held.broken = true;
+  held.why = NoCatalogAnswers(absl::StrJoin(addresses_, " or "));
   held.give_up = base::Deadline::After(reconnect_within_);
   changed_.notify_all();
 }
@@ -88,10 +89,12 @@ void FailoverLinks::Break(uint64_t life) {
   for (const auto& held : held_) MarkBroken(*held);
 }
 
-void FailoverLinks::AwaitAttached(base::Deadline deadline) {
+absl::Status FailoverLinks::AwaitAttached(base::Deadline deadline) {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, deadline.Remaining(),
                     [this] { return closed_ || NextBroken() == nullptr; });
+  const std::shared_ptr<Held> broken = NextBroken();
+  return broken == nullptr ? absl::OkStatus() : broken->why;
 }
 
 bool FailoverLinks::AllAttached() {
@@ -233,6 +236,10 @@ void FailoverLinks::Repair(const std::shared_ptr<Held>& held) {
     if (may_come && !held->give_up.Passed()) {
       if (link.ok() && !absl::IsUnavailable(status)) Break(link->life);
       if (IsUnreachable(status) && link.ok()) Break(link->life);
+      {
+        const std::lock_guard lock(mutex_);
+        if (absl::IsUnavailable(status)) held->why = status;
+      }
       Pause(held->give_up);
       return;
     }
