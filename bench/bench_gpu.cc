@@ -132,10 +132,12 @@ absl::Status RefitRows(const BenchOptions& options,
     apps::PrintLine(absl::StrCat(
         "  ", apps::HumanBytes(last.bytes), " in ",
         apps::HumanSeconds(last.seconds), ": transfer ",
-        apps::HumanSeconds(last.transfer_seconds), ", comparing digests ",
-        apps::HumanSeconds(last.verify_seconds), ", quantising ",
-        apps::HumanSeconds(last.quantise_seconds), ", control ",
-        apps::HumanSeconds(last.control_seconds)));
+        apps::HumanSeconds(last.transfer_seconds), " (copied after ",
+        apps::HumanSeconds(last.execute.copied_seconds), ", digested after ",
+        apps::HumanSeconds(last.execute.digested_seconds),
+        "), comparing digests ", apps::HumanSeconds(last.verify_seconds),
+        ", quantising ", apps::HumanSeconds(last.quantise_seconds),
+        ", control ", apps::HumanSeconds(last.control_seconds)));
     for (const session::RefitPhase& phase : target->phases) {
       apps::PrintLine(absl::StrCat(
           "    ", phase.name, ": ",

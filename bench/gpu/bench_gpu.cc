@@ -118,12 +118,17 @@ ProgramSpec Quantise(const Ends& ends, int64_t bytes) {
   return spec;
 }
 
-ProgramSpec Digest(const Ends& ends, int64_t bytes) {
+ProgramSpec Digest(const Ends& ends, int64_t bytes, int item_bytes = 2) {
   ProgramSpec spec;
-  const int64_t rows = bytes / 2 / kCols;
+  const int64_t rows = bytes / item_bytes / kCols;
   spec.num_values = (rows + 63) / 64 * (kCols / 64);
-  spec.digests.push_back(
-      {ends.src, 2, rows, kCols, kCols * 2, 2, {0, 0, 0, kCols / 64}});
+  spec.digests.push_back({ends.src,
+                          item_bytes,
+                          rows,
+                          kCols,
+                          kCols * item_bytes,
+                          item_bytes,
+                          {0, 0, 0, kCols / 64}});
   return spec;
 }
 
@@ -319,6 +324,12 @@ class GpuBench {
 
   absl::Status RunDigest() {
     const Ends ends{src_, local_};
+    for (const int item_bytes : {1, 4}) {
+      WEFT_RETURN_IF_ERROR(Case(absl::StrCat("gpu/digest-", item_bytes, "B"),
+                                *here_, Digest(ends, bytes_, item_bytes),
+                                CopyWay::kKernel, {0, &constants_, false},
+                                bytes_, Read()));
+    }
     for (const int sms : {0, 16, 32}) {
       WEFT_RETURN_IF_ERROR(
           Case(absl::StrCat("gpu/digest",

@@ -89,7 +89,8 @@ class DeviceProgram : public Program {
   // That are worth their while in a run.
   size_t NumHelpers() const;
   // Until all queues are idle.
-  absl::Status Drive(base::Deadline deadline);
+  absl::Status Drive(base::Deadline::Clock::time_point begin,
+                     base::Deadline deadline, ExecuteReport& report);
   absl::Status CheckHealth() const;
   // Stops what runs, so that nothing writes any more; false if it would not
   // stop.

@@ -96,6 +96,10 @@ struct ExecuteReport {
   int64_t bytes_moved = 0;    // bytes of moves, at the destination
   int64_t bytes_on_wire = 0;  // read or written at the peer, over-read included
   double seconds = 0;
+  // Of a GPU, from the start of the run: all copied; all digested, too. The
+  // rest until `seconds` is the host's.
+  double copied_seconds = 0;
+  double digested_seconds = 0;
   int64_t mapped_bytes = 0;
   int64_t posted_direct_bytes = 0;
   int64_t posted_staged_bytes = 0;

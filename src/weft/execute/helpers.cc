@@ -45,14 +45,25 @@ void Helpers::Work() {
   while (true) {
     changed_.wait(lock, [this] { return closed_ || !jobs_.empty(); });
     if (closed_) return;
-    const std::function<void()> job = std::move(jobs_.front());
-    jobs_.pop_front();
-    ++running_;
-    lock.unlock();
-    job();
-    lock.lock();
-    --running_;
+    Do(lock);
   }
+}
+
+bool Helpers::DoOne() {
+  std::unique_lock lock(mutex_);
+  if (jobs_.empty()) return false;
+  Do(lock);
+  return true;
+}
+
+void Helpers::Do(std::unique_lock<std::mutex>& lock) {
+  const std::function<void()> job = std::move(jobs_.front());
+  jobs_.pop_front();
+  ++running_;
+  lock.unlock();
+  job();
+  lock.lock();
+  --running_;
 }
 
 }  // namespace weft::execute

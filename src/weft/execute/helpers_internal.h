@@ -23,11 +23,14 @@ class Helpers {
   Helpers& operator=(const Helpers&) = delete;
 
   void Add(std::function<void()> job);
+  // Does a job that has not begun, if there is one, in this thread.
+  bool DoOne();
   // Whether all that was added is done.
   bool Idle();
 
  private:
   void Work();
+  void Do(std::unique_lock<std::mutex>& lock);  // the first of jobs_
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -33,6 +33,8 @@ void AddReport(const execute::ExecuteReport& more,
   sum.bytes_moved += more.bytes_moved;
   sum.bytes_on_wire += more.bytes_on_wire;
   sum.seconds += more.seconds;
+  sum.copied_seconds += more.copied_seconds;
+  sum.digested_seconds += more.digested_seconds;
   sum.mapped_bytes += more.mapped_bytes;
   sum.posted_direct_bytes += more.posted_direct_bytes;
   sum.posted_staged_bytes += more.posted_staged_bytes;

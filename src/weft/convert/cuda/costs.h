@@ -11,6 +11,8 @@ struct Costs {
   // Host time to submit one copy: alone, and as one of a batch.
   double engine_call_ns = 2400;
   double engine_batched_ns = 500;
+  // Between one 2-D copy and the next the link stands still.
+  double engine_start_ns = 4400;
   // A copy engine's time for a row of a 2-D copy, when rows are short.
   double engine_row_ns = 0.34;
   double engine_bytes_per_ns = 397;

@@ -169,8 +169,11 @@ bool EngineIsCheaper(const EnginePlan& plan, const Costs& costs) {
       (call.height > 1 ? costs.engine_call_ns : costs.engine_batched_ns);
   const double rows = static_cast<double>(call.height * call.depth * calls) *
                       costs.engine_row_ns;
-  return std::max({submit, rows, bytes / costs.engine_bytes_per_ns}) <=
-         bytes / costs.kernel_bytes_per_ns;
+  const double start =
+      call.height > 1 ? static_cast<double>(calls) * costs.engine_start_ns : 0;
+  const double copying =
+      start + std::max(rows, bytes / costs.engine_bytes_per_ns);
+  return std::max(submit, copying) <= bytes / costs.kernel_bytes_per_ns;
 }
 
 bool LowerToEngine(const Canonical& copy, CopyWay way, const Costs& costs,

@@ -65,13 +65,17 @@ Lowered Lowering(const Copy& copy, CopyWay way) {
 
 TEST(EngineTest, TakesLongRegularRows) {
   const Lowered rows =
-      Lowering(BytesCopy({{1 << 16, 512, 256}, {256, 1, 1}}), CopyWay::kByCost);
+      Lowering(BytesCopy({{1 << 18, 512, 256}, {256, 1, 1}}), CopyWay::kByCost);
   ASSERT_EQ(rows.engine.size(), 1u);
   EXPECT_EQ(rows.engine[0].width, 256);
-  EXPECT_EQ(rows.engine[0].height, 1 << 16);
+  EXPECT_EQ(rows.engine[0].height, 1 << 18);
   EXPECT_EQ(rows.engine[0].src_pitch, 512);
   EXPECT_EQ(rows.engine[0].dst_pitch, 256);
   EXPECT_EQ(rows.info.tiles, 0);
+  // The start of a 2-D copy costs more than the engine gains on 17 MB.
+  EXPECT_TRUE(
+      Lowering(BytesCopy({{1 << 16, 512, 256}, {256, 1, 1}}), CopyWay::kByCost)
+          .engine.empty());
 }
 
 TEST(EngineTest, LeavesShortRowsAndSmallCopiesToTheKernel) {
