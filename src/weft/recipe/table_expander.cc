@@ -70,6 +70,7 @@ class LogicalExpander {
     logical.shard = rule.shard;
     logical.memory = in_memory;
     logical.where = rule.where;
+    WEFT_ASSIGN_OR_RETURN(logical.copy_of, rule.copy_of.Evaluate(environment_));
     for (const Expression& extent : rule.shape) {
       WEFT_ASSIGN_OR_RETURN(logical.spec.shape.emplace_back(),
                             extent.Evaluate(environment_));
