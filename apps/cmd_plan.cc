@@ -1,5 +1,5 @@
-// weft plan: prints and proves a plan before anything moves. Needs a config,
-// no checkpoint and no process.
+// weft plan: prints and proves a plan before anything moves. Needs a config or
+// a checkpoint, and no process.
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <initializer_list>
@@ -25,10 +25,9 @@ namespace weft::apps {
 namespace {
 
 struct PlanArgs {
-  std::string config;
+  PlanModel model;
   std::string from;
   std::string to;
-  std::string recipes;
   int64_t rank = -1;  // all
   double link_gigabytes_per_second = 0;
   FleetArgs fleet;
@@ -200,7 +199,7 @@ absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
   }
   WEFT_ASSIGN_OR_RETURN(
       const PlanJob other,
-      MakePlanJob(args.config, args.recipes,
+      MakePlanJob(args.model,
                   args.diff_from.empty() ? args.from : args.diff_from,
                   args.diff.empty() ? args.to : args.diff));
   WEFT_ASSIGN_OR_RETURN(const FleetResult ours, PlanFleet(job, nullptr));
@@ -225,11 +224,10 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
 }
 
 absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
-  WEFT_ASSIGN_OR_RETURN(
-      const PlanJob job,
-      MakePlanJob(
-          args.config, args.recipes, args.from, args.to,
-          /*with_stages=*/!NamesFile(args.diff) || IsPlanFile(args.diff)));
+  WEFT_ASSIGN_OR_RETURN(const PlanJob job,
+                        MakePlanJob(args.model, args.from, args.to,
+                                    /*with_stages=*/!NamesFile(args.diff) ||
+                                        IsPlanFile(args.diff)));
   if (args.rank >= 0) return ExplainRank(args, job);
   if (!args.diff.empty() || !args.diff_from.empty()) {
     return DiffPlans(args, job);
@@ -251,6 +249,9 @@ void AddPlan(CLI::App& app, int* exit_code) {
       "  weft plan --config config.json --from megatron:tp=2,pp=2 --to "
       "vllm:tp=4\n"
       "      all ranks in brief: bytes, runs, load, and what is left over\n"
+      "  weft plan --checkpoint DIR --from fsdp:shard=8,names=hf --to "
+      "vllm:tp=2,quant=fp8-channel\n"
+      "      the same of a checkpoint's own dtypes and scales\n"
       "  weft plan ... --rank 1\n"
       "      one engine rank: peers, run lengths, tensors, conversions\n"
       "  weft plan ... --gpus-per-node 8 --trace refit.json\n"
@@ -262,16 +263,19 @@ void AddPlan(CLI::App& app, int* exit_code) {
       "  weft plan ... --diff vllm:tp=8\n"
       "  weft plan ... --diff captured.json\n"
       "      what another layout changes; what an engine says it holds");
-  command
-      ->add_option("--config", args->config,
-                   "config.json or a directory that holds one")
-      ->required();
+  CLI::Option_group* model = command->add_option_group("model");
+  model->add_option("--config", args->model.config_path,
+                    "config.json or a directory that holds one");
+  model->add_option("--checkpoint", args->model.checkpoint_path,
+                    "directory with config.json and safetensors, for the "
+                    "dtypes and scales that it really has");
+  model->require_option(1);
   command->add_option("--from", args->from, "layout of the trainer")
       ->required();
   command->add_option("--to", args->to, "layout of the engine")->required();
   AddReadingOptions(*command, *args);
   AddSimulationOptions(*command, args->fleet);
-  command->add_option("--recipes", args->recipes,
+  command->add_option("--recipes", args->model.recipes_path,
                       "file or folder of further recipes");
   command->add_flag("--json", args->json, "print one JSON object");
   command->callback([args, command, exit_code] {

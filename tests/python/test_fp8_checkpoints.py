@@ -193,6 +193,46 @@ def test_versions_arrive_as_they_were_published(
             held, oracle_fp8.shard_quantised(config, stepped, engine, rank))
 
 
+@pytest.mark.parametrize("quant", SHAPES)
+def test_plans_know_what_the_file_has(weft, tmp_path, quant):
+    """Of a checkpoint, the bytes that cross and what is converted; of its config
+    alone, those of BF16."""
+    rng = np.random.default_rng(SEED)
+    config = block_config(rng, "qwen3") | {"torch_dtype": "bfloat16"}
+    tensors = fp8_checkpoint(rng, config, quant)
+    folder = tmp_path / "checkpoint"
+    cases.write_checkpoint(folder, config, tensors)
+    spec = f"vllm:tp=2,quant={quant}"
+
+    def answer(*words):
+        return json.loads(done(weft("plan", *words, "--from",
+                                    "fsdp:shard=3,names=hf", "--to", spec,
+                                    "--json")))
+
+    held = [oracle_fp8.shard_quantised(config, tensors, spec, rank)
+            for rank in range(2)]
+    plan = answer("--checkpoint", folder)
+    name = "model.layers.0.mlp.up_proj.weight_scale"
+    dtype = tensors[name].dtype
+    scale_bytes = np.dtype(oracle.WORDS[dtype]).itemsize
+    for rank, tensors_of in zip(plan["ranks"], held, strict=True):
+        assert sum(peer["src_bytes"] for peer in rank["peers"]) == sum(
+            t.bits.size * scale_bytes if name.endswith("_scale")
+            else len(t.data()) for name, t in tensors_of.items())
+        assert "stages" not in rank
+    parts = answer("--checkpoint", folder, "--explain", name)["parts"]
+    assert plan["unused_checkpoint_tensors"] == []
+    assert plan["unread_trainer_tensors"] == []
+    assert {part["conversion"] for part in parts} == {f"{dtype} -> F32"}
+    assert not any(part["lossy"] for part in parts)
+    assert answer("--config", folder)["sent_bytes"] > plan["sent_bytes"]
+    # The options that say what is planned exclude each other.
+    for words in ([], ["--config", folder, "--checkpoint", folder]):
+        result = weft("plan", *words, "--from", "hf", "--to", spec)
+        assert result.returncode == 2
+        assert "--config,--checkpoint" in result.stderr
+
+
 @pytest.fixture
 def refused(weft, tmp_path):
     """refused(tensors, spec): what is said of a checkpoint that is changed."""
