@@ -7,12 +7,14 @@
 #include <string>
 #include <system_error>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "commands.h"
 #include "console.h"
 #include "fleet_html.h"
 #include "fleet_report.h"
+#include "option_checks.h"
 #include "plan_diff.h"
 #include "plan_file.h"
 #include "plan_job.h"
@@ -50,29 +52,29 @@ void AddSimulationOptions(CLI::App& command, FleetArgs& fleet) {
       .add_option("--gpus-per-node", fleet.uniform.gpus_per_node,
                   "simulate the refit on equal nodes: ranks of a node, in "
                   "order")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->each([&fleet](const std::string&) { fleet.simulate = true; });
   command
       .add_option("--nic-gbs", fleet.nic_gigabytes_per_second,
                   "GB/s of a GPU's NIC, each way")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command
       .add_option("--nvlink-gbs", fleet.nvlink_gigabytes_per_second,
                   "GB/s of a GPU's NVLink, each way")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command
       .add_option("--latency-us", fleet.latency_microseconds,
                   "microseconds before an operation begins")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotBelowZero())
       ->capture_default_str();
   command.add_flag("--colocated", fleet.uniform.colocated,
                    "trainer rank r and engine rank r share a node");
   command
       .add_option("--window", fleet.simulation.window,
                   "operations in flight, per engine rank")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command.add_option("--trace", fleet.trace_path,
                      "write the simulated timeline, for ui.perfetto.dev");
@@ -82,14 +84,16 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
   command
       .add_option("--rank", args.rank,
                   "explain this engine rank; all ranks in brief if absent")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NotBelowZero());
   // Says what is so anyway, for who would rather have said it.
   command.add_flag_callback(
       "--fleet", [] {}, "all ranks in brief, as without --rank");
   command.add_option("--out", args.out_path,
                      "write that rank's plan (docs/formats/plan_file.md)");
-  command.add_option("--link-gbs", args.link_gigabytes_per_second,
-                     "GB/s of the slowest link, for the bound of that rank");
+  command
+      .add_option("--link-gbs", args.link_gigabytes_per_second,
+                  "GB/s of the slowest link, for the bound of that rank")
+      ->check(AboveZero());
   command.add_option("--tensor,--explain", args.tensor,
                      "where each box of this tensor comes from: a name of "
                      "the checkpoint or of the engine");
@@ -108,6 +112,12 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
 // Options that would have no effect beside others are refused, not ignored.
 absl::Status CheckOptions(const CLI::App& command) {
   base::FaultList faults;
+  for (const CLI::Option* option : command.get_options()) {
+    // As from a variable of a script that is not set.
+    if (absl::c_linear_search(option->results(), "")) {
+      faults.Add(absl::StrCat(option->get_name(), " is given with nothing"));
+    }
+  }
   const auto given = [&command](const char* option) {
     return command.count(option) > 0;
   };

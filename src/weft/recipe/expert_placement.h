@@ -19,7 +19,7 @@ struct ExpertPlacement {
   bool round_robin = false;  // asked for
   int64_t num_redundant = 0;
   bool even = false;                         // all ranks must have as many
-  std::shared_ptr<const ExpertTable> table;  // null: none
+  std::shared_ptr<const ExpertTable> table = nullptr;  // null: none
 };
 
 // Logical experts of the rank, in the order of its physical ones. Physical

@@ -20,6 +20,9 @@
 namespace weft::recipe {
 namespace {
 
+// Beyond any fleet; a slip of the hand must not take all memory.
+constexpr int64_t kMaxRanksAtOnce = int64_t{1} << 17;
+
 std::optional<tensor::DType> ChosenDType(const LayoutSpec& spec) {
   const std::string word = spec.Word("dtype", "auto");
   if (word == "bf16") return tensor::DType::kBF16;
@@ -102,6 +105,11 @@ class DataRecipe : public Recipe {
       const std::vector<tensor::TensorSpec>& logical) const override {
     WEFT_RETURN_IF_ERROR(TableOf(spec).status());
     WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
+    if (mesh.num_ranks() > kMaxRanksAtOnce) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          spec.ToString(), " has ", mesh.num_ranks(), " ranks, more than the ",
+          kMaxRanksAtOnce, " that are laid out at once"));
+    }
     WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                           checkpoints_.Find(config, logical));
     std::vector<RankLayout> layouts;

@@ -86,7 +86,8 @@ class Recipe {
       const ModelConfig& config, const LayoutSpec& spec, int64_t rank,
       const std::vector<tensor::TensorSpec>& logical) const = 0;
   // The same for all ranks, by rank. Far cheaper than one call a rank where
-  // there are many tensors: they are matched once.
+  // there are many tensors: they are matched once. kInvalidArgument above
+  // 131,072 ranks.
   virtual absl::StatusOr<std::vector<RankLayout>> Layouts(
       const ModelConfig& config, const LayoutSpec& spec,
       const std::vector<tensor::TensorSpec>& logical) const = 0;

@@ -121,22 +121,21 @@ absl::StatusOr<tensor::DType> StoredBuilder::DTypeOf(
 absl::Status StoredBuilder::FailUnquantised(
     int32_t tensor, const StoredDescription& description) const {
   const auto own = logical_.own_scales.find(tensor);
-  const std::optional<SchemeWords> words =
-      own == logical_.own_scales.end()
-          ? std::nullopt
-          : std::optional(WordsOf(own->second.scheme));
+  const bool has_scales = own != logical_.own_scales.end();
+  const SchemeWords words =
+      has_scales ? WordsOf(own->second.scheme) : SchemeWords{"", ""};
   std::string advice;
   if (!options_.is_engine) {
     advice = "only hf and fsdp:names=hf hold it";
-  } else if (options_.quant || !words) {
+  } else if (options_.quant || !has_scales) {
     advice = "the engine has it in no other form than the checkpoint's BF16";
   } else {
     advice = absl::StrCat("nothing is dequantised; give quant=",
-                          std::string(words->quant));
+                          std::string(words.quant));
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "\"", logical_.specs[tensor].name, "\" is F8_E4M3 in the checkpoint",
-      words ? absl::StrCat(", with ", std::string(words->scales), ",") : "",
+      has_scales ? absl::StrCat(", with ", std::string(words.scales), ",") : "",
       " but \"", description.name, "\" is not held quantised; ", advice));
 }
 
