@@ -174,7 +174,7 @@ absl::Status EmptyRefit(const BenchOptions& options,
 absl::Status BenchGpu(const BenchOptions& options) {
   WEFT_ASSIGN_OR_RETURN(apps::DeviceChoice device, apps::ChooseDevice("cuda"));
   device.device = device.driver->num_devices() - 1;
-  for (const char* job :
+  for (const std::string& job :
        {"qwen3:hf>vllm:tp=1", "qwen3:fsdp:shard=2>vllm:tp=1",
         "qwen3:megatron:tp=2>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4",
         "qwen3:hf:quant=fp8-block>vllm:tp=1,quant=fp8-block"}) {

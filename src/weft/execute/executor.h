@@ -56,7 +56,7 @@ struct ExecuteOptions {
   std::function<absl::Status()> beside = nullptr;
   // Needed when an end of the plan lies in the memory of a GPU: it then carries
   // the whole plan, and none of the above applies but `progress`.
-  DeviceOptions device = {};
+  DeviceOptions device;
 };
 
 // One stored tensor of the local side.
