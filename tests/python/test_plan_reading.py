@@ -465,3 +465,17 @@ def test_no_fleet_is_so_large(plan, source, target, parts):
     assert result.stderr.startswith("weft plan: ")
     for part in parts:
         assert part in result.stderr
+
+
+def test_experts_that_ranks_do_not_divide(plan, tmp_path):
+    """SGLang's ranks hold as many each; the advice is one that it takes."""
+    config = tmp_path / "experts.json"
+    config.write_text(json.dumps(CONFIG | {
+        "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 6,
+        "moe_intermediate_size": 8, "head_dim": 4}))
+    refused = plan("hf", "sglang:tp=4,ep=4", config=config)
+    assert refused.returncode == 1
+    advice = "ep=4 does not divide the 6 physical experts; give redundant=2"
+    assert advice in refused.stderr
+    given = plan("hf", "sglang:tp=4,ep=4,redundant=2", config=config)
+    assert given.returncode == 0, given.stderr
