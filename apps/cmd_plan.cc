@@ -1,5 +1,5 @@
-// weft plan: prints and proves a plan before anything moves. Needs a config,
-// no checkpoint and no process.
+// weft plan: prints and proves a plan before anything moves. Needs a config or
+// a checkpoint, and no process.
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <initializer_list>
@@ -7,12 +7,14 @@
 #include <string>
 #include <system_error>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "commands.h"
 #include "console.h"
 #include "fleet_html.h"
 #include "fleet_report.h"
+#include "option_checks.h"
 #include "plan_diff.h"
 #include "plan_file.h"
 #include "plan_job.h"
@@ -25,10 +27,9 @@ namespace weft::apps {
 namespace {
 
 struct PlanArgs {
-  std::string config;
+  PlanModel model;
   std::string from;
   std::string to;
-  std::string recipes;
   int64_t rank = -1;  // all
   double link_gigabytes_per_second = 0;
   FleetArgs fleet;
@@ -51,29 +52,29 @@ void AddSimulationOptions(CLI::App& command, FleetArgs& fleet) {
       .add_option("--gpus-per-node", fleet.uniform.gpus_per_node,
                   "simulate the refit on equal nodes: ranks of a node, in "
                   "order")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->each([&fleet](const std::string&) { fleet.simulate = true; });
   command
       .add_option("--nic-gbs", fleet.nic_gigabytes_per_second,
                   "GB/s of a GPU's NIC, each way")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command
       .add_option("--nvlink-gbs", fleet.nvlink_gigabytes_per_second,
                   "GB/s of a GPU's NVLink, each way")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command
       .add_option("--latency-us", fleet.latency_microseconds,
                   "microseconds before an operation begins")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotBelowZero())
       ->capture_default_str();
   command.add_flag("--colocated", fleet.uniform.colocated,
                    "trainer rank r and engine rank r share a node");
   command
       .add_option("--window", fleet.simulation.window,
                   "operations in flight, per engine rank")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command.add_option("--trace", fleet.trace_path,
                      "write the simulated timeline, for ui.perfetto.dev");
@@ -83,14 +84,16 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
   command
       .add_option("--rank", args.rank,
                   "explain this engine rank; all ranks in brief if absent")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NotBelowZero());
   // Says what is so anyway, for who would rather have said it.
   command.add_flag_callback(
       "--fleet", [] {}, "all ranks in brief, as without --rank");
   command.add_option("--out", args.out_path,
                      "write that rank's plan (docs/formats/plan_file.md)");
-  command.add_option("--link-gbs", args.link_gigabytes_per_second,
-                     "GB/s of the slowest link, for the bound of that rank");
+  command
+      .add_option("--link-gbs", args.link_gigabytes_per_second,
+                  "GB/s of the slowest link, for the bound of that rank")
+      ->check(AboveZero());
   command.add_option("--tensor,--explain", args.tensor,
                      "where each box of this tensor comes from: a name of "
                      "the checkpoint or of the engine");
@@ -109,6 +112,12 @@ void AddReadingOptions(CLI::App& command, PlanArgs& args) {
 // Options that would have no effect beside others are refused, not ignored.
 absl::Status CheckOptions(const CLI::App& command) {
   base::FaultList faults;
+  for (const CLI::Option* option : command.get_options()) {
+    // As from a variable of a script that is not set.
+    if (absl::c_linear_search(option->results(), "")) {
+      faults.Add(absl::StrCat(option->get_name(), " is given with nothing"));
+    }
+  }
   const auto given = [&command](const char* option) {
     return command.count(option) > 0;
   };
@@ -200,7 +209,7 @@ absl::StatusOr<std::string> DiffPlans(const PlanArgs& args,
   }
   WEFT_ASSIGN_OR_RETURN(
       const PlanJob other,
-      MakePlanJob(args.config, args.recipes,
+      MakePlanJob(args.model,
                   args.diff_from.empty() ? args.from : args.diff_from,
                   args.diff.empty() ? args.to : args.diff));
   WEFT_ASSIGN_OR_RETURN(const FleetResult ours, PlanFleet(job, nullptr));
@@ -225,11 +234,10 @@ absl::StatusOr<std::string> ReportFleet(const PlanArgs& args,
 }
 
 absl::StatusOr<std::string> PlanCommand(const PlanArgs& args) {
-  WEFT_ASSIGN_OR_RETURN(
-      const PlanJob job,
-      MakePlanJob(
-          args.config, args.recipes, args.from, args.to,
-          /*with_stages=*/!NamesFile(args.diff) || IsPlanFile(args.diff)));
+  WEFT_ASSIGN_OR_RETURN(const PlanJob job,
+                        MakePlanJob(args.model, args.from, args.to,
+                                    /*with_stages=*/!NamesFile(args.diff) ||
+                                        IsPlanFile(args.diff)));
   if (args.rank >= 0) return ExplainRank(args, job);
   if (!args.diff.empty() || !args.diff_from.empty()) {
     return DiffPlans(args, job);
@@ -251,6 +259,9 @@ void AddPlan(CLI::App& app, int* exit_code) {
       "  weft plan --config config.json --from megatron:tp=2,pp=2 --to "
       "vllm:tp=4\n"
       "      all ranks in brief: bytes, runs, load, and what is left over\n"
+      "  weft plan --checkpoint DIR --from fsdp:shard=8,names=hf --to "
+      "vllm:tp=2,quant=fp8-channel\n"
+      "      the same of a checkpoint's own dtypes and scales\n"
       "  weft plan ... --rank 1\n"
       "      one engine rank: peers, run lengths, tensors, conversions\n"
       "  weft plan ... --gpus-per-node 8 --trace refit.json\n"
@@ -262,16 +273,19 @@ void AddPlan(CLI::App& app, int* exit_code) {
       "  weft plan ... --diff vllm:tp=8\n"
       "  weft plan ... --diff captured.json\n"
       "      what another layout changes; what an engine says it holds");
-  command
-      ->add_option("--config", args->config,
-                   "config.json or a directory that holds one")
-      ->required();
+  CLI::Option_group* model = command->add_option_group("model");
+  model->add_option("--config", args->model.config_path,
+                    "config.json or a directory that holds one");
+  model->add_option("--checkpoint", args->model.checkpoint_path,
+                    "directory with config.json and safetensors, for the "
+                    "dtypes and scales that it really has");
+  model->require_option(1);
   command->add_option("--from", args->from, "layout of the trainer")
       ->required();
   command->add_option("--to", args->to, "layout of the engine")->required();
   AddReadingOptions(*command, *args);
   AddSimulationOptions(*command, args->fleet);
-  command->add_option("--recipes", args->recipes,
+  command->add_option("--recipes", args->model.recipes_path,
                       "file or folder of further recipes");
   command->add_flag("--json", args->json, "print one JSON object");
   command->callback([args, command, exit_code] {

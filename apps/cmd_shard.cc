@@ -11,6 +11,7 @@
 #include "commands.h"
 #include "console.h"
 #include "load_model.h"
+#include "option_checks.h"
 #include "plain_cut.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -92,13 +93,13 @@ void AddShard(CLI::App& app, int* exit_code) {
       ->required();
   command->add_option("--rank", args->rank, "rank within the layout")
       ->required()
-      ->check(CLI::NonNegativeNumber);
+      ->check(NotBelowZero());
   command->add_option("--out", args->out, "safetensors file to write")
       ->required();
   command
       ->add_option("--step", args->step,
                    "cut the weights after this many stand-in optimiser steps")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotBelowZero())
       ->capture_default_str();
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "commands.h"
 #include "console.h"
+#include "option_checks.h"
 #include "synthetic_values.h"
 #include "text_file.h"
 #include "weft/base/checked.h"
@@ -244,7 +245,7 @@ void AddSynth(CLI::App& app, int* exit_code) {
   command
       ->add_option("--max-file-bytes", args->max_file_bytes,
                    "begin another file beyond this size")
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command->add_option("--recipes", args->recipes,
                       "file or folder of further recipes");

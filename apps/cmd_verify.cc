@@ -14,6 +14,7 @@
 #include "commands.h"
 #include "console.h"
 #include "load_model.h"
+#include "option_checks.h"
 #include "plain_cut.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -206,11 +207,11 @@ void AddVerify(CLI::App& app, int* exit_code) {
       ->required();
   command->add_option("--rank", args->rank, "rank within the layout")
       ->required()
-      ->check(CLI::NonNegativeNumber);
+      ->check(NotBelowZero());
   command
       ->add_option("--step", args->step,
                    "expect the weights after this many stand-in steps")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotBelowZero())
       ->capture_default_str();
   AddMxfp4Option(*command, args->mxfp4);
   command->add_option("--recipes", args->recipes,

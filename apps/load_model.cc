@@ -1,7 +1,6 @@
 #include "load_model.h"
 
 #include <filesystem>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -12,11 +11,6 @@
 namespace weft::apps {
 namespace {
 
-// The two tensors that tied embeddings are about. A recipe says that the head
-// may be dropped; only the bytes say whether it is redundant.
-constexpr char kHead[] = "lm_head.weight";
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-
 // Where config.json is looked for.
 std::string FolderOf(const std::string& checkpoint_path) {
   std::error_code ignored;
@@ -26,16 +20,19 @@ std::string FolderOf(const std::string& checkpoint_path) {
   return parent.empty() ? "." : parent;
 }
 
-void CheckDroppedHead(const checkpoint::Checkpoint& checkpoint,
-                      base::FaultList& faults) {
-  const auto head = checkpoint.Data(kHead);
-  const auto embedding = checkpoint.Data(kEmbedding);
-  // A missing embedding is a fault of its own.
-  if (!head.ok() || !embedding.ok() || *head == *embedding) return;
-  faults.Add(
-      absl::StrCat("the config ties the embeddings, but the file has a \"",
-                   kHead, "\" whose bytes differ from those of \"", kEmbedding,
-                   "\"; set tie_word_embeddings to false, or remove it"));
+// A recipe says what may be dropped; only the bytes say whether it is
+// redundant.
+void CheckDropped(const recipe::IgnoredTensor& dropped,
+                  const checkpoint::Checkpoint& checkpoint,
+                  base::FaultList& faults) {
+  const auto held = checkpoint.Data(dropped.name);
+  const auto original = checkpoint.Data(dropped.copy_of);
+  // A missing original is a fault of its own.
+  if (!held.ok() || !original.ok() || *held == *original) return;
+  faults.Add(absl::StrCat(
+      "the config ties the embeddings, but the file has a \"", dropped.name,
+      "\" whose bytes differ from those of \"", dropped.copy_of,
+      "\"; set tie_word_embeddings to false, or remove it"));
 }
 
 // Fills model.logical, and puts BF16 in place of MXFP4.
@@ -44,40 +41,18 @@ absl::Status CheckAgainstConfig(LoadedModel& model, Mxfp4Reading mxfp4) {
   WEFT_ASSIGN_OR_RETURN(const std::vector<tensor::TensorSpec> without_options,
                         model.recipe->LogicalTensors(model.config));
   StandInForMxfp4(without_options, mxfp4, model.checkpoint, faults);
-  std::vector<std::string> held;
-  for (const tensor::TensorSpec& spec : model.checkpoint.tensors()) {
-    held.push_back(spec.name);
+  absl::StatusOr<std::vector<tensor::TensorSpec>> matched =
+      model.recipe->MatchTensors(model.config, model.checkpoint.tensors());
+  if (matched.ok()) {
+    model.logical = *std::move(matched);
+  } else {
+    faults.Add(std::string(matched.status().message()));
   }
-  WEFT_ASSIGN_OR_RETURN(model.logical,
-                        model.recipe->LogicalTensorsOf(model.config, held));
-  std::set<std::string> wanted;
-  for (tensor::TensorSpec& spec : model.logical) {
-    wanted.insert(spec.name);
-    const absl::StatusOr<tensor::TensorSpec> found =
-        model.checkpoint.Spec(spec.name);
-    if (!found.ok()) {
-      faults.Add(absl::StrCat("tensor \"", spec.name, "\" of shape ",
-                              tensor::ShapeToString(spec.shape),
-                              " is missing"));
-    } else if (found->shape != spec.shape) {
-      faults.Add(absl::StrCat("tensor \"", spec.name, "\" has the shape ",
-                              tensor::ShapeToString(found->shape),
-                              ", but the config gives ",
-                              tensor::ShapeToString(spec.shape)));
-    } else {
-      spec.dtype = found->dtype;
-    }
-  }
-  for (const tensor::TensorSpec& held : model.checkpoint.tensors()) {
-    if (wanted.contains(held.name)) continue;
-    WEFT_ASSIGN_OR_RETURN(const bool ignorable,
-                          model.recipe->IsIgnorable(model.config, held.name));
-    if (!ignorable) {
-      faults.Add(absl::StrCat("tensor \"", held.name, "\" of shape ",
-                              tensor::ShapeToString(held.shape),
-                              " does not belong to the model"));
-    } else if (held.name == kHead) {
-      CheckDroppedHead(model.checkpoint, faults);
+  WEFT_ASSIGN_OR_RETURN(const std::vector<recipe::IgnoredTensor> ignored,
+                        model.recipe->IgnoredTensors(model.config));
+  for (const recipe::IgnoredTensor& dropped : ignored) {
+    if (!dropped.copy_of.empty()) {
+      CheckDropped(dropped, model.checkpoint, faults);
     }
   }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);

@@ -1,12 +1,23 @@
 // weft: one program for every part of a refit.
 #include <CLI/CLI.hpp>
 #include <exception>
+#include <new>
+#include <string>
 
 #include "chaos_rank.h"
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
 #include "version.h"
+
+namespace {
+
+std::string CommandOf(const CLI::App& app) {
+  const auto called = app.get_subcommands();
+  return called.empty() ? "" : called.front()->get_name();
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // Before any thread starts, so that all of them inherit the mask.
@@ -40,8 +51,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // CLI11 gives each kind of usage error a number of its own; ours is 2.
     return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::bad_alloc&) {
+    return weft::apps::Fail(CommandOf(app),
+                            absl::ResourceExhaustedError("out of memory"));
   } catch (const std::exception& error) {
-    return weft::apps::Fail("weft", absl::InternalError(error.what()));
+    return weft::apps::Fail(CommandOf(app), absl::InternalError(error.what()));
   }
   return exit_code;
 }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "endpoints.h"
+#include "load_model.h"
 #include "weft/base/status.h"
 #include "weft/plan/stages.h"
 #include "weft/recipe/recipe.h"
@@ -11,6 +12,35 @@
 
 namespace weft::apps {
 namespace {
+
+struct Known {
+  recipe::ModelConfig config;
+  const recipe::Recipe* recipe = nullptr;  // one of job.recipes
+};
+
+// Fills job.recipes and job.logical.
+absl::StatusOr<Known> Know(const PlanModel& model, PlanJob& job) {
+  Known known;
+  if (!model.checkpoint_path.empty()) {
+    WEFT_ASSIGN_OR_RETURN(LoadedModel loaded,
+                          LoadModel(model.checkpoint_path, model.recipes_path,
+                                    Mxfp4Reading::kWithKernels));
+    known.config = std::move(loaded.config);
+    job.logical = std::move(loaded.logical);
+    job.recipes = std::move(loaded.recipes);
+    known.recipe = loaded.recipe;
+    return known;
+  }
+  WEFT_ASSIGN_OR_RETURN(known.config,
+                        recipe::LoadModelConfig(model.config_path));
+  WEFT_ASSIGN_OR_RETURN(job.recipes,
+                        recipe::RecipeBook::Load(model.recipes_path));
+  WEFT_ASSIGN_OR_RETURN(known.recipe,
+                        job.recipes.Find(known.config.architecture));
+  WEFT_ASSIGN_OR_RETURN(job.logical,
+                        known.recipe->LogicalTensors(known.config));
+  return known;
+}
 
 // One side of a job.
 struct Side {
@@ -53,27 +83,24 @@ absl::Status StageTargets(PlanJob& job) {
 
 }  // namespace
 
-absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
-                                    const std::string& recipes_path,
+absl::StatusOr<PlanJob> MakePlanJob(const PlanModel& model,
                                     const std::string& from,
                                     const std::string& to, bool with_stages) {
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec from_spec,
                         recipe::ParseLayoutSpec(from));
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec to_spec,
                         recipe::ParseLayoutSpec(to));
-  WEFT_ASSIGN_OR_RETURN(const recipe::ModelConfig config,
-                        recipe::LoadModelConfig(config_path));
   PlanJob job;
-  WEFT_ASSIGN_OR_RETURN(job.recipes, recipe::RecipeBook::Load(recipes_path));
-  WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* recipe,
-                        job.recipes.Find(config.architecture));
-  WEFT_ASSIGN_OR_RETURN(job.logical, recipe->LogicalTensors(config));
+  WEFT_ASSIGN_OR_RETURN(const Known known, Know(model, job));
+  const recipe::ModelConfig& config = known.config;
   job.model_name = config.architecture;
   job.from_text = from_spec.ToString();
   job.to_text = to_spec.ToString();
-  WEFT_RETURN_IF_ERROR(LayOutAllRanks(*recipe, config, from_spec, job.logical,
+  WEFT_RETURN_IF_ERROR(LayOutAllRanks(*known.recipe, config, from_spec,
+                                      job.logical,
                                       {job.sources, job.source_origins}));
-  WEFT_RETURN_IF_ERROR(LayOutAllRanks(*recipe, config, to_spec, job.logical,
+  WEFT_RETURN_IF_ERROR(LayOutAllRanks(*known.recipe, config, to_spec,
+                                      job.logical,
                                       {job.targets, job.target_origins}));
   for (const manifest::Placement& target : job.targets) {
     WEFT_RETURN_IF_ERROR(

@@ -40,10 +40,17 @@ struct PlanJob {
   std::shared_ptr<const plan::SourceIndex> index;
 };
 
+// What is planned: the tensors that a config gives, or those of a checkpoint,
+// with its dtypes and its scales of FP8. One of both paths is empty.
+struct PlanModel {
+  std::string config_path;      // config.json, or a directory that holds one
+  std::string checkpoint_path;  // as for LoadModel
+  std::string recipes_path;
+};
+
 // Without stages the targets are as an engine holds them: to be read, not
 // planned.
-absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
-                                    const std::string& recipes_path,
+absl::StatusOr<PlanJob> MakePlanJob(const PlanModel& model,
                                     const std::string& from,
                                     const std::string& to,
                                     bool with_stages = true);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "text_file.h"
 #include "weft/base/status.h"
+#include "yaml-cpp/depthguard.h"
 #include "yaml-cpp/yaml.h"
 
 namespace weft::apps {
@@ -61,8 +63,13 @@ class TopologyReader {
   }
 
   void CheckKeys(const YAML::Node& map, const std::vector<std::string>& known) {
+    std::set<std::string> given;
     for (const auto& entry : map) {
       const std::string key = entry.first.as<std::string>("");
+      // The parser would take the first and drop the others.
+      if (!given.insert(key).second) {
+        Fault(entry.first, absl::StrCat("key \"", key, "\" is given twice"));
+      }
       if (std::find(known.begin(), known.end(), key) == known.end()) {
         Fault(entry.first, absl::StrCat("unknown key \"", key, "\"; known are ",
                                         absl::StrJoin(known, ", ")));
@@ -114,8 +121,11 @@ class TopologyReader {
     node.num_nics = Count(group, "nics", node.num_gpus);
     node.nic_bytes_per_second = Number(group, "nic_gbs", 50) * 1e9;
     node.nvlink_bytes_per_second = Number(group, "nvlink_gbs", 450) * 1e9;
-    const std::string name = group["name"] ? group["name"].as<std::string>("")
-                                           : absl::StrCat("node ", first);
+    std::string name = absl::StrCat("node ", first);
+    if (const YAML::Node given = group["name"]) {
+      if (!given.IsScalar()) Fault(given, "name: expected a word");
+      name = given.as<std::string>("");
+    }
     if (first + count > kMaxNodes) {
       return Fault(group, absl::StrCat("more than ", kMaxNodes, " nodes"));
     }
@@ -144,21 +154,39 @@ class TopologyReader {
       return Fault(node, absl::StrCat(key, ": ", ranks->size(), " ranks for ",
                                       num_nodes * num_gpus, " GPUs"));
     }
+    // One fault for all of a kind: a file may name millions.
+    std::vector<int64_t> beyond;
+    std::vector<int64_t> placed;
     for (size_t i = 0; i < ranks->size(); ++i) {
       const int64_t rank = (*ranks)[i];
       if (rank >= static_cast<int64_t>(places.size())) {
-        Fault(node, absl::StrCat(key, " rank ", rank, " is not below the ",
-                                 places.size(), " of the layout"));
+        beyond.push_back(rank);
         continue;
       }
       Place& place = places[static_cast<size_t>(rank)];
-      if (place.node >= 0) {
-        Fault(node, absl::StrCat(key, " rank ", rank, " has a place already"));
-      }
+      if (place.node >= 0) placed.push_back(rank);
       const auto gpu = static_cast<int64_t>(i);
       place = {static_cast<int32_t>(first_node + gpu / num_gpus),
                static_cast<int32_t>(gpu % num_gpus)};
     }
+    if (!beyond.empty()) {
+      Fault(node, absl::StrCat(Listed(key, beyond), " not below the ",
+                               places.size(), " of the layout"));
+    }
+    if (!placed.empty()) {
+      Fault(node, absl::StrCat(Listed(key, placed), " placed more than once"));
+    }
+  }
+
+  // "trainer rank 3 is", "trainer ranks 3, 4 and 12 more are".
+  static std::string Listed(const char* key, std::vector<int64_t> ranks) {
+    const size_t count = ranks.size();
+    ranks.resize(std::min(count, kMaxListedRanks));
+    const size_t more = count - ranks.size();
+    return absl::StrCat(key, count == 1 ? " rank " : " ranks ",
+                        absl::StrJoin(ranks, ", "),
+                        more > 0 ? absl::StrCat(" and ", more, " more") : "",
+                        count == 1 ? " is" : " are");
   }
 
   static std::optional<std::vector<int64_t>> Ranks(const YAML::Node& node) {
@@ -212,6 +240,29 @@ class TopologyReader {
   base::FaultList faults_;
 };
 
+// The parser reads the first document of a file and drops the others. A line
+// that begins so is never content, not even of quoted text.
+absl::Status CheckOneDocument(const std::string& text) {
+  const std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  bool has_content = false;
+  bool is_next = false;  // document
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const std::string& line = lines[i];
+    if (line.starts_with("---") || line.starts_with("...")) {
+      is_next = has_content;
+      continue;
+    }
+    const size_t first = line.find_first_not_of(" \t\r");
+    if (first == std::string::npos || line[first] == '#') continue;
+    if (is_next) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("line ", i + 1, ": a second YAML document"));
+    }
+    has_content |= line[0] != '%';  // a directive
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<plan::FleetTopology> ParseTopology(const std::string& text,
@@ -219,8 +270,12 @@ absl::StatusOr<plan::FleetTopology> ParseTopology(const std::string& text,
                                                   int64_t num_trainers,
                                                   int64_t num_engines) {
   try {
+    WEFT_RETURN_IF_ERROR(base::Annotate(CheckOneDocument(text), file_name));
     return TopologyReader(file_name).Read(YAML::Load(text), num_trainers,
                                           num_engines);
+  } catch (const YAML::DeepRecursion&) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_name, ": nested too deep"));
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(file_name, ":", error.mark.line + 1, ": ", error.msg));

@@ -109,8 +109,9 @@ absl::StatusOr<apps::PlanJob> MakeJob(const Workload& work) {
       std::filesystem::temp_directory_path() /
       absl::StrCat("weft_bench_config_", getpid(), ".json");
   std::ofstream(path) << work.config;
-  absl::StatusOr<apps::PlanJob> job =
-      apps::MakePlanJob(path.string(), "", work.from, work.to);
+  absl::StatusOr<apps::PlanJob> job = apps::MakePlanJob(
+      {.config_path = path.string(), .checkpoint_path = "", .recipes_path = ""},
+      work.from, work.to);
   std::filesystem::remove(path);
   return job;
 }

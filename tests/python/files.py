@@ -9,8 +9,9 @@ from safetensors import safe_open
 from oracle import WORDS, Bits
 
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32",
-          "U8": "uint8"}
-ITEMS = WORDS | {"U8": np.uint8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8}
+          "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn"}
+ITEMS = WORDS | {"U8": np.uint8, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8,
+                 "I8": np.int8}
 
 
 def read(path):
@@ -25,7 +26,7 @@ def read(path):
 
 def write(path, tensors):
     # Specifications hold addresses: the arrays must outlive them.
-    arrays = {name: np.ascontiguousarray(t.bits)
+    arrays = {name: np.require(t.bits, requirements="C")
               for name, t in tensors.items()}
     safetensors.serialize_file(
         {name: safetensors.TensorSpec(

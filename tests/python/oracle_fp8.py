@@ -5,6 +5,8 @@ from two pictures of the model by the oracle of the plain layouts: one of codes,
 one in which each element is the number of its scale. Nothing here knows grids
 of scales that are cut or fused."""
 
+import re
+
 import numpy as np
 
 import oracle
@@ -79,16 +81,48 @@ def quantise(tensor, quant, is_power_of_two):
 
 def shard(config, tensors, spec, rank):
     """{stored name: Bits} of one rank of an engine that holds FP8."""
+    _, quant, form = split(spec)
+    quantised = {name: quantise(tensor, quant, form != "f32")
+                 for name, tensor in tensors.items()
+                 if name.endswith(_MATRICES)}
+    return _shard(config, tensors, quantised, spec, rank)
+
+
+def shard_quantised(config, checkpoint, spec, rank):
+    """The same of a checkpoint that is quantised itself: its matrices F8_E4M3,
+    `<name>_scale` beside them. Scales are widened, nothing else is done."""
+    _, quant, _ = split(spec)
+    tensors, quantised = {}, {}
+    for name, tensor in checkpoint.items():
+        if name.endswith("_scale"):
+            continue
+        tensors[name] = tensor
+        if tensor.dtype != "F8_E4M3":
+            continue
+        scales = checkpoint[f"{name}_scale"]
+        rows, columns = tensor.bits.shape
+        number = np.zeros((rows, columns), np.int64)
+        if quant == "fp8-channel":
+            number += np.arange(rows)[:, None]
+        quantised[name] = (tensor.bits, values(scales).reshape(-1), number)
+        # The oracle of the plain layouts has no word of 8 bits.
+        tensors[name] = oracle.Bits("F32", tensor.bits.astype(np.uint32))
+    return _shard(config, tensors, quantised, spec, rank)
+
+
+def _shard(config, tensors, quantised, spec, rank):
+    """`quantised`: {name: as of quantise()}, all matrices of a layer or none."""
     plain, quant, form = split(spec)
     codes, numbers, all_scales = dict(tensors), dict(tensors), [[]]
+    layers = {_layer(name) for name in quantised}
     count = 0
     for name, tensor in tensors.items():
-        if not name.endswith(_MATRICES):
+        if name not in quantised:
             continue
         word = oracle.WORDS[tensor.dtype]
-        q, scales, number = quantise(tensor, quant, form != "f32")
-        codes[name] = tensor._replace(bits=q.astype(word))
+        q, scales, number = quantised[name]
         assert count + scales.size <= np.iinfo(word).max
+        codes[name] = tensor._replace(bits=q.astype(word))
         numbers[name] = tensor._replace(bits=(number + count).astype(word))
         all_scales.append(scales)
         count += scales.size
@@ -98,11 +132,15 @@ def shard(config, tensors, spec, rank):
     suffix = "_scale_inv" if quant == "fp8-block" else "_scale"
     for name, tensor in oracle.shard(config, codes, plain, rank).items():
         held[name] = tensor
-        if name.endswith(_STORED):
+        if name.endswith(_STORED) and _layer(name) in layers:
             held[name] = oracle.Bits("F8_E4M3", tensor.bits.astype(np.uint8))
             held[name + suffix] = _scales(name, picture[name].bits,
                                           all_scales, quant, form)
     return held
+
+
+def _layer(name):
+    return re.search(r"\.layers\.\d+\.", name)[0]
 
 
 def _scales(name, numbers, all_scales, quant, form):

@@ -116,3 +116,28 @@ def test_plans_cover_every_engine_rank(weft, tmp_path, family, case):
         held = oracle.shard(config, tensors, target, rank).values()
         assert totals["dst_bytes"] + totals["zero_fill_bytes"] == sum(
             tensor.bits.nbytes for tensor in held)
+
+
+@pytest.mark.parametrize("family,embedding", [
+    ("nemotron_h", "backbone.embeddings.weight"),
+    ("qwen3_next", "model.embed_tokens.weight"),
+    ("gemma2", "model.embed_tokens.weight")])
+def test_a_head_that_is_no_copy(weft, tmp_path, family, embedding):
+    """Of tied embeddings a head is redundant only if it is the embedding; that
+    of Nemotron-H, which has another name, was dropped unseen."""
+    rng = random_of(family, 19000, 0)
+    config = family_cases.random_config(rng, family) | {
+        "tie_word_embeddings": True}
+    tensors = family_cases.random_checkpoint(rng, config, is_usual=True)
+    tensors.pop("lm_head.weight", None)
+    for step in range(2):
+        head = oracle.step(tensors[embedding], step)
+        cases.write_checkpoint(tmp_path / str(step), config,
+                               tensors | {"lm_head.weight": head})
+        out = tmp_path / f"{step}.safetensors"
+        result = weft("shard", "--checkpoint", tmp_path / str(step), "--layout",
+                      "hf", "--rank", 0, "--out", out)
+        assert result.returncode == step, result.stderr
+        assert out.exists() == (step == 0)
+    for word in ('"lm_head.weight"', f'"{embedding}"', "tie_word_embeddings"):
+        assert word in result.stderr

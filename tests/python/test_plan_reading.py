@@ -106,8 +106,30 @@ nodes:
      ["topology.yaml:2: trainer: 4 ranks for 2 GPUs",
       "no place for 4 of 4 trainer ranks", "1 of 2 engine ranks: 0"]),
     ("nodes:\n- {trainer: '0-3,2'}\n- {engine: 0-2}",
-     ["trainer rank 2 has a place already",
+     ["trainer rank 2 is placed more than once",
       "engine rank 2 is not below the 2 of the layout"]),
+    # One sentence for all of them.
+    ("nodes:\n- {gpus: 1048576, count: 16, trainer: 0-16777214}\n- {engine: "
+     "'0,0,0,0,0,0,0,1'}", ["trainer ranks 4, 5, 6, 7, 8, 9, 10, 11 and "
+                            "16777203 more are not below the 4",
+                            "engine ranks 0, 0, 0, 0, 0, 0 are placed more"]),
+    # What a parser would read the first or the last of.
+    ("latency_us: 1\nnodes:\n- {gpus: 4, gpus: 8, trainer: 0-3, engine: 0-1}"
+     "\nlatency_us: 2", ['topology.yaml:3: key "gpus" is given twice',
+                         'topology.yaml:4: key "latency_us" is given twice']),
+    ("---\n# one\nnodes:\n- {trainer: 0-3, engine: 0-1}\n...\n---\nrails: true",
+     ["line 7: a second YAML document"]),
+    ("nodes: [{trainer: 0-3, engine: 0-1, name: [a]}]",
+     ["topology.yaml:1: name: expected a word"]),
+    ("latency_us: inf\nnodes: [{trainer: 0-3, engine: 0-1, nic_gbs: nan, "
+     "nvlink_gbs: 1e-30}]",
+     ["latency in seconds is inf, it must be from 0 to 1e+06",
+      'NIC of node "node 0" is nan', 'NVLink of node "node 0" is 1e-21, it']),
+    ("spine_gbs: -1\nnodes: [{trainer: 0-3, engine: 0-1}]",
+     ["of the spine is -1e+09, it must be from 0"]),
+    ("nodes: " + "[" * 20000, ["topology.yaml: nested too deep"]),
+    ("nodes: &a [*a]", ["a node: expected a mapping"]),
+    ("\0\1\2", ["topology.yaml"]), ("", ["expected a mapping"]),
     ("nodes: [{trainer: 0-3, engine: 0-1, nic_gbs: 0}]",
      ['bytes per second of a NIC of node "node 0" is 0']),
     ("nodes: [{trainer: 3-0, engine: x, gpus: 0}]",
@@ -117,6 +139,7 @@ nodes:
     ("[]", ['expected a mapping with "nodes"']),
     ("nodes: [", ["topology.yaml:1"])])
 def test_what_is_wrong_with_a_topology(plan, topology, text, parts):
+    """All at once, by line."""
     result = plan("fsdp:shard=4", "vllm:tp=2", "--topology", topology(text))
     assert result.returncode == 1
     for part in parts:
@@ -393,3 +416,66 @@ def test_an_engines_own_description(answer, plan, tmp_path):
         path.write_text(json.dumps(wrong))
         result = plan("hf", "vllm", "--diff", path)
         assert result.returncode == 1 and part in result.stderr
+
+
+def test_one_document_may_be_marked(plan, topology):
+    """What YAML itself may put around a single document."""
+    text = ("%YAML 1.2\n---\n# nodes\nnodes: [{trainer: 0-1, engine: 0}]\n"
+            "...\n# end\n")
+    result = plan("fsdp:shard=2", "vllm", "--topology", topology(text))
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("words, code, parts", [
+    # An option whose value a script has lost.
+    (["--explain", ""], 1, ["--tensor is given with nothing"]),
+    (["--diff", "", "--trace", ""], 1, ["--diff is given with nothing",
+                                        "--trace is given with nothing"]),
+    (["--nic-gbs", "nan", "--gpus-per-node", 2], 2,
+     ['--nic-gbs: "nan" is not a number above 0']),
+    (["--latency-us=-1", "--gpus-per-node", 2], 2,
+     ['--latency-us: "-1" is not a number of 0 or more']),
+    (["--rank", 0, "--link-gbs", 0], 2, ['"0" is not a number above 0']),
+    (["--rank", "one"], 2, ['"one" is not a number of 0 or more']),
+    # A name of the engine in place of the checkpoint's.
+    (["--explain", "model.layers.0.self_attn.qkv_proj.weight", "--svg",
+      "none.svg"], 1, ["qkv_proj.weight\" is a tensor of the engine",
+                       '"model.layers.0.self_attn.q_proj.weight"',
+                       '"model.layers.0.self_attn.v_proj.weight"']),
+    (["--explain", "q_proj"], 1,
+     ['for example "model.layers.0.self_attn.q_proj.weight", '
+      '"model.layers.1.self_attn.q_proj.weight"']),
+])
+def test_what_is_wrong_with_options(plan, words, code, parts):
+    result = plan("fsdp:shard=2", "vllm", *words)
+    assert result.returncode == code, result
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("source, target, parts", [
+    ("fsdp:shard=1000000000", "vllm",
+     ["fsdp:shard=1000000000 has 1000000000 ranks", "131072"]),
+    ("hf", "vllm:dp=131073", ["vllm:dp=131073 has 131073 ranks"]),
+    ("fsdp:shard=4294967296,replicate=4294967296", "vllm", ["ranks"])])
+def test_no_fleet_is_so_large(plan, source, target, parts):
+    """Memory ran out on a slip of the hand."""
+    result = plan(source, target)
+    assert result.returncode == 1
+    assert result.stderr.startswith("weft plan: ")
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_experts_that_ranks_do_not_divide(plan, tmp_path):
+    """SGLang's ranks hold as many each; the advice is one that it takes."""
+    config = tmp_path / "experts.json"
+    config.write_text(json.dumps(CONFIG | {
+        "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 6,
+        "moe_intermediate_size": 8, "head_dim": 4}))
+    refused = plan("hf", "sglang:tp=4,ep=4", config=config)
+    assert refused.returncode == 1
+    advice = "ep=4 does not divide the 6 physical experts; give redundant=2"
+    assert advice in refused.stderr
+    given = plan("hf", "sglang:tp=4,ep=4,redundant=2", config=config)
+    assert given.returncode == 0, given.stderr

@@ -67,7 +67,7 @@ struct EventQuery {
   uint64_t from = 0;
   // The log that `from` counts in; 0: whichever there is.
   uint64_t log_id = 0;
-  std::string model;  // empty: all
+  std::string model = "";  // empty: all
   int64_t max_events = 1000;
   // How long to wait for one, if there is none yet. No error when it passes.
   base::Deadline wait_until =

@@ -117,7 +117,7 @@ TEST(FaultTest, DeadPeerOfMappedMemoryFailsTheRun) {
   FakeFleet fleet(*refit, Access::kMapped, 5);
   const int64_t rank = refit->plan.peers[1].src_rank;
   fleet.peers[rank]->faults.dead = true;
-  auto program = Pull(*refit, fleet, {.num_threads = 2}).value();
+  auto program = Pull(*refit, fleet, {.num_threads = 2, .device = {}}).value();
   const auto report = program->Run(base::Deadline::Infinite());
   ASSERT_EQ(report.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(report.status().message()),
@@ -161,7 +161,8 @@ TEST(FaultTest, GatherIsRefusedWhereThereIsNone) {
   auto refit = CaseWithPeers(51, 1);
   FakeFleet fleet(*refit, Access::kPosted, 5);
   fleet.transport.known.gather = false;
-  const auto program = Pull(*refit, fleet, {.posted_way = PostedWay::kGather});
+  const auto program =
+      Pull(*refit, fleet, {.posted_way = PostedWay::kGather, .device = {}});
   EXPECT_EQ(program.status().code(), absl::StatusCode::kUnimplemented);
 }
 

@@ -268,7 +268,7 @@ TEST(TilingTest, ManyBoxesFallBackToTheBitmap) {
   const int64_t n = 2 * 66000;
   for (int64_t i = 0; i < n / 2; ++i) images.push_back({i, {{2, n / 2}}});
   EXPECT_TRUE(FindTilingFaults(images, n, false).empty());
-  images.push_back({7, {}});
+  images.emplace_back().offset = 7;
   const auto faults = FindTilingFaults(images, n, false);
   ASSERT_EQ(faults.size(), 1u);
   EXPECT_EQ(faults[0].kind, Kind::kOverlap);

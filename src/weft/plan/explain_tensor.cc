@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -77,9 +78,15 @@ absl::Status NotFound(const std::vector<manifest::Placement>& targets,
     return n;
   };
   std::vector<std::string> near(names.begin(), names.end());
+  const auto nearness = [&](const std::string& other) {
+    // Who writes "q_proj" means those that have it, wherever.
+    const bool contains =
+        !name.empty() && other.find(name) != std::string::npos;
+    return std::pair(contains, common_end(other));
+  };
   std::stable_sort(near.begin(), near.end(),
                    [&](const std::string& a, const std::string& b) {
-                     return common_end(a) > common_end(b);
+                     return nearness(a) > nearness(b);
                    });
   const size_t listed = std::min(near.size(), kMaxListedNames);
   near.resize(listed);
@@ -300,7 +307,21 @@ absl::StatusOr<std::string> DrawTensor(
     const std::vector<manifest::Placement>& targets, const SourceIndex& sources,
     std::string_view name) {
   const tensor::TensorSpec* const logical = FindLogical(targets, name);
-  if (logical == nullptr) return NotFound(targets, name);
+  if (logical == nullptr) {
+    std::set<std::string> held;
+    for (const TensorPart& part : parts) {
+      if (!part.logical.empty()) held.insert(part.logical);
+    }
+    if (held.empty()) return NotFound(targets, name);
+    const bool has_more = held.size() > kMaxListedNames;
+    if (has_more)
+      held.erase(std::next(held.begin(), kMaxListedNames), held.end());
+    return absl::NotFoundError(absl::StrCat(
+        "\"", std::string(name),
+        "\" is a tensor of the engine, and a picture is of one of the "
+        "checkpoint; it holds \"",
+        absl::StrJoin(held, "\", \""), has_more ? "\" and more" : "\""));
+  }
   Picture picture(logical->shape);
   picture.Title(
       absl::StrCat(logical->name, " [", absl::StrJoin(logical->shape, ", "),

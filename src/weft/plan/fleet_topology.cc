@@ -1,38 +1,46 @@
 #include "weft/plan/fleet_topology.h"
 
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 
 namespace weft::plan {
+namespace {
+
+// Beyond these a figure is a mistake, and times come out that nobody can read.
+constexpr double kLeastRate = 1;
+constexpr double kMostRate = 1e18;
+constexpr double kMostLatency = 1e6;
+
+}  // namespace
 
 absl::Status FleetTopology::Check() const {
   base::FaultList faults;
-  const auto above_zero = [&faults](const std::string& what, double value) {
-    if (!(value > 0)) {
-      faults.Add(absl::StrCat(what, " is ", value, ", it must be above 0"));
-    }
+  const auto above_zero = [&faults](const std::string& what, int64_t value) {
+    if (value > 0) return;
+    faults.Add(absl::StrCat(what, " is ", value, ", it must be above 0"));
   };
-  const auto not_negative = [&faults](const char* what, double value) {
-    if (!(value >= 0)) {
-      faults.Add(absl::StrCat(what, " is ", value, ", it must not be below 0"));
-    }
+  // Not a number is outside of every range.
+  const auto within = [&faults](const std::string& what, double value,
+                                double least, double most) {
+    if (value >= least && value <= most) return;
+    faults.Add(absl::StrCat(what, " is ", value, ", it must be from ", least,
+                            " to ", most));
   };
   for (const FleetNode& node : nodes) {
     const std::string of = absl::StrCat(" of node \"", node.name, "\"");
-    above_zero(absl::StrCat("count of GPUs", of),
-               static_cast<double>(node.num_gpus));
-    above_zero(absl::StrCat("count of NICs", of),
-               static_cast<double>(node.num_nics));
-    above_zero(absl::StrCat("bytes per second of a NIC", of),
-               node.nic_bytes_per_second);
-    above_zero(absl::StrCat("bytes per second of NVLink", of),
-               node.nvlink_bytes_per_second);
+    above_zero(absl::StrCat("count of GPUs", of), node.num_gpus);
+    above_zero(absl::StrCat("count of NICs", of), node.num_nics);
+    within(absl::StrCat("bytes per second of a NIC", of),
+           node.nic_bytes_per_second, kLeastRate, kMostRate);
+    within(absl::StrCat("bytes per second of NVLink", of),
+           node.nvlink_bytes_per_second, kLeastRate, kMostRate);
   }
-  not_negative("latency in seconds", latency_seconds);
-  not_negative("bytes per second of the spine", spine_bytes_per_second);
+  within("latency in seconds", latency_seconds, 0, kMostLatency);
+  within("bytes per second of the spine", spine_bytes_per_second, 0, kMostRate);
   const auto check_places = [&](const char* side,
                                 const std::vector<Place>& places) {
     for (size_t rank = 0; rank < places.size(); ++rank) {

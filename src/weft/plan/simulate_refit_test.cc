@@ -122,7 +122,7 @@ TEST(SimulateRefitTest, RandomFleets) {
     int64_t total = 0;
     UniformFleet topology = Simple();
     topology.colocated = pick(0, 1) == 0;
-    topology.latency_seconds = pick(0, 2) * 0.01;
+    topology.latency_seconds = static_cast<double>(pick(0, 2)) * 0.01;
     for (int64_t rank = 0, n = pick(1, 9); rank < n; ++rank) {
       std::vector<std::pair<int64_t, int64_t>> bytes;
       for (int64_t s = 0; s < sources; ++s) {

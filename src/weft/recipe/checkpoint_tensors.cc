@@ -5,38 +5,62 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "weft/base/status.h"
 #include "weft/recipe/framework_mesh.h"
-#include "weft/recipe/quant_choice.h"
-#include "weft/tensor/scale_scheme.h"
 
 namespace weft::recipe {
 namespace {
 
-// The scales beside a matrix of a quantised checkpoint.
-absl::StatusOr<LogicalTensor> ScalesOf(const LogicalTensor& matrix) {
-  LogicalTensor scales;
-  scales.spec.name =
-      absl::StrCat(matrix.spec.name, std::string(kBlockScaleSuffix));
-  scales.spec.dtype = tensor::DType::kF32;
-  WEFT_ASSIGN_OR_RETURN(
-      scales.spec.shape,
-      tensor::ScaleShape(tensor::ScaleScheme{}, matrix.spec.shape));
-  scales.dtype_pinned = true;
-  scales.where = matrix.where;
-  return scales;
+std::string Described(const tensor::TensorSpec& spec) {
+  return absl::StrCat("tensor \"", spec.name, "\" of shape ",
+                      tensor::ShapeToString(spec.shape));
+}
+
+// Adds what the checkpoint has beside what is expected and what is ignored.
+void CheckNothingElse(const Checkpoint& checkpoint,
+                      const std::vector<IgnoredTensor>& ignored,
+                      base::FaultList& faults) {
+  absl::flat_hash_set<std::string_view> known;
+  known.reserve(checkpoint.expected.size() + ignored.size());
+  for (const LogicalTensor& one : checkpoint.expected) {
+    known.insert(one.spec.name);
+  }
+  std::vector<const IgnoredTensor*> groups;
+  for (const IgnoredTensor& one : ignored) {
+    known.insert(one.name);
+    if (one.name.ends_with('*')) groups.push_back(&one);
+  }
+  const auto is_in_group = [&](const std::string& name) {
+    return std::any_of(
+        groups.begin(), groups.end(),
+        [&](const IgnoredTensor* group) { return group->Fits(name); });
+  };
+  std::vector<const tensor::TensorSpec*> unknown;
+  for (const tensor::TensorSpec& spec : checkpoint.given) {
+    if (!known.contains(spec.name) && !is_in_group(spec.name)) {
+      unknown.push_back(&spec);
+    }
+  }
+  TakeOtherScales(unknown, faults);
+  for (const tensor::TensorSpec* spec : unknown) {
+    faults.Add(absl::StrCat(Described(*spec), " does not belong to the model"));
+  }
 }
 
 }  // namespace
 
-bool IsIgnoredBy(std::string_view pattern, std::string_view name) {
-  if (!pattern.empty() && pattern.back() == '*') {
-    pattern.remove_suffix(1);
-    return name.substr(0, pattern.size()) == pattern;
-  }
-  return name == pattern;
+bool IgnoredTensor::Fits(std::string_view held) const {
+  const std::string_view pattern = name;
+  if (!pattern.ends_with('*')) return held == pattern;
+  return held.starts_with(pattern.substr(0, pattern.size() - 1));
+}
+
+TensorNames NamesOf(const std::vector<tensor::TensorSpec>& tensors) {
+  TensorNames names;
+  names.reserve(tensors.size());
+  for (const tensor::TensorSpec& spec : tensors) names.insert(spec.name);
+  return names;
 }
 
 absl::StatusOr<Environment> CheckpointCache::Bind(
@@ -50,33 +74,40 @@ absl::StatusOr<Environment> CheckpointCache::Bind(
   return environment;
 }
 
-absl::StatusOr<std::vector<std::string>> CheckpointCache::Ignored(
+absl::StatusOr<std::vector<IgnoredTensor>> CheckpointCache::Ignored(
     const Environment& environment) const {
   WEFT_ASSIGN_OR_RETURN(
-      std::vector<LogicalTensor> ignored,
+      std::vector<LogicalTensor> listed,
       ExpandLogical(tables_.ignore, environment, tensor::DType::kBF16));
-  std::vector<std::string> names;
-  names.reserve(ignored.size());
-  for (LogicalTensor& one : ignored) names.push_back(std::move(one.spec.name));
-  return names;
+  std::vector<IgnoredTensor> ignored;
+  ignored.reserve(listed.size());
+  for (LogicalTensor& one : listed) {
+    ignored.push_back({std::move(one.spec.name), std::move(one.copy_of)});
+  }
+  return ignored;
 }
 
-absl::StatusOr<std::vector<LogicalTensor>> CheckpointCache::Expected(
+absl::StatusOr<ExpectedTensors> CheckpointCache::Expected(
     const Environment& environment, tensor::DType dtype,
-    const TensorNames& held) const {
+    const std::vector<tensor::TensorSpec>& held,
+    base::FaultList& faults) const {
+  HeldTensors by_name;
+  by_name.reserve(held.size());
+  for (const tensor::TensorSpec& spec : held) by_name.emplace(spec.name, &spec);
   WEFT_ASSIGN_OR_RETURN(std::vector<LogicalTensor> listed,
                         ExpandLogical(tables_.checkpoint, environment, dtype));
-  std::vector<LogicalTensor> expected;
-  expected.reserve(listed.size());
+  ExpectedTensors expected;
+  std::vector<LogicalTensor>& tensors = expected.tensors;
+  tensors.reserve(listed.size());
   for (LogicalTensor& one : listed) {
-    const bool has_scales =
-        one.quant && held.contains(absl::StrCat(
-                         one.spec.name, std::string(kBlockScaleSuffix)));
-    if (has_scales) one.spec.dtype = tensor::DType::kF8E4M3;
-    expected.push_back(std::move(one));
-    if (!has_scales) continue;
-    WEFT_ASSIGN_OR_RETURN(LogicalTensor scales, ScalesOf(expected.back()));
-    expected.push_back(std::move(scales));
+    WEFT_ASSIGN_OR_RETURN(std::optional<CheckpointScales> scales,
+                          FindScales(one, by_name, faults));
+    if (scales) one.spec.dtype = tensor::DType::kF8E4M3;
+    tensors.push_back(std::move(one));
+    if (!scales) continue;
+    const auto matrix = static_cast<int32_t>(tensors.size()) - 1;
+    expected.scales.push_back({matrix, matrix + 1, scales->scheme});
+    tensors.push_back(std::move(scales->logical));
   }
   return expected;
 }
@@ -90,14 +121,11 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> CheckpointCache::Find(
       return last_;
     }
   }
-  TensorNames held;
-  held.reserve(given.size());
-  for (const tensor::TensorSpec& spec : given) held.insert(spec.name);
   auto checkpoint = std::make_shared<Checkpoint>();
   checkpoint->config = config;
   checkpoint->given = given;
-  WEFT_ASSIGN_OR_RETURN(checkpoint->environment, Bind(config, held));
-  checkpoint->matched = Match(held, *checkpoint);
+  WEFT_ASSIGN_OR_RETURN(checkpoint->environment, Bind(config, NamesOf(given)));
+  checkpoint->matched = Match(*checkpoint);
   const std::lock_guard lock(mutex_);
   last_ = checkpoint;
   return last_;
@@ -148,63 +176,56 @@ absl::StatusOr<std::vector<int32_t>> CheckpointCache::FindAsInFile(
   return result;
 }
 
-// All faults at once: missing, extra, twice, of another shape.
-absl::Status CheckpointCache::Match(const TensorNames& held,
-                                    Checkpoint& checkpoint) const {
-  WEFT_ASSIGN_OR_RETURN(
-      checkpoint.expected,
-      Expected(checkpoint.environment, checkpoint.config.dtype, held));
-  WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> ignored,
-                        Ignored(checkpoint.environment));
+// All faults at once: missing, extra, twice, of another shape, scales that make
+// no sense.
+absl::Status CheckpointCache::Match(Checkpoint& checkpoint) const {
   base::FaultList faults;
-  absl::flat_hash_map<std::string_view, const tensor::TensorSpec*> unmatched;
-  unmatched.reserve(checkpoint.given.size());
+  WEFT_ASSIGN_OR_RETURN(
+      ExpectedTensors expected,
+      Expected(checkpoint.environment, checkpoint.config.dtype,
+               checkpoint.given, faults));
+  checkpoint.expected = std::move(expected.tensors);
+  WEFT_ASSIGN_OR_RETURN(const std::vector<IgnoredTensor> ignored,
+                        Ignored(checkpoint.environment));
+  HeldTensors held;
+  held.reserve(checkpoint.given.size());
   for (const tensor::TensorSpec& spec : checkpoint.given) {
-    if (!unmatched.emplace(spec.name, &spec).second) {
-      faults.Add(
-          absl::StrCat("the checkpoint lists \"", spec.name, "\" twice"));
+    if (!held.emplace(spec.name, &spec).second) {
+      faults.Add(absl::StrCat(Described(spec), " is listed twice"));
     }
   }
+  const auto find = [&held](const LogicalTensor& want) {
+    const auto found = held.find(want.spec.name);
+    return found == held.end() ? nullptr : found->second;
+  };
   LogicalIndex& index = checkpoint.index;
   index.specs.reserve(checkpoint.expected.size());
   index.by_name.reserve(checkpoint.expected.size());
   for (const LogicalTensor& want : checkpoint.expected) {
-    const auto found = unmatched.find(want.spec.name);
-    if (found == unmatched.end()) {
-      faults.Add(absl::StrCat("the checkpoint lacks \"", want.spec.name, "\" ",
-                              tensor::ShapeToString(want.spec.shape)));
+    const tensor::TensorSpec* const have = find(want);
+    if (have == nullptr) {
+      faults.Add(absl::StrCat(Described(want.spec), " is missing"));
       continue;
     }
-    const tensor::TensorSpec& have = *found->second;
-    if (have.shape != want.spec.shape) {
-      faults.Add(absl::StrCat("\"", have.name, "\" has shape ",
-                              tensor::ShapeToString(have.shape),
-                              " in the checkpoint, but the config says ",
+    if (have->shape != want.spec.shape) {
+      faults.Add(absl::StrCat("tensor \"", have->name, "\" has the shape ",
+                              tensor::ShapeToString(have->shape),
+                              ", but the config gives ",
                               tensor::ShapeToString(want.spec.shape)));
     }
-    index.by_name.emplace(have.name, static_cast<int32_t>(index.specs.size()));
-    index.specs.push_back(have);
+    index.by_name.emplace(have->name, static_cast<int32_t>(index.specs.size()));
+    index.specs.push_back(*have);
     index.dtype_pinned.push_back(want.dtype_pinned);
     index.quant.push_back(want.quant);
-    index.is_quantised |= have.dtype == tensor::DType::kF8E4M3;
-    unmatched.erase(found);
+    index.is_quantised |= have->dtype == tensor::DType::kF8E4M3;
   }
-  std::vector<std::string_view> ignored_groups;
-  for (const std::string& name : ignored) {
-    unmatched.erase(name);
-    if (!name.empty() && name.back() == '*') ignored_groups.push_back(name);
+  // Without a fault the index has what is expected, in that order.
+  for (const ExpectedTensors::Scales& one : expected.scales) {
+    CheckScaleDTypes(find(checkpoint.expected[one.matrix]),
+                     find(checkpoint.expected[one.scales]), faults);
+    index.own_scales.emplace(one.matrix, OwnScales{one.scales, one.scheme});
   }
-  const auto is_ignored = [&](const std::string& name) {
-    return std::any_of(
-        ignored_groups.begin(), ignored_groups.end(),
-        [&](std::string_view group) { return IsIgnoredBy(group, name); });
-  };
-  for (const tensor::TensorSpec& spec : checkpoint.given) {
-    if (unmatched.contains(spec.name) && !is_ignored(spec.name)) {
-      faults.Add(absl::StrCat("the checkpoint has \"", spec.name,
-                              "\", which the recipe does not know"));
-    }
-  }
+  CheckNothingElse(checkpoint, ignored, faults);
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 

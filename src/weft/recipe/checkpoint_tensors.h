@@ -12,17 +12,31 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weft/base/status.h"
+#include "weft/recipe/checkpoint_scales.h"
 #include "weft/recipe/config_binding.h"
 #include "weft/recipe/logical_index.h"
 #include "weft/recipe/model_config.h"
+#include "weft/recipe/recipe.h"
 #include "weft/recipe/recipe_tables.h"
 #include "weft/recipe/table_expander.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::recipe {
 
-// `name` against one of CheckpointCache::Ignored.
-bool IsIgnoredBy(std::string_view pattern, std::string_view name);
+// The names of `tensors`, for what a recipe asks of them.
+TensorNames NamesOf(const std::vector<tensor::TensorSpec>& tensors);
+
+// What a recipe expects of a checkpoint.
+struct ExpectedTensors {
+  std::vector<LogicalTensor> tensors;  // in the recipe's order
+  struct Scales {
+    int32_t matrix = 0;  // indices into `tensors`
+    int32_t scales = 0;
+    tensor::ScaleScheme scheme;
+  };
+  std::vector<Scales> scales;
+};
 
 struct Checkpoint {
   // What it was made of.
@@ -46,14 +60,14 @@ class CheckpointCache {
   // kInvalidArgument if config lacks what the recipe needs.
   absl::StatusOr<Environment> Bind(const ModelConfig& config,
                                    const TensorNames& held) const;
-  // Names that a checkpoint may have and that are dropped; one that ends in *
-  // stands for all that begin so.
-  absl::StatusOr<std::vector<std::string>> Ignored(
+  absl::StatusOr<std::vector<IgnoredTensor>> Ignored(
       const Environment& environment) const;
-  // What a checkpoint that has `held` has in all.
-  absl::StatusOr<std::vector<LogicalTensor>> Expected(
+  // What a checkpoint that has `held` has in all. Adds what is wrong with the
+  // scales among them to `faults`.
+  absl::StatusOr<ExpectedTensors> Expected(
       const Environment& environment, tensor::DType dtype,
-      const TensorNames& held) const;
+      const std::vector<tensor::TensorSpec>& held,
+      base::FaultList& faults) const;
 
   // The tensors that transformers holds as the file does, neither in another
   // form (RecipeTables::memory) nor not at all; indices, ascending. Requires
@@ -66,7 +80,7 @@ class CheckpointCache {
       const std::vector<tensor::TensorSpec>& given) const;
 
  private:
-  absl::Status Match(const TensorNames& held, Checkpoint& checkpoint) const;
+  absl::Status Match(Checkpoint& checkpoint) const;
   absl::StatusOr<std::vector<int32_t>> FindAsInFile(
       const Checkpoint& checkpoint) const;
 

@@ -141,9 +141,11 @@ absl::StatusOr<std::vector<int64_t>> PlacedExperts(
   }
   const int64_t num_physical = static_cast<int64_t>(physical.size());
   if (placement.even && num_physical % placement.ep != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("ep=", placement.ep, " does not divide the ", num_physical,
-                     " physical experts"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ep=", placement.ep, " does not divide the ", num_physical,
+        " physical experts; give redundant=",
+        placement.num_redundant + placement.ep - num_physical % placement.ep,
+        " for copies that fill them up"));
   }
   const tensor::Range run =
       DealtRun(num_physical, placement.ep, placement.ep_rank);

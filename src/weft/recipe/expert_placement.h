@@ -18,8 +18,8 @@ struct ExpertPlacement {
   int64_t ep_rank = 0;
   bool round_robin = false;  // asked for
   int64_t num_redundant = 0;
-  bool even = false;                         // all ranks must have as many
-  std::shared_ptr<const ExpertTable> table;  // null: none
+  bool even = false;  // all ranks must have as many
+  std::shared_ptr<const ExpertTable> table = nullptr;  // null: none
 };
 
 // Logical experts of the rank, in the order of its physical ones. Physical

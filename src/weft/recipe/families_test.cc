@@ -30,7 +30,7 @@ struct Totals {
 // `held`: names that tell what the checkpoint has beside the rest.
 Totals TotalsOf(const Family& family, const std::vector<std::string>& held) {
   const auto logical =
-      RecipeOf(family).LogicalTensorsOf(ConfigOf(family), held);
+      RecipeOf(family).LogicalTensorsOf(ConfigOf(family), Named(held));
   EXPECT_TRUE(logical.ok()) << logical.status();
   Totals totals;
   if (!logical.ok()) return totals;
@@ -91,7 +91,7 @@ void ExpectTiles(const Family& family, const std::string& spec_text) {
   SCOPED_TRACE(absl::StrCat(family.architecture, " ", spec_text));
   const ModelConfig config = ConfigOf(family);
   const Recipe& recipe = RecipeOf(family);
-  const auto logical = recipe.LogicalTensorsOf(config, family.held);
+  const auto logical = recipe.LogicalTensorsOf(config, Named(family.held));
   ASSERT_TRUE(logical.ok()) << logical.status();
   const auto spec = ParseLayoutSpec(spec_text);
   ASSERT_TRUE(spec.ok()) << spec.status();

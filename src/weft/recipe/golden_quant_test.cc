@@ -216,14 +216,15 @@ TEST(GoldenQuantTest, AQuantisedCheckpointPassesThrough) {
                    {{"gate_proj", "g"}, {"up_proj", "u"}}),
             "g[0..2] u[0..2]");
   EXPECT_THAT(std::string(TryLayout(family, "vllm", 0).status().message()),
-              HasSubstr("is F8_E4M3 in the checkpoint but"));
+              AllOf(HasSubstr("with a scale for each block of 128 x 128, but"),
+                    HasSubstr("give quant=fp8-block")));
   for (const char* other :
        {"vllm:quant=fp8-block,scales=ue8m0", "vllm:quant=fp8-channel"}) {
     EXPECT_THAT(std::string(TryLayout(family, other, 0).status().message()),
                 HasSubstr("would quantise it anew; give quant=fp8-block"));
   }
   EXPECT_THAT(std::string(TryLayout(family, "megatron", 0).status().message()),
-              HasSubstr("is F8_E4M3 in the checkpoint but"));
+              HasSubstr("only hf and fsdp:names=hf hold it"));
 }
 
 TEST(GoldenQuantTest, ATrainersRankOffersWhatItHoldsWhole) {

@@ -241,8 +241,8 @@ std::string LayoutSpec::ToString() const {
       const std::string word = Word(key.name, key.words.front());
       if (word != key.words.front()) append(key.name, word);
     } else if (key.kind == KeyKind::kText || key.kind == KeyKind::kFile) {
-      const std::string text = Word(key.name, "");
-      if (!text.empty()) append(key.name, text);
+      const std::string word = Word(key.name, "");
+      if (!word.empty()) append(key.name, word);
     } else {
       // The default is left out; a count is a choice whatever it is.
       int64_t absent = key.kind == KeyKind::kCount ? 0 : 1;

@@ -29,7 +29,7 @@ struct MegatronStages {
   bool embedding_in_split = false;  // the embedding takes a layer's place
   bool loss_in_split = false;       // the loss does
   // pipeline_model_parallel_layout: "Ettt|(tt|)*3tL"; empty if not given.
-  std::string layout;
+  std::string layout = "";
 };
 
 // The chunks of `stage`, 0 <= stage < pp, in order; vpp of them. Chunk c of all

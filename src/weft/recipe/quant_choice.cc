@@ -10,6 +10,14 @@ std::string_view QuantChoice::suffix() const {
                                                         : kScaleSuffix;
 }
 
+SchemeWords WordsOf(const tensor::ScaleScheme& scheme) {
+  if (scheme.block_cols > 0) {
+    return {"fp8-block", "a scale for each block of 128 x 128"};
+  }
+  if (scheme.block_rows > 0) return {"fp8-channel", "a scale for each row"};
+  return {"fp8-tensor", "one scale"};
+}
+
 absl::StatusOr<std::optional<QuantChoice>> QuantOf(const LayoutSpec& spec) {
   const std::string quant = spec.Word("quant", "none");
   const std::string scales = spec.Word("scales", "f32");

@@ -43,6 +43,14 @@ struct QuantChoice {
 inline constexpr std::string_view kBlockScaleSuffix = "_scale_inv";
 inline constexpr std::string_view kScaleSuffix = "_scale";
 
+// The quant= of an engine that holds matrices by `scheme` as they are, and in
+// words: {"fp8-channel", "a scale for each row"}.
+struct SchemeWords {
+  std::string_view quant;
+  std::string_view scales;
+};
+SchemeWords WordsOf(const tensor::ScaleScheme& scheme);
+
 // nullopt if the layout says nothing of it. kInvalidArgument for scales= that
 // quant= has no use for.
 absl::StatusOr<std::optional<QuantChoice>> QuantOf(const LayoutSpec& spec);

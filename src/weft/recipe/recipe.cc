@@ -20,6 +20,9 @@
 namespace weft::recipe {
 namespace {
 
+// Beyond any fleet; a slip of the hand must not take all memory.
+constexpr int64_t kMaxRanksAtOnce = int64_t{1} << 17;
+
 std::optional<tensor::DType> ChosenDType(const LayoutSpec& spec) {
   const std::string word = spec.Word("dtype", "auto");
   if (word == "bf16") return tensor::DType::kBF16;
@@ -45,29 +48,36 @@ class DataRecipe : public Recipe {
 
   absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensorsOf(
       const ModelConfig& config,
-      const std::vector<std::string>& held) const override {
-    const TensorNames names(held.begin(), held.end());
+      const std::vector<tensor::TensorSpec>& held) const override {
     WEFT_ASSIGN_OR_RETURN(const Environment environment,
-                          checkpoints_.Bind(config, names));
+                          checkpoints_.Bind(config, NamesOf(held)));
+    base::FaultList faults;
     WEFT_ASSIGN_OR_RETURN(
-        std::vector<LogicalTensor> logical,
-        checkpoints_.Expected(environment, config.dtype, names));
+        ExpectedTensors expected,
+        checkpoints_.Expected(environment, config.dtype, held, faults));
+    WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kInvalidArgument));
     std::vector<tensor::TensorSpec> specs;
-    specs.reserve(logical.size());
-    for (LogicalTensor& one : logical) specs.push_back(std::move(one.spec));
+    specs.reserve(expected.tensors.size());
+    for (LogicalTensor& one : expected.tensors) {
+      specs.push_back(std::move(one.spec));
+    }
     return specs;
   }
 
-  absl::StatusOr<bool> IsIgnorable(const ModelConfig& config,
-                                   const std::string& name) const override {
+  absl::StatusOr<std::vector<tensor::TensorSpec>> MatchTensors(
+      const ModelConfig& config,
+      const std::vector<tensor::TensorSpec>& held) const override {
+    WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
+                          checkpoints_.Find(config, held));
+    WEFT_RETURN_IF_ERROR(checkpoint->matched);
+    return checkpoint->index.specs;
+  }
+
+  absl::StatusOr<std::vector<IgnoredTensor>> IgnoredTensors(
+      const ModelConfig& config) const override {
     WEFT_ASSIGN_OR_RETURN(const Environment environment,
                           checkpoints_.Bind(config, {}));
-    WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> ignored,
-                          checkpoints_.Ignored(environment));
-    for (const std::string& one : ignored) {
-      if (IsIgnoredBy(one, name)) return true;
-    }
-    return false;
+    return checkpoints_.Ignored(environment);
   }
 
   absl::StatusOr<int64_t> NumRanks(const ModelConfig& config,
@@ -95,6 +105,11 @@ class DataRecipe : public Recipe {
       const std::vector<tensor::TensorSpec>& logical) const override {
     WEFT_RETURN_IF_ERROR(TableOf(spec).status());
     WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
+    if (mesh.num_ranks() > kMaxRanksAtOnce) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          spec.ToString(), " has ", mesh.num_ranks(), " ranks, more than the ",
+          kMaxRanksAtOnce, " that are laid out at once"));
+    }
     WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                           checkpoints_.Find(config, logical));
     std::vector<RankLayout> layouts;
@@ -131,7 +146,8 @@ class DataRecipe : public Recipe {
                           {.dtype = ChosenDType(spec),
                            .dtype_of_zeros = checkpoint->config.dtype,
                            .quant = is_engine ? quant : std::nullopt,
-                           .offer_quant = is_engine ? std::nullopt : quant});
+                           .offer_quant = is_engine ? std::nullopt : quant,
+                           .is_engine = is_engine});
     for (const std::shared_ptr<ExpandedTensor>& tensor : tensors) {
       WEFT_RETURN_IF_ERROR(builder.AddDescribed(*tensor));
     }

@@ -37,6 +37,17 @@ struct RankLayout {
   std::vector<std::string_view> origins = {};
 };
 
+// What a checkpoint may hold and what is dropped (rotary inv_freq, a redundant
+// tied lm_head).
+struct IgnoredTensor {
+  std::string name;  // with * at its end: all that begin so
+  // The tensor that it must equal byte for byte to be redundant, if the
+  // checkpoint has it; empty if its content does not matter.
+  std::string copy_of;
+
+  bool Fits(std::string_view held) const;
+};
+
 class Recipe {
  public:
   virtual ~Recipe() = default;
@@ -48,16 +59,21 @@ class Recipe {
   // may have or lack (layers for multi-token prediction).
   virtual absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensors(
       const ModelConfig& config) const = 0;
-  // The same for a checkpoint that has the tensors named `held` (as many as
-  // tell what it has): with the optional groups that they belong to, and the
-  // scales among them of quantised matrices, which are then F8_E4M3.
+  // The same for a checkpoint that has `held` (as many as tell what it has):
+  // with the optional groups that they belong to, and the scales among them of
+  // quantised matrices, which are then F8_E4M3.
   virtual absl::StatusOr<std::vector<tensor::TensorSpec>> LogicalTensorsOf(
       const ModelConfig& config,
-      const std::vector<std::string>& held) const = 0;
-  // Names that a checkpoint may hold beside LogicalTensors and that are
-  // dropped (rotary inv_freq, a redundant tied lm_head).
-  virtual absl::StatusOr<bool> IsIgnorable(const ModelConfig& config,
-                                           const std::string& name) const = 0;
+      const std::vector<tensor::TensorSpec>& held) const = 0;
+  // The tensors of a checkpoint that has just `held`, in the same order, with
+  // their dtypes. kInvalidArgument with all that is missing, does not belong to
+  // the model, or has another shape or a dtype that cannot be.
+  virtual absl::StatusOr<std::vector<tensor::TensorSpec>> MatchTensors(
+      const ModelConfig& config,
+      const std::vector<tensor::TensorSpec>& held) const = 0;
+  // What a checkpoint may hold beside LogicalTensors.
+  virtual absl::StatusOr<std::vector<IgnoredTensor>> IgnoredTensors(
+      const ModelConfig& config) const = 0;
 
   virtual absl::StatusOr<int64_t> NumRanks(const ModelConfig& config,
                                            const LayoutSpec& spec) const = 0;
@@ -70,7 +86,8 @@ class Recipe {
       const ModelConfig& config, const LayoutSpec& spec, int64_t rank,
       const std::vector<tensor::TensorSpec>& logical) const = 0;
   // The same for all ranks, by rank. Far cheaper than one call a rank where
-  // there are many tensors: they are matched once.
+  // there are many tensors: they are matched once. kInvalidArgument above
+  // 131,072 ranks.
   virtual absl::StatusOr<std::vector<RankLayout>> Layouts(
       const ModelConfig& config, const LayoutSpec& spec,
       const std::vector<tensor::TensorSpec>& logical) const = 0;

@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "weft/recipe/data_recipe.h"
 #include "weft/recipe/recipe.h"
+#include "weft/recipe/testing/model.h"
 #include "weft/recipe/testing/origin_table.h"
 
 namespace weft::recipe::testing {
@@ -43,7 +44,7 @@ absl::StatusOr<RankLayout> Layout(const std::string& yaml,
   if (!recipe.ok()) return recipe.status();
   ModelConfig config = given;
   config.numbers.emplace("layers", 1);
-  const auto logical = (*recipe)->LogicalTensorsOf(config, held);
+  const auto logical = (*recipe)->LogicalTensorsOf(config, Named(held));
   if (!logical.ok()) return logical.status();
   return (*recipe)->Layout(config, ParseLayoutSpec(spec).value(), rank,
                            *logical);
@@ -229,8 +230,9 @@ checkpoint:
 )";
   const auto names = [&](ModelConfig config, std::vector<std::string> held) {
     config.numbers["layers"] = 3;
-    const auto logical =
-        ParseRecipe(yaml, "f.yaml").value()->LogicalTensorsOf(config, held);
+    const auto logical = ParseRecipe(yaml, "f.yaml")
+                             .value()
+                             ->LogicalTensorsOf(config, Named(held));
     EXPECT_TRUE(logical.ok()) << logical.status();
     std::vector<std::string> result;
     for (const tensor::TensorSpec& spec :
@@ -381,7 +383,7 @@ TEST(RecipeLanguageTest, IgnoredGroups) {
                           ->Layout(config, ParseLayoutSpec("hf").value(), 0,
                                    {x, {name, tensor::DType::kBF16, {1}}})
                           .ok();
-    EXPECT_EQ(recipe->IsIgnorable(config, name).value(), fits) << name;
+    EXPECT_EQ(IsIgnored(*recipe, config, name), fits) << name;
     return fits;
   };
   EXPECT_TRUE(holds("mtp.layers.0.w"));

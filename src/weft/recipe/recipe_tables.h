@@ -73,9 +73,10 @@ struct LogicalRule {
   TpCut tp = TpCut::kNone;
   // What the file holds it in whatever the config says, and no layout changes.
   std::optional<tensor::DType> dtype;
-  // A quantised checkpoint has it as F8_E4M3, with `<name>_scale_inv` beside.
+  // A quantised checkpoint has it as F8_E4M3, with scales beside.
   bool quant = false;
   bool shard = true;  // false: FSDP does not cut it
+  Template copy_of;  // of one that is ignored: what it must equal; may be empty
   std::string where;
 };
 

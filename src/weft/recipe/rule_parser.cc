@@ -247,7 +247,10 @@ absl::Status RuleParser::ParseLogicalTensor(const YamlMap& map,
                                             LogicalRule& rule) const {
   WEFT_ASSIGN_OR_RETURN(const YamlValue name, map.Get("name"));
   WEFT_ASSIGN_OR_RETURN(rule.name, ParseTemplate(name));
-  if (!with_shapes) return map.CheckKeys({"when", "for", "name"});
+  if (!with_shapes) {
+    WEFT_ASSIGN_OR_RETURN(rule.copy_of, OptionalTemplate(map, "copy_of"));
+    return map.CheckKeys({"when", "for", "name", "copy_of"});
+  }
   WEFT_RETURN_IF_ERROR(map.CheckKeys(
       {"when", "for", "name", "shape", "tp", "dtype", "quant", "shard"}));
   WEFT_ASSIGN_OR_RETURN(rule.dtype, OptionalDType(map));

@@ -152,12 +152,15 @@ class Layer {
     const StoredPiece& piece = *rows[part].piece;
     for (size_t other = 0; other < part; ++other) {
       if (rows[other].piece->tensor != piece.tensor) continue;
+      // What is FP8 already cannot be held by another scheme.
+      const bool has_own = logical_.own_scales.contains(piece.tensor);
       return FailAt(piece.where,
                     absl::StrCat(choice_.words, ": \"", description_.name,
                                  "\" takes several parts from \"",
                                  logical_.specs[piece.tensor].name,
-                                 "\", which has one scale; give "
-                                 "quant=fp8-channel or fp8-block"));
+                                 "\", which has one scale; give ",
+                                 has_own ? "a checkpoint with a scale a row"
+                                         : "quant=fp8-channel or fp8-block"));
     }
     return absl::OkStatus();
   }

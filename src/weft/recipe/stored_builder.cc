@@ -52,6 +52,20 @@ tensor::Shape StoredShape(const StoredDescription& description,
   return shape;
 }
 
+// A map of scales as a grid [rows, columns] for a checkpoint that has them in
+// `rank` dimensions: those that it lacks are 1.
+absl::StatusOr<layout::IndexMap> WithoutTrailing(const layout::IndexMap& map,
+                                                 std::size_t rank) {
+  absl::InlinedVector<tensor::Range, 2> ranges(map.box().ranges().begin(),
+                                               map.box().ranges().end());
+  std::vector<layout::DimModes> modes(map.modes().begin(), map.modes().end());
+  ranges.resize(rank);
+  modes.resize(rank);
+  WEFT_ASSIGN_OR_RETURN(tensor::Box box, tensor::Box::Make(ranges));
+  return layout::IndexMap::Make(std::move(box), std::move(modes),
+                                map.offset_elements());
+}
+
 }  // namespace
 
 bool StoredBuilder::IsQuantised(const StoredDescription& description,
@@ -78,30 +92,51 @@ absl::StatusOr<tensor::DType> StoredBuilder::DTypeOf(
       if (piece.is_zeros()) continue;
       const tensor::TensorSpec& spec = logical_.specs[piece.tensor];
       pinned = pinned || logical_.dtype_pinned[piece.tensor];
-      if (spec.dtype == tensor::DType::kF8E4M3 && !quantised) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("\"", spec.name,
-                         "\" is F8_E4M3 in the checkpoint but "
-                         "\"",
-                         description.name,
-                         "\" is not held quantised; give quant=fp8-block"));
-      }
       if (first == nullptr) first = &spec;
+      const bool is_fp8 = spec.dtype == tensor::DType::kF8E4M3;
+      const bool one_is_fp8 =
+          is_fp8 != (first->dtype == tensor::DType::kF8E4M3);
+      if (is_fp8 && !quantised && !one_is_fp8) {
+        return FailUnquantised(piece.tensor, description);
+      }
       if (spec.dtype == first->dtype || differ) continue;
-      differ = true;
-      if (description.dtype || (options_.dtype && !pinned)) continue;
+      differ = !one_is_fp8;
+      const bool is_cast = description.dtype || (options_.dtype && !pinned);
+      if (is_cast && !one_is_fp8) continue;
       return absl::InvalidArgumentError(absl::StrCat(
           "parts of \"", description.name, "\" differ in dtype: \"",
           first->name, "\" is ", std::string(tensor::DTypeName(first->dtype)),
           ", \"", spec.name, "\" is ",
           std::string(tensor::DTypeName(spec.dtype)),
-          "; give dtype=bf16, f16 or f32"));
+          one_is_fp8 ? "; what is fused is all in FP8 or not at all"
+                     : "; give dtype=bf16, f16 or f32"));
     }
   }
   if (quantised) return tensor::DType::kF8E4M3;
   if (description.dtype) return *description.dtype;
   if (options_.dtype && !pinned) return *options_.dtype;
   return first == nullptr ? options_.dtype_of_zeros : first->dtype;
+}
+
+absl::Status StoredBuilder::FailUnquantised(
+    int32_t tensor, const StoredDescription& description) const {
+  const auto own = logical_.own_scales.find(tensor);
+  const bool has_scales = own != logical_.own_scales.end();
+  const SchemeWords words =
+      has_scales ? WordsOf(own->second.scheme) : SchemeWords{"", ""};
+  std::string advice;
+  if (!options_.is_engine) {
+    advice = "only hf and fsdp:names=hf hold it";
+  } else if (options_.quant || !has_scales) {
+    advice = "the engine has it in no other form than the checkpoint's BF16";
+  } else {
+    advice = absl::StrCat("nothing is dequantised; give quant=",
+                          std::string(words.quant));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "\"", logical_.specs[tensor].name, "\" is F8_E4M3 in the checkpoint",
+      has_scales ? absl::StrCat(", with ", std::string(words.scales), ",") : "",
+      " but \"", description.name, "\" is not held quantised; ", advice));
 }
 
 absl::StatusOr<std::shared_ptr<const StoredContent>> StoredBuilder::ContentOf(
@@ -206,6 +241,7 @@ absl::Status StoredBuilder::AddScales(const StoredDescription& description,
                                       const StoredContent& content,
                                       tensor::Range kept) {
   const QuantChoice& choice = *options_.quant;
+  WEFT_RETURN_IF_ERROR(CheckOwnScales(content, choice));
   WEFT_ASSIGN_OR_RETURN(ScaleLayout scales, LayScales(description, content,
                                                       kept, choice, logical_));
   layout::StoredTensor stored;
@@ -215,8 +251,12 @@ absl::Status StoredBuilder::AddScales(const StoredDescription& description,
   stored.zero_fill = std::move(scales.zero_fill);
   FragmentList fragments;
   for (ScalePiece& piece : scales.pieces) {
-    WEFT_ASSIGN_OR_RETURN(const int32_t tensor,
-                          ScalesOf(piece.matrix, choice, piece.where));
+    WEFT_ASSIGN_OR_RETURN(const int32_t tensor, ScalesOf(piece.matrix, choice));
+    const auto own = logical_.own_scales.find(piece.matrix);
+    if (own != logical_.own_scales.end()) {
+      const std::size_t rank = logical_.specs[tensor].shape.size();
+      WEFT_ASSIGN_OR_RETURN(piece.map, WithoutTrailing(piece.map, rank));
+    }
     if (choice.form == ScaleForm::kPacked) {
       // The rows of a block repeat its scales: nothing to join.
       stored.fragments.push_back({tensor, std::move(piece.map)});
@@ -229,11 +269,45 @@ absl::Status StoredBuilder::AddScales(const StoredDescription& description,
   return absl::OkStatus();
 }
 
+absl::Status StoredBuilder::CheckOwnScales(const StoredContent& content,
+                                           const QuantChoice& choice) const {
+  for (const std::vector<StoredPiece>& entry : content.entries) {
+    for (const StoredPiece& piece : entry) {
+      if (piece.is_zeros()) continue;
+      const tensor::TensorSpec& matrix = logical_.specs[piece.tensor];
+      if (matrix.dtype != tensor::DType::kF8E4M3) continue;
+      const auto own = logical_.own_scales.find(piece.tensor);
+      if (own == logical_.own_scales.end()) {
+        return FailAt(
+            piece.where,
+            absl::StrCat("\"", matrix.name,
+                         "\" is F8_E4M3 but the checkpoint has neither \"",
+                         matrix.name, std::string(kBlockScaleSuffix),
+                         "\" nor \"", matrix.name, std::string(kScaleSuffix),
+                         "\""));
+      }
+      const tensor::ScaleScheme& scheme = own->second.scheme;
+      // One row has one scale, by row and by tensor.
+      const bool is_same = choice.scheme.rule == scheme.rule &&
+                           tensor::BlockShape(choice.scheme, matrix.shape) ==
+                               tensor::BlockShape(scheme, matrix.shape);
+      if (is_same) continue;
+      const SchemeWords words = WordsOf(scheme);
+      return FailAt(piece.where,
+                    absl::StrCat("\"", matrix.name,
+                                 "\" is F8_E4M3 in the checkpoint, with ",
+                                 std::string(words.scales), "; ", choice.words,
+                                 " would quantise it anew; give quant=",
+                                 std::string(words.quant)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // The logical tensor of the scales of `tensor`: the checkpoint's own, or a new
 // one that quantising gives.
 absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
-                                                const QuantChoice& choice,
-                                                std::string_view where) {
+                                                const QuantChoice& choice) {
   if (const auto known = scales_of_.find(tensor); known != scales_of_.end()) {
     return known->second;
   }
@@ -245,23 +319,8 @@ absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
                         tensor::ScaleShape(choice.scheme, matrix.shape));
   int32_t scales;
   if (matrix.dtype == tensor::DType::kF8E4M3) {
-    if (!(choice.scheme == tensor::ScaleScheme{})) {
-      return FailAt(
-          where,
-          absl::StrCat("\"", matrix.name,
-                       "\" is F8_E4M3 in the checkpoint, with F32 scales of "
-                       "blocks of 128 x 128; ",
-                       choice.words,
-                       " would quantise it anew; give quant=fp8-block"));
-    }
-    const auto found = logical_.by_name.find(spec.name);
-    if (found == logical_.by_name.end()) {
-      return FailAt(where, absl::StrCat("\"", matrix.name,
-                                        "\" is F8_E4M3 but the checkpoint has "
-                                        "no \"",
-                                        spec.name, "\""));
-    }
-    scales = found->second;
+    const auto found = logical_.own_scales.find(tensor);
+    scales = found->second.scales;
   } else {
     scales = static_cast<int32_t>(logical_.specs.size() + scales_.size());
     scales_.push_back(std::move(spec));
@@ -307,8 +366,7 @@ absl::Status StoredBuilder::Offer() {
           logical_.specs[tensor].dtype == tensor::DType::kF8E4M3) {
         continue;
       }
-      WEFT_RETURN_IF_ERROR(
-          ScalesOf(tensor, *options_.offer_quant, stored.name).status());
+      WEFT_RETURN_IF_ERROR(ScalesOf(tensor, *options_.offer_quant).status());
     }
   }
   return absl::OkStatus();

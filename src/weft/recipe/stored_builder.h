@@ -34,6 +34,8 @@ struct BuilderOptions {
   std::optional<QuantChoice> quant;
   // What the checkpoint marks `quant` is held as it is and offered in FP8 too.
   std::optional<QuantChoice> offer_quant;
+  // quant= says what is held; for messages.
+  bool is_engine = false;
 };
 
 // Builds the stored tensors of one rank.
@@ -67,6 +69,12 @@ class StoredBuilder {
                                         const StoredContent& content) const;
   bool IsQuantised(const StoredDescription& description,
                    const StoredContent& content) const;
+  absl::Status FailUnquantised(int32_t tensor,
+                               const StoredDescription& description) const;
+  // kInvalidArgument if the checkpoint has a matrix of `content` in FP8 by
+  // another scheme than `choice`.
+  absl::Status CheckOwnScales(const StoredContent& content,
+                              const QuantChoice& choice) const;
   absl::StatusOr<std::shared_ptr<const StoredContent>> ContentOf(
       ExpandedTensor& tensor) const;
   absl::StatusOr<layout::StoredTensor> Build(
@@ -74,8 +82,7 @@ class StoredBuilder {
       tensor::Range kept) const;
   absl::Status AddScales(const StoredDescription& description,
                          const StoredContent& content, tensor::Range kept);
-  absl::StatusOr<int32_t> ScalesOf(int32_t tensor, const QuantChoice& choice,
-                                   std::string_view where);
+  absl::StatusOr<int32_t> ScalesOf(int32_t tensor, const QuantChoice& choice);
   absl::Status Offer();
   void Append(layout::StoredTensor stored, std::string_view where);
 

@@ -41,15 +41,14 @@ class LogicalExpander {
   absl::Status Expand(const std::vector<LogicalRule>& rules,
                       const std::string& prefix, bool in_memory) {
     for (const LogicalRule& rule : rules) {
-      WEFT_RETURN_IF_ERROR(
-          ForEach(rule.guard, environment_, [&]() -> absl::Status {
-            if (!rule.is_group) return Add(rule, prefix, in_memory);
-            WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
-            WEFT_ASSIGN_OR_RETURN(const std::string own,
-                                  rule.prefix.Evaluate(environment_));
-            return Expand(rule.children, prefix + own,
-                          in_memory && rule.memory);
-          }));
+      const auto round = [&]() -> absl::Status {
+        if (!rule.is_group) return Add(rule, prefix, in_memory);
+        WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
+        WEFT_ASSIGN_OR_RETURN(const std::string own,
+                              rule.prefix.Evaluate(environment_));
+        return Expand(rule.children, prefix + own, in_memory && rule.memory);
+      };
+      WEFT_RETURN_IF_ERROR(ForEach(rule.guard, environment_, round));
     }
     return absl::OkStatus();
   }
@@ -70,6 +69,7 @@ class LogicalExpander {
     logical.shard = rule.shard;
     logical.memory = in_memory;
     logical.where = rule.where;
+    WEFT_ASSIGN_OR_RETURN(logical.copy_of, rule.copy_of.Evaluate(environment_));
     for (const Expression& extent : rule.shape) {
       WEFT_ASSIGN_OR_RETURN(logical.spec.shape.emplace_back(),
                             extent.Evaluate(environment_));
@@ -106,16 +106,16 @@ class StoredExpander {
   absl::Status Expand(const std::vector<StoredRule>& rules,
                       const std::string& prefix, const std::string& of_prefix) {
     for (const StoredRule& rule : rules) {
-      WEFT_RETURN_IF_ERROR(
-          ForEach(rule.guard, environment_, [&]() -> absl::Status {
-            if (!rule.is_group) return Add(rule, prefix, of_prefix);
-            WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
-            WEFT_ASSIGN_OR_RETURN(const std::string own,
-                                  rule.prefix.Evaluate(environment_));
-            WEFT_ASSIGN_OR_RETURN(const std::string own_of,
-                                  rule.of_prefix.Evaluate(environment_));
-            return Expand(rule.children, prefix + own, of_prefix + own_of);
-          }));
+      const auto round = [&]() -> absl::Status {
+        if (!rule.is_group) return Add(rule, prefix, of_prefix);
+        WEFT_RETURN_IF_ERROR(EvaluateLets(rule.lets, environment_));
+        WEFT_ASSIGN_OR_RETURN(const std::string own,
+                              rule.prefix.Evaluate(environment_));
+        WEFT_ASSIGN_OR_RETURN(const std::string own_of,
+                              rule.of_prefix.Evaluate(environment_));
+        return Expand(rule.children, prefix + own, of_prefix + own_of);
+      };
+      WEFT_RETURN_IF_ERROR(ForEach(rule.guard, environment_, round));
     }
     return absl::OkStatus();
   }

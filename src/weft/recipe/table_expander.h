@@ -33,6 +33,7 @@ struct LogicalTensor {
   bool quant = false;
   bool shard = true;
   bool memory = true;
+  std::string copy_of;     // of one that is ignored; may be empty
   std::string_view where;  // as in StoredPart
 };
 

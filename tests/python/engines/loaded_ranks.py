@@ -13,7 +13,8 @@ import oracle
 
 WORDS = {torch.bfloat16: ("BF16", torch.uint16),
          torch.float16: ("F16", torch.uint16),
-         torch.float32: ("F32", torch.uint32)}
+         torch.float32: ("F32", torch.uint32),
+         torch.float8_e4m3fn: ("F8_E4M3", torch.uint8)}
 
 
 class Case(NamedTuple):

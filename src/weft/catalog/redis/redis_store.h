@@ -17,7 +17,7 @@
 namespace weft::catalog {
 
 struct RedisStoreOptions {
-  std::string password;
+  std::string password = "";
   // Nanoseconds since 1970 on the clock of this server, unless a test sets it.
   std::function<base::Deadline::Clock::time_point()> now = nullptr;
   // As in MemoryStoreOptions. The first server on a Redis and prefix chooses

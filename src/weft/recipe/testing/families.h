@@ -36,7 +36,7 @@ inline const Recipe& RecipeOf(const Family& family) {
 
 inline std::vector<tensor::TensorSpec> CheckpointOf(const Family& family) {
   return RecipeOf(family)
-      .LogicalTensorsOf(ConfigOf(family), family.held)
+      .LogicalTensorsOf(ConfigOf(family), Named(family.held))
       .value();
 }
 

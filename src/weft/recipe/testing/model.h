@@ -45,6 +45,27 @@ inline const Recipe& RecipeFor(const Model& model) {
   return *EmbeddedBook().Find(model.architecture).value();
 }
 
+// Tensors that are only there: their shapes say nothing.
+inline std::vector<tensor::TensorSpec> Named(
+    const std::vector<std::string>& names) {
+  std::vector<tensor::TensorSpec> specs;
+  for (const std::string& name : names) {
+    specs.push_back({name, tensor::DType::kBF16, {}});
+  }
+  return specs;
+}
+
+// Whether a checkpoint may hold `name` beside what the recipe expects.
+inline bool IsIgnored(const Recipe& recipe, const ModelConfig& config,
+                      const std::string& name) {
+  const std::vector<IgnoredTensor> ignored =
+      recipe.IgnoredTensors(config).value();
+  for (const IgnoredTensor& one : ignored) {
+    if (one.Fits(name)) return true;
+  }
+  return false;
+}
+
 inline absl::StatusOr<RankLayout> TryLayout(const Model& model,
                                             const std::string& spec_text,
                                             int64_t rank) {

@@ -23,7 +23,7 @@ struct ConformanceCase {
   std::string name;
   std::function<absl::StatusOr<std::unique_ptr<Transport>>()> make;
   // What peer_main.cc calls it; empty for a leaf that stays in one process.
-  std::string process_name;
+  std::string process_name = "";
   // Whether a Get on a region that its owner freed must fail. Where hardware
   // or a library moves the bytes unasked, only Import and Gather can refuse.
   bool refuses_get_after_free = true;
