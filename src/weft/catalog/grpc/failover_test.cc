@@ -147,6 +147,7 @@ TEST(FailoverTest, WorkersLeasesAndWatchesMoveToTheOtherServer) {
   ASSERT_EQ(lease.status(), absl::OkStatus());
 
   one.Stop();
+  EXPECT_EQ(client->RenewLease(lease->lease_id, Soon()), absl::OkStatus());
   EXPECT_EQ(client->ReleaseLease(lease->lease_id, true, "", Soon()),
             absl::OkStatus());
   EXPECT_EQ(publisher.attachment->Health(), absl::OkStatus());

@@ -12,6 +12,11 @@
 
 namespace weft::catalog {
 
+// Statuses of a catalog's client that say that a limit of the catalog was
+// reached carry this payload: kResourceExhausted also means that memory is
+// short here.
+inline constexpr char kCatalogLimitPayload[] = "weft.catalog.limit";
+
 struct GrpcClientOptions {
   // How long MakeGrpcClient tries; a refused connection ends it at once.
   std::chrono::nanoseconds connect_timeout = std::chrono::seconds(5);

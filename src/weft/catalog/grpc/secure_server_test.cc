@@ -321,6 +321,9 @@ TEST_F(SecureServerTest, AWorkerIsForTheTokenThatRegisteredIt) {
   EXPECT_EQ(
       engine->GetSources(kModel, lease->lease_id, Soon())->sources[0].binding,
       "the binding");
+  EXPECT_EQ(other->RenewLease(lease->lease_id, Soon()).code(),
+            StatusCode::kPermissionDenied);
+  EXPECT_EQ(engine->RenewLease(lease->lease_id, Soon()), absl::OkStatus());
   EXPECT_EQ(other->ReleaseLease(lease->lease_id, true, "", Soon()).code(),
             StatusCode::kPermissionDenied);
   EXPECT_EQ(engine->ReleaseLease(lease->lease_id, true, "", Soon()),
