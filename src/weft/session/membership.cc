@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookEvery(250);
 // A caller may wait for what is done meanwhile.
-constexpr std::chrono::seconds kLookTime(2);
+constexpr std::chrono::seconds kLookTime(5);
 
 }  // namespace
 

@@ -15,7 +15,6 @@
 namespace weft::catalog {
 namespace {
 
-constexpr std::chrono::seconds kReconnectWithin(10);
 // How much later than it is due BeginUpdate's answer may be asked for again.
 constexpr std::chrono::seconds kLateAnswer(2);
 
