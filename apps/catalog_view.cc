@@ -56,7 +56,7 @@ const WorkerRecord* FindWorker(const CatalogView& view,
   return nullptr;
 }
 
-// "rank 0 (w17), rank 1 (w18) and 3 more".
+// "rank 0 (w17, 58 s left), rank 1 (w18, 31 s left) and 3 more".
 std::string HoldersOf(const CatalogView& view, const VersionRecord& version) {
   constexpr std::size_t kMostNamed = 4;
   std::vector<std::string> names;
@@ -67,10 +67,13 @@ std::string HoldersOf(const CatalogView& view, const VersionRecord& version) {
     }
     if (++holders > kMostNamed) continue;
     const WorkerRecord* worker = FindWorker(view, lease.worker_id);
-    names.push_back(worker == nullptr
-                        ? lease.worker_id
-                        : absl::StrCat("rank ", worker->info.rank, " (",
-                                       lease.worker_id, ")"));
+    const std::string held = absl::StrCat(
+        lease.worker_id, ", ",
+        std::chrono::floor<std::chrono::seconds>(lease.expires_in).count(),
+        " s left");
+    names.push_back(worker == nullptr ? held
+                                      : absl::StrCat("rank ", worker->info.rank,
+                                                     " (", held, ")"));
   }
   std::string text = absl::StrJoin(names, ", ");
   if (holders > kMostNamed) {

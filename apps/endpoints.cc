@@ -1,7 +1,6 @@
 #include "endpoints.h"
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <csignal>
 #include <utility>
 
@@ -14,19 +13,12 @@
 #include "weft/transport/ucx/ucx_transport.h"
 
 namespace weft::apps {
-namespace {
-
-// A catalog that is started again, or taken away for another, takes less.
-constexpr std::chrono::seconds kReconnectWithin(10);
-
-}  // namespace
-
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address, const catalog::ClientAccess& access) {
   WEFT_ASSIGN_OR_RETURN(
       std::unique_ptr<catalog::CatalogStore> client,
       catalog::MakeGrpcClient(address,
-                              {.reconnect_within = kReconnectWithin,
+                              {.reconnect_within = catalog::kReconnectWithin,
                                .access = catalog::WithEnvironment(access)}));
   return std::shared_ptr<catalog::CatalogStore>(std::move(client));
 }
@@ -114,11 +106,6 @@ MakeTransports(const std::string& choice, const DeviceChoice& device,
     add(std::move(ucx));
   }
   return transports;
-}
-
-base::Deadline AfterSeconds(double seconds) {
-  return base::Deadline::After(
-      std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)));
 }
 
 namespace {

@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "rank_store.h"
-#include "weft/base/deadline.h"
+#include "weft/base/after_seconds.h"
 #include "weft/catalog/grpc/client_access.h"
 #include "weft/catalog/store.h"
 #include "weft/transport/testing/fault_transport.h"
@@ -43,7 +43,7 @@ MakeTransports(const std::string& choice, const DeviceChoice& device = {},
                std::shared_ptr<transport::FaultScript> faults = nullptr);
 
 // What --timeout gives each wait.
-base::Deadline AfterSeconds(double seconds);
+using base::AfterSeconds;
 
 // Blocks SIGINT and SIGTERM in this and all later threads; call first in main.
 void BlockStopSignals();

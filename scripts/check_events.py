@@ -333,10 +333,12 @@ class Checker:
 
     def on_serving(self, event):
         self.check_acts(event, "receiver")
-        received = any(
-            lease["worker"] == event["worker"] and
-            lease["version"] == event["version"] and
-            lease["state"] == "released" for lease in self.leases.values())
+        own = [lease for lease in self.leases.values()
+               if lease["worker"] == event["worker"]]
+        received = any(lease["version"] == event["version"] and
+                       lease["state"] == "released" for lease in own)
+        if not own:
+            return  # registered anew: it received that under its former name
         if self.whole and not received:
             self.fault(event, f"worker {event['worker']} has not received "
                               f"{event['version']} under a lease")

@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -15,24 +14,12 @@
 #include "weft/transport/ucx/ucx_transport.h"
 
 namespace weft::python {
-namespace {
-
-constexpr std::chrono::seconds kReconnectWithin(10);
-
-}  // namespace
-
-base::Deadline AfterSeconds(double seconds) {
-  return base::Deadline::After(
-      std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)));
-}
-
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address, base::Deadline deadline) {
   catalog::GrpcClientOptions options;
   options.connect_timeout =
       std::min(options.connect_timeout, deadline.Remaining());
-  // As for the program: a catalog that is started again takes less.
-  options.reconnect_within = kReconnectWithin;
+  options.reconnect_within = catalog::kReconnectWithin;
   options.access = catalog::WithEnvironment();
   WEFT_ASSIGN_OR_RETURN(std::unique_ptr<catalog::CatalogStore> client,
                         catalog::MakeGrpcClient(address, options));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/base/after_seconds.h"
 #include "weft/base/deadline.h"
 #include "weft/catalog/store.h"
 #include "weft/execute/device_options.h"
@@ -19,7 +20,7 @@
 
 namespace weft::python {
 
-base::Deadline AfterSeconds(double seconds);
+using base::AfterSeconds;
 
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address, base::Deadline deadline);

@@ -2,13 +2,15 @@
 
 #include <string>
 
+#include "weft/catalog/grpc/grpc_client.h"
+
 namespace weft::python {
 namespace {
 
 namespace nb = nanobind;
 
-const char* ClassOf(absl::StatusCode code, Phase phase) {
-  switch (code) {
+const char* ClassOf(const absl::Status& status, Phase phase) {
+  switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
       return "BadInput";
@@ -27,7 +29,12 @@ const char* ClassOf(absl::StatusCode code, Phase phase) {
     case absl::StatusCode::kFailedPrecondition:
       return phase == Phase::kPlanning ? "CoverageError" : "Refused";
     case absl::StatusCode::kResourceExhausted:
-      return "OutOfMemory";
+      return status.GetPayload(catalog::kCatalogLimitPayload).has_value()
+                 ? "LimitReached"
+                 : "OutOfMemory";
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      return "AccessDenied";
     case absl::StatusCode::kUnimplemented:
       return "NotSupported";
     default:
@@ -40,7 +47,7 @@ const char* ClassOf(absl::StatusCode code, Phase phase) {
 void RaiseIfError(const absl::Status& status, Phase phase) {
   if (status.ok()) return;
   const nb::object error_class =
-      nb::module_::import_("weft.errors").attr(ClassOf(status.code(), phase));
+      nb::module_::import_("weft.errors").attr(ClassOf(status, phase));
   const std::string message(status.message());
   PyErr_SetString(error_class.ptr(), message.c_str());
   throw nb::python_error();

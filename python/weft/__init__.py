@@ -34,10 +34,10 @@ finally:
     _sys.setdlopenflags(_flags)
 
 from weft.catalog import Catalog, CatalogServer  # noqa: E402
-from weft.errors import (AlreadyPublished, BadInput, CoverageError,  # noqa: E402
-                         DeadlineExceeded, DigestMismatch, NotKnown,
-                         NotSupported, OutOfMemory, PeerLost, Refused,
-                         VersionChanged, WeftError)
+from weft.errors import (AccessDenied, AlreadyPublished, BadInput,  # noqa: E402
+                         CoverageError, DeadlineExceeded, DigestMismatch,
+                         LimitReached, NotKnown, NotSupported, OutOfMemory,
+                         PeerLost, Refused, VersionChanged, WeftError)
 from weft.layout import (Fragment, LogicalTensor, Placement,  # noqa: E402
                          ScaledTensor, StoredTensor)
 from weft.plan import Plan, explain, plan, recipe_placement  # noqa: E402
@@ -48,12 +48,12 @@ from weft.tensors import Tensors, tensors  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
-    "AlreadyPublished", "BadInput", "Catalog", "CatalogServer", "CoverageError",
-    "DeadlineExceeded", "DigestMismatch", "Fragment", "LogicalTensor",
-    "NotKnown", "NotSupported", "OutOfMemory", "PeerLost", "Placement", "Plan",
-    "PublishReport", "Publisher", "Receiver", "RefitReport", "Refused",
-    "RollbackReport", "ScaledTensor", "StoredTensor", "Tensors",
-    "VersionChanged", "WeftError", "explain", "plan",
+    "AccessDenied", "AlreadyPublished", "BadInput", "Catalog", "CatalogServer",
+    "CoverageError", "DeadlineExceeded", "DigestMismatch", "Fragment",
+    "LimitReached", "LogicalTensor", "NotKnown", "NotSupported", "OutOfMemory",
+    "PeerLost", "Placement", "Plan", "PublishReport", "Publisher", "Receiver",
+    "RefitReport", "Refused", "RollbackReport", "ScaledTensor", "StoredTensor",
+    "Tensors", "VersionChanged", "WeftError", "explain", "plan",
     "recipe_placement", "tensors", "ucx",
 ]
 

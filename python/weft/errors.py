@@ -46,7 +46,17 @@ class Refused(WeftError):
 
 
 class OutOfMemory(WeftError, MemoryError):
-    """A budget or a limit was reached."""
+    """A budget of memory, or another limit of this process, was reached."""
+
+
+class LimitReached(WeftError):
+    """A limit of the catalog was reached: calls a second, workers, models,
+    watches, leases of a worker. The sentence says which, and of calls how long
+    to wait."""
+
+
+class AccessDenied(WeftError, PermissionError):
+    """The catalog wants a token, or another one than this."""
 
 
 class NotSupported(WeftError, NotImplementedError):

@@ -183,5 +183,6 @@ def test_a_receiver_that_stops_loses_its_lease(weft, start, checkpoint):  # noqa
     engine.child.send_signal(signal.SIGCONT)
     # Its refit cannot commit any more: the worker is dead.
     assert engine.event()["event"] == "failed"
+    # It comes back as another one.
     engine.say("refit")
-    assert engine.event()["event"] == "failed"
+    assert engine.event()["event"] == "refitted"

@@ -10,10 +10,14 @@ namespace weft::base {
 
 absl::Status Annotate(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(
+  absl::Status annotated(
       status.code(),
       absl::StrCat(absl::string_view(context.data(), context.size()), ": ",
                    status.message()));
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    annotated.SetPayload(url, payload);
+  });
+  return annotated;
 }
 
 void FaultList::Add(std::string fault) { faults_.push_back(std::move(fault)); }

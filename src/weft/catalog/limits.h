@@ -3,6 +3,7 @@
 #ifndef WEFT_CATALOG_LIMITS_H_
 #define WEFT_CATALOG_LIMITS_H_
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -26,6 +27,9 @@ inline constexpr int64_t kMaxWorkers = 100'000;
 inline constexpr int64_t kMaxModels = 4096;
 // That one worker may hold at a time.
 inline constexpr int64_t kMaxLeasesOfWorker = 64;
+// From when it was granted or renewed last. Long enough that a lease outlives a
+// restart of its catalog; what nobody renews holds up no publisher for long.
+inline constexpr std::chrono::seconds kDefaultLeaseDuration(60);
 
 // Printable ASCII of at most kMaxTextBytes; kInvalidArgument with what is
 // wrong.

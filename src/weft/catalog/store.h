@@ -99,6 +99,9 @@ struct WorkerInfo {
   // The name of the token that it was registered with, set by the server that
   // checked it; empty: none. What a client says here is not listened to.
   std::string owner{};
+  // Publishers: it was registered before, in the same life of its process, and
+  // has lost its place. It does not take over from another run. Not kept.
+  bool rejoins = false;
 };
 
 struct WorkerRecord {
@@ -124,6 +127,9 @@ class Attachment {
   // OK while the catalog holds the worker as alive; kFailedPrecondition when
   // a newer epoch has taken over; kUnavailable when the catalog is gone.
   virtual absl::Status Health() = 0;
+  // True when it is known here, without asking anybody, that it keeps nothing
+  // alive any more, and never will.
+  virtual bool IsOver() { return false; }
   // Before a server that goes destroys it: the worker may live on if the store
   // outlives the server, until it has had its time to attach again elsewhere.
   virtual void Abandon() {}
@@ -176,6 +182,8 @@ uint64_t SourceSetOf(const std::vector<SourceRecord>& sources);
 struct Lease {
   std::string lease_id;   // WorkerOfLease(lease_id) holds it
   VersionRecord version;  // state at the time; source_set is what is leased
+  // It is revoked so long after it was granted or renewed last; 0: not known.
+  std::chrono::nanoseconds lasts{0};
 };
 
 // The worker that a lease was given to: its id is a part of the lease's, so
@@ -226,12 +234,15 @@ class CatalogStore {
   // A publisher of a rank that has a live publisher of the same run and epoch
   // is kAlreadyExists; of an older epoch of the run kFailedPrecondition; of a
   // newer epoch, or another run, takes over: the older epoch's publishers are
-  // fenced and their versions GONE. layout_spec and num_ranks must agree with
-  // the live publishers of that epoch (kInvalidArgument). A publisher's
+  // fenced and their versions GONE. One that rejoins is kFailedPrecondition
+  // when another run is there. layout_spec and num_ranks must agree with the
+  // other live publishers of that epoch (kInvalidArgument). A publisher's
   // placement must have been put (kNotFound). A publisher that has registered
-  // and may still attach counts as live here. A copy belongs to the epoch that
-  // runs (kFailedPrecondition), and ends with it; its rank, mesh and layout are
-  // those of its receiver.
+  // and may still attach counts as live here, but for its own rank: whoever
+  // registers that takes its place, for it may have died, and has published
+  // nothing; its Attach is kNotFound from then on. A copy belongs to the epoch
+  // that runs (kFailedPrecondition), and ends with it; its rank, mesh and
+  // layout are those of its receiver.
   virtual absl::StatusOr<Registration> Register(const WorkerInfo& info,
                                                 const std::string& binding,
                                                 base::Deadline deadline) = 0;
@@ -304,6 +315,12 @@ class CatalogStore {
   virtual absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
                                                    const VersionId* newer_than,
                                                    base::Deadline deadline) = 0;
+  // The holder is still at work: the lease lasts Lease::lasts from now on, also
+  // when its version is RETIRING by now. kFailedPrecondition if it has been
+  // revoked, which nothing undoes; kNotFound if it is not known. No event tells
+  // of it.
+  virtual absl::Status RenewLease(const std::string& lease_id,
+                                  base::Deadline deadline) = 0;
   // Ends a lease. `committed`: the receiver now serves that version; else
   // `fenced_reason` says why it must not serve (empty: as before the lease).
   // kFailedPrecondition if the lease had been revoked: then nothing is recorded

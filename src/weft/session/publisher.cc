@@ -5,14 +5,18 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <mutex>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/log.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
 #include "weft/session/copy_publisher_internal.h"
 #include "weft/session/device_memory_internal.h"
 #include "weft/session/epoch_word.h"
+#include "weft/session/membership_internal.h"
 #include "weft/session/quantised_copy_internal.h"
 #include "weft/topology/host.h"
 #include "weft/verify/digest_table.h"
@@ -22,6 +26,8 @@ namespace {
 
 constexpr int64_t kEpochWordOffsetBytes = 0;
 constexpr int64_t kDigestTableOffsetBytes = 64;
+// To take a lost place in the catalog again: a caller waits meanwhile.
+constexpr std::chrono::seconds kReturnTime(5);
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
@@ -73,27 +79,25 @@ class PublisherImpl : public Publisher {
   }
 
   absl::StatusOr<int64_t> BeginUpdate(base::Deadline revoke_after) override {
-    if (updating_) return 0;
-    // Nobody is waited for: who reads a copy goes on from another source.
-    if (is_copy()) StoreEpochWord(kUpdatingWord);
-    WEFT_ASSIGN_OR_RETURN(
-        const int64_t revoked,
-        options_.catalog->BeginUpdate(registration_.worker_id, revoke_after));
-    // Readers that hold a revoked lease see the odd word after their transfer.
-    StoreEpochWord(kUpdatingWord);
-    updating_ = true;
-    return revoked;
+    const std::lock_guard lock(mutex_);
+    absl::StatusOr<int64_t> revoked = BeginUpdateLocked(revoke_after);
+    if (revoked.ok()) return revoked;
+    return base::Annotate(
+        revoked.status(),
+        "the update has not begun, change no weights and begin it again");
   }
 
   absl::StatusOr<PublishReport> Publish(uint64_t step,
                                         base::Deadline deadline) override {
+    const std::lock_guard lock(mutex_);
     const auto start = std::chrono::steady_clock::now();
     // A copy may come back to what it has served before.
-    if (!is_copy() && has_published_ && step <= last_step_) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "step ", step, " is not above the last published step ", last_step_));
+    if (!is_copy() && published_ && step <= published_->step) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("step ", step, " is not above the last published step ",
+                       published_->step));
     }
-    WEFT_RETURN_IF_ERROR(Explained(BeginUpdate(deadline).status()));
+    WEFT_RETURN_IF_ERROR(BeginUpdateLocked(deadline).status());
     const catalog::VersionId version{options_.run_id, options_.epoch, step};
     PublishReport report;
     WEFT_RETURN_IF_ERROR(device_areas_.Check());
@@ -110,25 +114,101 @@ class PublisherImpl : public Publisher {
     // Even if the call fails: its answer may be what was lost, and then others
     // read this version until the next update is begun.
     updating_ = false;
-    absl::StatusOr<catalog::VersionRecord> published =
-        options_.catalog->PublishShard(registration_.worker_id, step, deadline);
-    WEFT_RETURN_IF_ERROR(Explained(published.status()));
-    report.version = *std::move(published);
-    has_published_ = true;
-    last_step_ = step;
+    WEFT_ASSIGN_OR_RETURN(report.version, PublishShard(step, deadline));
     report.control_seconds =
         SecondsSince(start) - report.digest_seconds - report.quantise_seconds;
     return report;
   }
 
-  absl::Status Health() override { return attachment_->Health(); }
+  absl::Status Health() override { return place_->Health(); }
   const manifest::LayoutDigest& layout_digest() const override {
     return layout_digest_;
   }
-  uint64_t generation() const override { return registration_.generation; }
+  uint64_t generation() const override {
+    const std::lock_guard lock(mutex_);
+    return place_->registration().generation;
+  }
 
  private:
   bool is_copy() const { return check_tables_ != nullptr; }
+
+  // mutex_ is held by all that follows.
+  absl::StatusOr<int64_t> BeginUpdateLocked(base::Deadline revoke_after) {
+    if (updating_) return 0;
+    // Nobody is waited for: who reads a copy goes on from another source.
+    if (is_copy()) StoreEpochWord(kUpdatingWord);
+    absl::StatusOr<int64_t> revoked =
+        options_.catalog->BeginUpdate(place_->worker_id(), revoke_after);
+    if (!revoked.ok()) {
+      if (is_copy()) return revoked;
+      WEFT_RETURN_IF_ERROR(ComeBack(revoked.status()));
+      // Under a new name it has nothing to withdraw, and no reader: those of
+      // before see the odd word.
+      revoked =
+          options_.catalog->BeginUpdate(place_->worker_id(), revoke_after);
+      WEFT_RETURN_IF_ERROR(revoked.status());
+    }
+    // Readers that hold a revoked lease see the odd word after their transfer.
+    StoreEpochWord(kUpdatingWord);
+    updating_ = true;
+    return revoked;
+  }
+
+  absl::StatusOr<catalog::VersionRecord> PublishShard(uint64_t step,
+                                                      base::Deadline deadline) {
+    absl::StatusOr<catalog::VersionRecord> published =
+        options_.catalog->PublishShard(place_->worker_id(), step, deadline);
+    if (!published.ok()) {
+      WEFT_RETURN_IF_ERROR(ComeBack(published.status()));
+      published =
+          options_.catalog->RepublishShard(place_->worker_id(), step, deadline);
+      WEFT_RETURN_IF_ERROR(published.status());
+    }
+    published_ = Published{.step = step,
+                           .generation = place_->registration().generation};
+    return published;
+  }
+
+  // OK if the call that failed may be made once more. A copy stays away: its
+  // receiver serves anew after its next commit.
+  absl::Status ComeBack(const absl::Status& failed) {
+    if (is_copy()) return Explained(failed);
+    return place_->ComeBack(failed, base::Deadline::After(kReturnTime));
+  }
+
+  // From the membership's thread: receivers wait for what this memory holds,
+  // and nobody may call for long. It does hold it: it may not be written since
+  // it was published, and the epoch word names it.
+  void PublishAgain(base::Deadline deadline) {
+    const uint64_t generation = place_->registration().generation;
+    if (updating_ || !published_ || published_->generation == generation) {
+      return;
+    }
+    const catalog::VersionId version{options_.run_id, options_.epoch,
+                                     published_->step};
+    if (LoadEpochWord() != EpochWord(version)) return;
+    const auto again = options_.catalog->RepublishShard(
+        place_->worker_id(), published_->step, deadline);
+    if (absl::IsUnavailable(again.status()) ||
+        absl::IsDeadlineExceeded(again.status())) {
+      return;
+    }
+    published_->generation = generation;
+    if (again.ok() && again->state != catalog::VersionState::kGone) {
+      return Tell(
+          absl::StrCat("publishes ", catalog::ToString(version), " again"));
+    }
+    Tell(absl::StrCat(
+        catalog::ToString(version),
+        " is not published again, a later step is: ",
+        again.ok() ? again->reason : std::string(again.status().message())));
+  }
+
+  void Tell(const std::string& what) const {
+    base::Log(base::LogLevel::kWarning,
+              absl::StrCat("model \"", options_.model, "\": publisher rank ",
+                           options_.placement.rank, ": ", what));
+  }
 
   // Makes room for them behind the trainer's own memory.
   absl::Status AddQuantisedCopies() {
@@ -188,8 +268,15 @@ class PublisherImpl : public Publisher {
   // says more than that it may not do this or that.
   absl::Status Explained(const absl::Status& refused) {
     if (refused.ok()) return refused;
-    const absl::Status health = attachment_->Health();
+    const absl::Status health = place_->Health();
     return health.ok() ? refused : health;
+  }
+
+  uint64_t LoadEpochWord() const {
+    return std::atomic_ref<uint64_t>(
+               *reinterpret_cast<uint64_t*>(control_->data() +
+                                            kEpochWordOffsetBytes))
+        .load(std::memory_order_seq_cst);
   }
 
   void StoreEpochWord(uint64_t word) {
@@ -246,36 +333,28 @@ class PublisherImpl : public Publisher {
 
   absl::Status RegisterWithCatalog(const manifest::Binding& binding,
                                    base::Deadline deadline) {
-    const std::string canonical = manifest::EncodePlacement(options_.placement);
-    layout_digest_ = manifest::DigestOf(canonical);
-    const std::string packed = manifest::PackBytes(canonical);
-    const std::string digest_hex = manifest::DigestOf(packed).ToHex();
-    WEFT_RETURN_IF_ERROR(
-        options_.catalog->PutPlacement(digest_hex, packed, deadline));
-    catalog::WorkerInfo info;
-    info.model = options_.model;
-    info.role = is_copy() ? catalog::Role::kCopy : catalog::Role::kPublisher;
-    info.layout_spec = options_.placement.layout_spec;
-    info.rank = options_.placement.rank;
-    info.num_ranks = options_.placement.num_ranks;
+    layout_digest_ =
+        manifest::DigestOf(manifest::EncodePlacement(options_.placement));
+    WEFT_ASSIGN_OR_RETURN(
+        MembershipTerms terms,
+        TermsOf(options_.catalog, options_.model,
+                is_copy() ? catalog::Role::kCopy : catalog::Role::kPublisher,
+                options_.placement));
+    terms.binding = manifest::EncodeBinding(binding);
+    catalog::WorkerInfo& info = terms.info;
     info.run_id = options_.run_id;
     info.epoch = options_.epoch;
     info.labels = options_.labels;
-    info.host_id = binding.host_id;
-    info.process_id = binding.process_id;
-    info.placement_digest_hex = digest_hex;
     if (!is_copy()) info.shard_key = ShardKey(options_.placement);
     if (!options_.model_card.empty()) {
-      const std::string card = manifest::PackBytes(options_.model_card);
-      info.model_card_digest_hex = manifest::DigestOf(card).ToHex();
-      WEFT_RETURN_IF_ERROR(options_.catalog->PutPlacement(
-          info.model_card_digest_hex, card, deadline));
+      terms.blobs.push_back(manifest::PackBytes(options_.model_card));
+      info.model_card_digest_hex = manifest::DigestOf(terms.blobs[1]).ToHex();
     }
-    WEFT_ASSIGN_OR_RETURN(
-        registration_, options_.catalog->Register(
-                           info, manifest::EncodeBinding(binding), deadline));
-    WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
-                                           registration_.worker_id, deadline));
+    WEFT_ASSIGN_OR_RETURN(place_, Membership::Join(std::move(terms), deadline));
+    if (!is_copy()) {
+      place_->Watch(mutex_,
+                    [this](base::Deadline within) { PublishAgain(within); });
+    }
     return absl::OkStatus();
   }
 
@@ -293,13 +372,17 @@ class PublisherImpl : public Publisher {
   std::unique_ptr<DevicePublication> on_device_;
   int64_t weight_bytes_ = 0;
   manifest::LayoutDigest layout_digest_;
-  catalog::Registration registration_;
+  // The caller's, and the membership's thread's.
+  mutable std::mutex mutex_;
   bool updating_ = true;  // nothing is readable before the first Publish
-  bool has_published_ = false;
-  uint64_t last_step_ = 0;
+  struct Published {
+    uint64_t step = 0;
+    uint64_t generation = 0;  // of the registration that it was published by
+  };
+  std::optional<Published> published_;
   // Destroyed first (reverse order): peers lose access before memory goes.
   std::vector<std::unique_ptr<transport::Region>> regions_;
-  std::unique_ptr<catalog::Attachment> attachment_;
+  std::unique_ptr<Membership> place_;
 };
 
 absl::StatusOr<std::unique_ptr<Publisher>> Start(PublisherOptions options,

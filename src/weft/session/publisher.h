@@ -55,8 +55,13 @@ struct PublishReport {
   int64_t digest_bytes = 0;    // weights digested
 };
 
-// Threads: one caller at a time. The catalog connection and the transports
-// have threads of their own.
+// A publisher that loses its place in the catalog while it lives takes it again
+// by itself, under a new generation, and publishes its last step once more if
+// its memory still holds that; one that another run or a newer epoch has
+// replaced does not (docs/catalog.md).
+//
+// Threads: one caller at a time. The catalog connection, the transports and
+// the place in the catalog have threads of their own.
 class Publisher {
  public:
   // Checks the placement and the memory, registers the memory with every
@@ -69,7 +74,9 @@ class Publisher {
 
   // Call before the memory changes. Makes the epoch word odd after readers
   // have left, at the latest at `revoke_after`; a reader that still reads then
-  // fails its refit. Returns how many leases were revoked.
+  // fails its refit. Returns how many leases were revoked. After an error the
+  // update has not begun: the memory must stay as it is until one has. Ends
+  // some seconds after `revoke_after` even if no catalog answers.
   virtual absl::StatusOr<int64_t> BeginUpdate(base::Deadline revoke_after) = 0;
 
   // The memory now holds `step`: takes the digests, sets the epoch word, and
@@ -81,7 +88,7 @@ class Publisher {
   // OK while the catalog holds this rank as alive.
   virtual absl::Status Health() = 0;
   virtual const manifest::LayoutDigest& layout_digest() const = 0;
-  // Of its registration with the catalog.
+  // Of its registration with the catalog; another one when that was lost.
   virtual uint64_t generation() const = 0;
 };
 

@@ -1,28 +1,27 @@
 #include "weft/session/receiver.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <mutex>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/log.h"
 #include "weft/base/status.h"
-#include "weft/manifest/packed_bytes.h"
 #include "weft/plan/stages.h"
 #include "weft/session/bound_internal.h"
 #include "weft/session/latch_internal.h"
+#include "weft/session/lease_keeper_internal.h"
 #include "weft/session/lost_sources_internal.h"
+#include "weft/session/membership_internal.h"
 #include "weft/session/receiver_plan_internal.h"
 #include "weft/session/serving_internal.h"
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
 #include "weft/session/transfer_internal.h"
-#include "weft/topology/host.h"
 
 namespace weft::session {
 namespace {
@@ -67,30 +66,21 @@ class ReceiverImpl : public Receiver {
     } else if (latch_->last_life().has_value()) {
       begun_ = latch_->last_life()->version;
     }
-    const std::string packed = manifest::PackBytes(canonical);
-    const std::string packed_digest_hex = manifest::DigestOf(packed).ToHex();
-    WEFT_RETURN_IF_ERROR(
-        options_.catalog->PutPlacement(packed_digest_hex, packed, deadline));
-    catalog::WorkerInfo info;
-    info.model = options_.model;
-    info.role = catalog::Role::kReceiver;
-    info.layout_spec = options_.placement.layout_spec;
-    info.rank = options_.placement.rank;
-    info.num_ranks = options_.placement.num_ranks;
-    WEFT_ASSIGN_OR_RETURN(const topology::HostId host,
-                          topology::ReadHostId("/proc"));
-    info.host_id = host.ToString();
-    chooser_ = std::make_unique<SourceChooser>(*options_.catalog, info.host_id);
-    info.process_id = getpid();
-    info.placement_digest_hex = packed_digest_hex;
-    WEFT_ASSIGN_OR_RETURN(registration_,
-                          options_.catalog->Register(info, "", deadline));
-    WEFT_ASSIGN_OR_RETURN(attachment_, options_.catalog->Attach(
-                                           registration_.worker_id, deadline));
+    WEFT_ASSIGN_OR_RETURN(
+        MembershipTerms terms,
+        TermsOf(options_.catalog, options_.model, catalog::Role::kReceiver,
+                options_.placement));
+    terms.on_new_place = [this](base::Deadline within) {
+      ReportServing(within);
+    };
+    chooser_ =
+        std::make_unique<SourceChooser>(*options_.catalog, terms.info.host_id);
+    WEFT_ASSIGN_OR_RETURN(place_, Membership::Join(std::move(terms), deadline));
     if (options_.serve) serving_ = std::make_unique<Serving>(options_);
-    latch_->SetGeneration(registration_.generation);
+    place_->Watch(mutex_, nullptr);
+    latch_->SetGeneration(place_->registration().generation);
     if (latch_->last_life().has_value() && latch_->last_life()->dirty) {
-      return options_.catalog->ReportServing(registration_.worker_id, nullptr,
+      return options_.catalog->ReportServing(place_->worker_id(), nullptr,
                                              latch_->reason(), deadline);
     }
     return absl::OkStatus();
@@ -99,9 +89,9 @@ class ReceiverImpl : public Receiver {
   // Addresses and keys are for those who hold a lease: when nothing is READY
   // yet, the plan is made and the links wait for the first refit.
   absl::Status Prepare(base::Deadline deadline) override {
+    const std::lock_guard lock(mutex_);
     const absl::StatusOr<catalog::Lease> lease =
-        options_.catalog->AcquireNewestLease(registration_.worker_id, nullptr,
-                                             deadline);
+        place_->AcquireLease(nullptr, nullptr, deadline);
     if (!lease.ok() && !absl::IsNotFound(lease.status())) {
       return lease.status();
     }
@@ -119,6 +109,7 @@ class ReceiverImpl : public Receiver {
   absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
                                     bool newer,
                                     base::Deadline deadline) override {
+    const std::lock_guard lock(mutex_);
     absl::StatusOr<RefitReport> report = RefitOnce(version, newer, deadline);
     if (report.ok()) {
       ++counters_.refits_committed;
@@ -163,7 +154,11 @@ class ReceiverImpl : public Receiver {
     const catalog::VersionId& leased = lease.version.version;
     RefitReport report;
     report.version = leased;
-    const absl::Status done = TransferUnderLease(lease, deadline, report);
+    absl::Status done;
+    {
+      const LeaseKeeper keeper(*options_.catalog, lease);
+      done = TransferUnderLease(lease, deadline, report);
+    }
     // What the second set holds is served only after the switch.
     const bool committed = done.ok() && shadow_ == nullptr;
     // A failed refit still has to give its lease back, with a moment of its
@@ -219,20 +214,25 @@ class ReceiverImpl : public Receiver {
     const catalog::VersionId* newer_than =
         newer && committed_.has_value() ? &*committed_ : nullptr;
     absl::StatusOr<catalog::Lease> lease =
-        version != nullptr ? options_.catalog->AcquireLease(
-                                 registration_.worker_id, *version, deadline)
-                           : options_.catalog->AcquireNewestLease(
-                                 registration_.worker_id, newer_than, deadline);
+        place_->AcquireLease(version, newer_than, deadline);
     const bool not_ready = absl::IsNotFound(lease.status()) ||
                            absl::IsFailedPrecondition(lease.status());
     if (lease.ok() || !not_ready) return lease;
-    WEFT_RETURN_IF_ERROR(attachment_->Health());
     WEFT_ASSIGN_OR_RETURN(
         const catalog::VersionRecord ready,
         catalog::WaitForReady(*options_.catalog, options_.model, version,
                               newer_than, deadline, options_.while_waiting));
-    return options_.catalog->AcquireLease(registration_.worker_id,
-                                          ready.version, deadline);
+    return place_->AcquireLease(&ready.version, nullptr, deadline);
+  }
+
+  // A catalog that knew nothing of this receiver hears what it serves.
+  void ReportServing(base::Deadline deadline) {
+    latch_->SetGeneration(place_->registration().generation);
+    // The next commit tells it again.
+    options_.catalog
+        ->ReportServing(place_->worker_id(), fenced() ? nullptr : &*committed_,
+                        fenced() ? fenced_reason() : "", deadline)
+        .IgnoreError();
   }
 
   // After the refit, so that both are measured in the same minute. What was
@@ -342,8 +342,6 @@ class ReceiverImpl : public Receiver {
 
   ReceiverOptions options_;
   manifest::LayoutDigest target_digest_;
-  catalog::Registration registration_;
-  std::unique_ptr<catalog::Attachment> attachment_;
   std::unique_ptr<SourceChooser> chooser_;
   std::unique_ptr<Latch> latch_;
   std::unique_ptr<ShadowSet> shadow_;  // null: in place
@@ -354,6 +352,10 @@ class ReceiverImpl : public Receiver {
   // place, the last one.
   std::optional<catalog::VersionId> begun_;
   std::unique_ptr<Serving> serving_;  // null: nobody is served
+  // The caller's, and the membership's thread's.
+  std::mutex mutex_;
+  // Destroyed first: its thread uses the rest.
+  std::unique_ptr<Membership> place_;
 };
 
 absl::Status ReceiverImpl::MoveFromAny(const catalog::VersionId& version,
@@ -411,7 +413,7 @@ absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
   SourceChooser::Request request{
       .version = lease == nullptr ? nullptr : &lease->version.version,
       .copies = options_.read_copies,
-      .spread = registration_.generation};
+      .spread = place_->registration().generation};
   if (serving_ != nullptr) request.excluded.insert(serving_->generation());
   absl::StatusOr<SourceChoice> choice =
       chooser_->Choose(set, request, deadline);
@@ -512,7 +514,7 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
                                " failed: ", std::string(switched.message())));
     // There is no lease to say it with. The catalog may be what failed.
     options_.catalog
-        ->ReportServing(registration_.worker_id, nullptr, fenced_reason(),
+        ->ReportServing(place_->worker_id(), nullptr, fenced_reason(),
                         base::Deadline::After(std::chrono::seconds(2)))
         .IgnoreError();
     return switched;
@@ -523,7 +525,7 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
   base::FaultList faults;
   for (const absl::Status& recorded :
        {latch_->Record(version),
-        options_.catalog->ReportServing(registration_.worker_id, &version, "",
+        options_.catalog->ReportServing(place_->worker_id(), &version, "",
                                         deadline)}) {
     if (!recorded.ok()) faults.Add(std::string(recorded.message()));
   }
@@ -554,6 +556,7 @@ absl::Status ReceiverImpl::SwitchWhilePaused(const catalog::VersionId& version,
 }
 
 absl::StatusOr<RollbackReport> ReceiverImpl::Rollback(base::Deadline deadline) {
+  const std::lock_guard lock(mutex_);
   const auto start = steady_clock::now();
   if (shadow_ == nullptr) {
     return absl::FailedPreconditionError(

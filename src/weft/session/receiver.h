@@ -186,6 +186,10 @@ struct ReceiverCounters {
   int64_t refits_failed = 0;
 };
 
+// A receiver whose place in the catalog is lost takes it again by itself. What
+// was under way then fails at its commit; the next refit works. Its lease is
+// renewed while it transfers.
+//
 // Threads: one caller at a time, except fenced().
 class Receiver {
  public:

@@ -40,7 +40,7 @@ void Call(CatalogService& service,
 
 void CallNumber(CatalogService& service, int method, const std::string& bytes) {
   using S = CatalogService;
-  switch (method % 16) {
+  switch (method % 17) {
     case 0:
       return Call(service, &S::PutPlacement, bytes);
     case 1:
@@ -72,8 +72,10 @@ void CallNumber(CatalogService& service, int method, const std::string& bytes) {
       return Call(service, &S::ListLeases, bytes);
     case 14:
       return Call(service, &S::ReadEvents, bytes);
-    default:
+    case 15:
       return Call(service, &S::ReportServing, bytes);
+    default:
+      return Call(service, &S::RenewLease, bytes);
   }
 }
 

@@ -319,8 +319,22 @@ grpc::Status CatalogService::AcquireLease(
     known.subject =
         absl::StrCat(lease->lease_id, " on ", ToString(lease->version.version));
     response->set_lease_id(lease->lease_id);
+    response->set_lasts_ns(lease->lasts.count());
     ToWire(lease->version, *response->mutable_version());
     return absl::OkStatus();
+  }));
+}
+
+grpc::Status CatalogService::RenewLease(grpc::ServerContext* context,
+                                        const v1::RenewLeaseRequest* request,
+                                        v1::RenewLeaseResponse* /*response*/) {
+  const CallFacts facts{.call = "RenewLease",
+                        .any_of = kMayReceive,
+                        .changes = true,
+                        .worker = WorkerOfLease(request->lease_id()),
+                        .subject = request->lease_id()};
+  return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
+    return store_->RenewLease(request->lease_id(), AtOnce());
   }));
 }
 

@@ -84,6 +84,9 @@ class CatalogService final
   grpc::Status AcquireLease(grpc::ServerContext* context,
                             const v1::AcquireLeaseRequest* request,
                             v1::AcquireLeaseResponse* response) override;
+  grpc::Status RenewLease(grpc::ServerContext* context,
+                          const v1::RenewLeaseRequest* request,
+                          v1::RenewLeaseResponse* response) override;
   grpc::Status ReleaseLease(grpc::ServerContext* context,
                             const v1::ReleaseLeaseRequest* request,
                             v1::ReleaseLeaseResponse* response) override;

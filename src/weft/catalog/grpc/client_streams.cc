@@ -138,6 +138,8 @@ class GrpcAttachment : public Attachment {
 
   void Abandon() override { abandoned_ = true; }
 
+  bool IsOver() override { return !reader_.state().ok(); }
+
   absl::Status Health() override {
     if (!reader_.state().ok()) return NoCatalogAnswers(connection_->address);
     v1::GetHealthRequest request;

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,7 +15,8 @@
 namespace weft::catalog {
 namespace {
 
-constexpr std::chrono::seconds kReconnectWithin(10);
+// How much later than it is due BeginUpdate's answer may be asked for again.
+constexpr std::chrono::seconds kLateAnswer(2);
 
 const absl::Status& StatusOf(const absl::Status& status) { return status; }
 template <typename T>
@@ -28,6 +31,7 @@ class FailoverAttachment : public Attachment {
       : links_(std::move(links)), held_(std::move(held)) {}
   ~FailoverAttachment() override { links_->End(held_); }
   absl::Status Health() override { return links_->Health(held_); }
+  bool IsOver() override { return links_->IsLost(held_); }
 
  private:
   const std::shared_ptr<FailoverLinks> links_;
@@ -169,8 +173,13 @@ class FailoverClient : public CatalogStore {
   }
   absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                       base::Deadline revoke_after) override {
-    // The deadline says when to revoke, not when to give up.
-    return Call(base::Deadline::Infinite(), [&](const Link& link, bool) {
+    // The deadline says when to revoke, not when to give up. But a trainer
+    // waits: what is not answered soon after that is not waited for, beyond the
+    // time that a catalog has to come back.
+    const base::Deadline back = links_->GiveUp(base::Deadline::Infinite());
+    const base::Deadline late = base::Deadline::After(
+        std::max(revoke_after.Remaining(), back.Remaining()) + kLateAnswer);
+    return Call(late, [&](const Link& link, bool) {
       return link.store->BeginUpdate(worker_id, revoke_after);
     });
   }
@@ -202,6 +211,12 @@ class FailoverClient : public CatalogStore {
                                            base::Deadline deadline) override {
     return Call(deadline, [&](const Link& link, bool) {
       return link.store->AcquireNewestLease(worker_id, newer_than, deadline);
+    });
+  }
+  absl::Status RenewLease(const std::string& lease_id,
+                          base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->RenewLease(lease_id, deadline);
     });
   }
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,

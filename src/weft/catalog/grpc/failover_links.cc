@@ -167,6 +167,11 @@ void FailoverLinks::End(const std::shared_ptr<Held>& held) {
   changed_.notify_all();
 }
 
+bool FailoverLinks::IsLost(const std::shared_ptr<Held>& held) {
+  const std::lock_guard lock(mutex_);
+  return !held->lost.ok();
+}
+
 absl::Status FailoverLinks::Health(const std::shared_ptr<Held>& held) {
   const base::Deadline give_up = GiveUp(base::Deadline::Infinite());
   absl::Status health;

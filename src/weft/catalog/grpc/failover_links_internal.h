@@ -77,6 +77,8 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
                              Stream stream);
   void End(const std::shared_ptr<Held>& held);
   absl::Status Health(const std::shared_ptr<Held>& held);
+  // It is over, and no server takes it again.
+  bool IsLost(const std::shared_ptr<Held>& held);
 
  private:
   void RunKeeper();

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -15,13 +16,14 @@
 #include "weft/catalog/testing/conformance.h"
 #include "weft/catalog/testing/forwarding_store.h"
 #include "weft/catalog/testing/redis_process.h"
-#include "weft/manifest/placement.h"
 
 namespace weft::catalog {
 namespace {
 
 using absl::StatusCode;
+using testing::Join;
 using testing::kModel;
+using testing::Member;
 using testing::PublisherInfo;
 using testing::ReceiverInfo;
 using testing::RedisProcess;
@@ -71,27 +73,6 @@ class Catalog {
   int port_ = 0;
 };
 
-struct Worker {
-  Registration registration;
-  std::unique_ptr<Attachment> attachment;
-  const std::string& id() const { return registration.worker_id; }
-};
-
-Worker Join(CatalogStore& store, WorkerInfo info) {
-  info.placement_digest_hex = manifest::DigestOf("placement").ToHex();
-  EXPECT_EQ(store.PutPlacement(info.placement_digest_hex, "placement", Soon()),
-            absl::OkStatus());
-  Worker worker;
-  const auto registration = store.Register(info, "binding", Soon());
-  EXPECT_EQ(registration.status(), absl::OkStatus());
-  if (!registration.ok()) return worker;
-  worker.registration = *registration;
-  auto attachment = store.Attach(registration->worker_id, Soon());
-  EXPECT_EQ(attachment.status(), absl::OkStatus());
-  if (attachment.ok()) worker.attachment = *std::move(attachment);
-  return worker;
-}
-
 std::unique_ptr<CatalogStore> Connect(const std::string& addresses) {
   auto client =
       MakeGrpcClient(addresses, {.reconnect_within = std::chrono::seconds(30)});
@@ -137,8 +118,8 @@ TEST(FailoverTest, WorkersLeasesAndWatchesMoveToTheOtherServer) {
   Catalog one(url);
   Catalog two(url);
   const auto client = Connect(absl::StrCat(one.address(), ",", two.address()));
-  Worker publisher = Join(*client, PublisherInfo(0, 1));
-  Worker receiver = Join(*client, ReceiverInfo());
+  Member publisher = Join(*client, PublisherInfo(0, 1));
+  Member receiver = Join(*client, ReceiverInfo());
   const auto watch = client->WatchVersions(kModel, Soon());
   ASSERT_EQ(watch.status(), absl::OkStatus());
   ASSERT_TRUE(client->PublishShard(publisher.id(), 1, Soon()).ok());
@@ -147,6 +128,7 @@ TEST(FailoverTest, WorkersLeasesAndWatchesMoveToTheOtherServer) {
   ASSERT_EQ(lease.status(), absl::OkStatus());
 
   one.Stop();
+  EXPECT_EQ(client->RenewLease(lease->lease_id, Soon()), absl::OkStatus());
   EXPECT_EQ(client->ReleaseLease(lease->lease_id, true, "", Soon()),
             absl::OkStatus());
   EXPECT_EQ(publisher.attachment->Health(), absl::OkStatus());
@@ -188,7 +170,7 @@ TEST(FailoverTest, WorkersLeasesAndWatchesMoveToTheOtherServer) {
 TEST(FailoverTest, OneServerThatComesBackIsEnough) {
   Catalog catalog(Redis().NewUrl());
   const auto client = Connect(catalog.address());
-  const Worker publisher = Join(*client, PublisherInfo(0, 1));
+  const Member publisher = Join(*client, PublisherInfo(0, 1));
   ASSERT_TRUE(client->PublishShard(publisher.id(), 1, Soon()).ok());
   catalog.Stop();
   absl::StatusOr<VersionRecord> published = absl::UnknownError("not published");
@@ -208,7 +190,7 @@ TEST(FailoverTest, AnotherCatalogAtTheSameAddressKnowsNobody) {
   ASSERT_EQ(server.status(), absl::OkStatus());
   const std::string address = absl::StrCat("127.0.0.1:", (*server)->port());
   const auto client = Connect(address);
-  const Worker receiver = Join(*client, ReceiverInfo());
+  const Member receiver = Join(*client, ReceiverInfo());
   server->reset();
   store = MakeMemoryStore();
   auto again = CatalogServer::Start(address, store.get());
@@ -237,7 +219,7 @@ TEST(FailoverTest, ACallWhoseWorkerCannotComeBackSaysWhy) {
   ASSERT_EQ(server.status(), absl::OkStatus());
   const std::string address = absl::StrCat("127.0.0.1:", (*server)->port());
   const auto client = Connect(address);
-  const Worker receiver = Join(*client, ReceiverInfo());
+  const Member receiver = Join(*client, ReceiverInfo());
   server->reset();
   store = std::make_unique<Refusing>();
   auto again = CatalogServer::Start(address, store.get());
@@ -253,6 +235,40 @@ TEST(FailoverTest, ACallWhoseWorkerCannotComeBackSaysWhy) {
   EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status;
 }
 
+// Its updates end when the test lets them.
+class Hanging : public ForwardingStore {
+ public:
+  Hanging() : ForwardingStore(MakeMemoryStore()) {}
+  absl::StatusOr<int64_t> BeginUpdate(const std::string&,
+                                      base::Deadline) override {
+    const std::lock_guard wait(hangs);
+    return 0;
+  }
+  std::mutex hangs;
+};
+
+TEST(FailoverTest, ACatalogThatHangsHoldsUpNoTrainer) {
+  Hanging store;
+  auto server = CatalogServer::Start("127.0.0.1:0", &store);
+  ASSERT_EQ(server.status(), absl::OkStatus());
+  auto client =
+      MakeGrpcClient(absl::StrCat("127.0.0.1:", (*server)->port()),
+                     {.reconnect_within = std::chrono::milliseconds(300)});
+  ASSERT_EQ(client.status(), absl::OkStatus());
+  const Member publisher = Join(**client, PublisherInfo(0, 1));
+  std::unique_lock hang(store.hangs);
+  EXPECT_EQ(
+      (*client)
+          ->BeginUpdate(publisher.id(),
+                        base::Deadline::At(base::Deadline::Clock::time_point()))
+          .status()
+          .code(),
+      StatusCode::kDeadlineExceeded);
+  hang.unlock();
+  EXPECT_EQ((*client)->BeginUpdate(publisher.id(), Soon()).status(),
+            absl::OkStatus());
+}
+
 TEST(FailoverTest, WithoutAnyServerACallEnds) {
   auto store = MakeMemoryStore();
   auto server = CatalogServer::Start("127.0.0.1:0", store.get());
@@ -262,12 +278,19 @@ TEST(FailoverTest, WithoutAnyServerACallEnds) {
       MakeGrpcClient(absl::StrCat(address, ",127.0.0.1:1"),
                      {.reconnect_within = std::chrono::milliseconds(300)});
   ASSERT_EQ(client.status(), absl::OkStatus());
-  const Worker receiver = Join(**client, ReceiverInfo());
+  const Member receiver = Join(**client, ReceiverInfo());
   server->reset();
   const absl::Status listed = (*client)->ListVersions("", Soon()).status();
   EXPECT_EQ(listed.code(), StatusCode::kUnavailable);
   EXPECT_NE(listed.message().find(address), std::string::npos) << listed;
   EXPECT_EQ(receiver.attachment->Health().code(), StatusCode::kUnavailable);
+  EXPECT_TRUE(receiver.attachment->IsOver());
+  // A trainer that waits for no lease does not wait for a catalog either.
+  EXPECT_EQ((*client)
+                ->BeginUpdate(receiver.id(), base::Deadline::Infinite())
+                .status()
+                .code(),
+            StatusCode::kUnavailable);
   EXPECT_EQ(MakeGrpcClient("127.0.0.1:1,127.0.0.1:2").status().code(),
             StatusCode::kUnavailable);
   EXPECT_EQ(MakeGrpcClient(",").status().code(), StatusCode::kInvalidArgument);

@@ -29,7 +29,7 @@ constexpr int kMaxHeaderBytes = 64 << 10;
 constexpr int kReconnectFirstMs = 100;
 constexpr int kReconnectMaxMs = 2'000;
 // How much longer than the wait itself the answer of BeginUpdate may take.
-constexpr std::chrono::seconds kAnswerTime(10);
+constexpr std::chrono::seconds kAnswerTime(5);
 // A host that takes longer to shake hands is not answering.
 constexpr std::chrono::seconds kExplanationTime(1);
 
@@ -75,6 +75,8 @@ class GrpcClient : public CatalogStore {
   absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
                                            const VersionId* newer_than,
                                            base::Deadline deadline) override;
+  absl::Status RenewLease(const std::string& lease_id,
+                          base::Deadline deadline) override;
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
@@ -243,7 +245,18 @@ absl::StatusOr<Lease> GrpcClient::Acquire(
   v1::AcquireLeaseResponse response;
   WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::AcquireLease, request, response,
                                          deadline, "acquiring a lease"));
-  return Lease{response.lease_id(), FromWire(response.version())};
+  return Lease{.lease_id = response.lease_id(),
+               .version = FromWire(response.version()),
+               .lasts = std::chrono::nanoseconds(response.lasts_ns())};
+}
+
+absl::Status GrpcClient::RenewLease(const std::string& lease_id,
+                                    base::Deadline deadline) {
+  v1::RenewLeaseRequest request;
+  request.set_lease_id(WireId(lease_id));
+  v1::RenewLeaseResponse response;
+  return connection_->Call(&Stub::RenewLease, request, response, deadline,
+                           "renewing a lease");
 }
 
 absl::Status GrpcClient::ReleaseLease(const std::string& lease_id,

@@ -12,11 +12,20 @@
 
 namespace weft::catalog {
 
+// Statuses of a catalog's client that say that a limit of the catalog was
+// reached carry this payload: kResourceExhausted also means that memory is
+// short here.
+inline constexpr char kCatalogLimitPayload[] = "weft.catalog.limit";
+
+// What programs and Python give GrpcClientOptions::reconnect_within: a catalog
+// that is started again takes less.
+inline constexpr std::chrono::seconds kReconnectWithin(10);
+
 struct GrpcClientOptions {
   // How long MakeGrpcClient tries; a refused connection ends it at once.
   std::chrono::nanoseconds connect_timeout = std::chrono::seconds(5);
   // How long a call tries again when its catalog goes away; kUnavailable then.
-  // 0: not at all, but 10 s with several addresses.
+  // 0: not at all, but kReconnectWithin with several addresses.
   std::chrono::nanoseconds reconnect_within{0};
   // Certificate files are read at each connection, so that they may change.
   ClientAccess access{};

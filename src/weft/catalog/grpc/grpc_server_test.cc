@@ -157,6 +157,7 @@ TEST(GrpcServerTest, EverythingIsUnavailableWhenTheServerHasGone) {
       client.WatchVersions(kModel, Soon()).status(),
       client.GetSources(kModel, Soon()).status(),
       client.AcquireLease(id, Version(1), Soon()).status(),
+      client.RenewLease("l1", Soon()),
       client.ReleaseLease("l1", true, "", Soon()),
       client.ListVersions("", Soon()).status(),
       client.ListWorkers("", Soon()).status(),
@@ -322,8 +323,12 @@ TEST(GrpcServerTest, StatusesComeBackAsTheyWere) {
     const std::string text =
         absl::StrCat("code ", code, " of \"m\", 50% \xc3\xa9\n\ttab");
     store.register_status = absl::Status(static_cast<StatusCode>(code), text);
+    absl::Status expected = store.register_status;
+    if (absl::IsResourceExhausted(expected)) {
+      expected.SetPayload(kCatalogLimitPayload, absl::Cord());
+    }
     EXPECT_EQ((*client)->Register(ReceiverInfo(), "", Soon()).status(),
-              store.register_status);
+              expected);
   }
   store.register_status = absl::InternalError(std::string(100000, '\xff'));
   EXPECT_EQ((*client)->Register(ReceiverInfo(), "", Soon()).status(),

@@ -3,6 +3,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "weft/catalog/grpc/grpc_client.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/limits.h"
 
@@ -85,6 +86,7 @@ void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
   message.set_shard_key(info.shard_key);
   ToWire(info.labels, *message.mutable_labels());
   message.set_owner(info.owner);
+  message.set_rejoins(info.rejoins);
 }
 
 WorkerInfo FromWire(const wire::WorkerInfo& message) {
@@ -105,7 +107,8 @@ WorkerInfo FromWire(const wire::WorkerInfo& message) {
           .model_card_digest_hex = message.model_card_digest_hex(),
           .shard_key = message.shard_key(),
           .labels = FromWire(message.labels()),
-          .owner = message.owner()};
+          .owner = message.owner(),
+          .rejoins = message.rejoins()};
 }
 
 void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {
@@ -234,7 +237,11 @@ absl::Status FromWireStatus(const grpc::Status& status, std::string_view doing,
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   if (status.error_details() == kCatalogAnswered) {
-    return absl::Status(code, status.error_message());
+    absl::Status answer(code, status.error_message());
+    if (absl::IsResourceExhausted(answer)) {
+      answer.SetPayload(kCatalogLimitPayload, absl::Cord());
+    }
+    return answer;
   }
   switch (code) {
     case absl::StatusCode::kUnavailable:

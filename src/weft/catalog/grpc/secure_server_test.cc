@@ -27,6 +27,7 @@ using ::absl::StatusCode;
 using ::testing::AllOf;
 using testing::Authority;
 using ::testing::HasSubstr;
+using testing::Join;
 using testing::kModel;
 using ::testing::Not;
 using testing::PublisherInfo;
@@ -107,20 +108,6 @@ class SecureServerTest : public ::testing::Test {
     EXPECT_EQ(client.status(), absl::OkStatus());
     return *std::move(client);
   }
-  static testing::Member Join(CatalogStore& store, const WorkerInfo& info) {
-    EXPECT_EQ(store.PutPlacement(PublisherInfo(0, 1).placement_digest_hex,
-                                 "placement", Soon()),
-              absl::OkStatus());
-    testing::Member member{.info = info, .registration = {}, .attachment = {}};
-    const auto registration = store.Register(info, "the binding", Soon());
-    EXPECT_EQ(registration.status(), absl::OkStatus());
-    member.registration = *registration;
-    auto attachment = store.Attach(member.id(), Soon());
-    EXPECT_EQ(attachment.status(), absl::OkStatus());
-    member.attachment = *std::move(attachment);
-    return member;
-  }
-
   static Authority* authority_;
   static Authority* stranger_;
   std::string token_file_;
@@ -321,6 +308,9 @@ TEST_F(SecureServerTest, AWorkerIsForTheTokenThatRegisteredIt) {
   EXPECT_EQ(
       engine->GetSources(kModel, lease->lease_id, Soon())->sources[0].binding,
       "the binding");
+  EXPECT_EQ(other->RenewLease(lease->lease_id, Soon()).code(),
+            StatusCode::kPermissionDenied);
+  EXPECT_EQ(engine->RenewLease(lease->lease_id, Soon()), absl::OkStatus());
   EXPECT_EQ(other->ReleaseLease(lease->lease_id, true, "", Soon()).code(),
             StatusCode::kPermissionDenied);
   EXPECT_EQ(engine->ReleaseLease(lease->lease_id, true, "", Soon()),

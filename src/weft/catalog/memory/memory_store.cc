@@ -250,6 +250,7 @@ class MemoryAttachment : public Attachment {
   ~MemoryAttachment() override { core_->Detach(worker_id_, holder_); }
 
   absl::Status Health() override { return core_->Health(worker_id_, holder_); }
+  bool IsOver() override { return !Health().ok(); }
 
  private:
   const std::shared_ptr<Core> core_;
@@ -298,6 +299,8 @@ class MemoryStore : public CatalogStore {
   absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
                                            const VersionId* newer_than,
                                            base::Deadline deadline) override;
+  absl::Status RenewLease(const std::string& lease_id,
+                          base::Deadline deadline) override;
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
@@ -446,6 +449,13 @@ absl::StatusOr<Lease> MemoryStore::AcquireNewestLease(
   Core::Transaction transaction(*core_);
   return transaction.state().AcquireNewestLease(worker_id, newer_than,
                                                 transaction.now());
+}
+
+absl::Status MemoryStore::RenewLease(const std::string& lease_id,
+                                     base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("renewing a lease"));
+  Core::Transaction transaction(*core_);
+  return transaction.state().RenewLease(lease_id, transaction.now());
 }
 
 absl::Status MemoryStore::ReleaseLease(const std::string& lease_id,

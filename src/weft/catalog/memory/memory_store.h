@@ -12,6 +12,7 @@
 #include <string>
 
 #include "weft/base/deadline.h"
+#include "weft/catalog/limits.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -21,8 +22,8 @@ struct MemoryStoreOptions {
   // on the store then first ends what has expired by that clock.
   std::function<base::Deadline::Clock::time_point()> now =
       base::Deadline::Clock::now;
-  // A lease that is not released by then is revoked.
-  std::chrono::nanoseconds lease_duration = std::chrono::minutes(10);
+  // A lease that is neither released nor renewed by then is revoked.
+  std::chrono::nanoseconds lease_duration = kDefaultLeaseDuration;
   // A worker that is not attached by then is dropped.
   std::chrono::nanoseconds attach_within = std::chrono::seconds(10);
   // Where ids, generations and source sets start; 0: microseconds of the wall

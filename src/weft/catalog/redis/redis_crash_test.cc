@@ -17,12 +17,13 @@
 #include "weft/catalog/redis/redis_store.h"
 #include "weft/catalog/testing/conformance.h"
 #include "weft/catalog/testing/redis_process.h"
-#include "weft/manifest/placement.h"
 
 namespace weft::catalog {
 namespace {
 
+using testing::Join;
 using testing::kModel;
+using testing::Member;
 using testing::PublisherInfo;
 using testing::ReceiverInfo;
 using testing::RedisProcess;
@@ -34,26 +35,6 @@ std::unique_ptr<CatalogStore> Connect(const std::string& url,
   auto store = MakeRedisStore(url, options);
   EXPECT_EQ(store.status(), absl::OkStatus());
   return store.ok() ? *std::move(store) : nullptr;
-}
-
-struct Worker {
-  Registration registration;
-  std::unique_ptr<Attachment> attachment;
-};
-
-Worker Join(CatalogStore& store, WorkerInfo info) {
-  info.placement_digest_hex = manifest::DigestOf("placement").ToHex();
-  EXPECT_EQ(store.PutPlacement(info.placement_digest_hex, "placement", Soon()),
-            absl::OkStatus());
-  Worker worker;
-  const auto registration = store.Register(info, "binding", Soon());
-  EXPECT_EQ(registration.status(), absl::OkStatus());
-  if (!registration.ok()) return worker;
-  worker.registration = *registration;
-  auto attachment = store.Attach(registration->worker_id, Soon());
-  EXPECT_EQ(attachment.status(), absl::OkStatus());
-  if (attachment.ok()) worker.attachment = *std::move(attachment);
-  return worker;
 }
 
 VersionState StateOf(CatalogStore& store, const VersionId& version) {
@@ -83,8 +64,8 @@ TEST(RedisCrashTest, EverythingIsThereAfterRedisAndAllServersWereKilled) {
   const std::string url = redis.NewUrl();
   auto store = Connect(url);
   WorkerInfo info = PublisherInfo(0, 1);
-  Worker publisher = Join(*store, info);
-  Worker receiver = Join(*store, ReceiverInfo());
+  Member publisher = Join(*store, info);
+  Member receiver = Join(*store, ReceiverInfo());
   ASSERT_TRUE(
       store->PublishShard(publisher.registration.worker_id, 7, Soon()).ok());
   const auto lease =
@@ -108,7 +89,7 @@ TEST(RedisCrashTest, EverythingIsThereAfterRedisAndAllServersWereKilled) {
   const auto workers = store->ListWorkers(kModel, Soon());
   ASSERT_EQ(workers.status(), absl::OkStatus());
   ASSERT_EQ(workers->size(), 2u);
-  EXPECT_EQ(sources->sources[0].binding, "binding");
+  EXPECT_EQ(sources->sources[0].binding, "the binding");
   EXPECT_EQ(
       *store->GetPlacement(sources->sources[0].placement_digest_hex, Soon()),
       "placement");
@@ -126,7 +107,7 @@ TEST(RedisCrashTest, CallsGoOnOverKillsOfRedis) {
                                   .entries_a_snapshot = 40};
   const auto one = Connect(url, patient);
   const auto two = Connect(url, patient);
-  const Worker publisher = Join(*one, PublisherInfo(0, 1));
+  const Member publisher = Join(*one, PublisherInfo(0, 1));
   std::atomic<bool> done{false};
   std::atomic<uint64_t> published{0};
   std::thread calls([&] {
@@ -155,7 +136,7 @@ TEST(RedisCrashTest, ARedisThatForgotEverythingIsNoticed) {
   RedisProcess redis(/*durable=*/false);
   ASSERT_TRUE(redis.runs());
   const auto store = Connect(redis.NewUrl());
-  const Worker publisher = Join(*store, PublisherInfo(0, 1));
+  const Member publisher = Join(*store, PublisherInfo(0, 1));
   ASSERT_TRUE(
       store->PublishShard(publisher.registration.worker_id, 1, Soon()).ok());
   auto watch = store->WatchVersions(kModel, Soon());
@@ -165,7 +146,7 @@ TEST(RedisCrashTest, ARedisThatForgotEverythingIsNoticed) {
   EXPECT_EQ((*watch)->Next(Soon())->state, VersionState::kGone);
   EXPECT_EQ(publisher.attachment->Health().code(),
             absl::StatusCode::kFailedPrecondition);
-  const Worker next = Join(*store, PublisherInfo(0, 1));
+  const Member next = Join(*store, PublisherInfo(0, 1));
   EXPECT_GT(next.registration.generation, publisher.registration.generation);
 }
 
@@ -199,9 +180,9 @@ TEST(RedisCrashTest, WorkersOfADeadServerMayLiveOnElsewhere) {
       .server_timeout = std::chrono::milliseconds(400)};
   auto dying = Connect(url, quick);
   const auto living = Connect(url, quick);
-  const Worker moves = Join(*dying, PublisherInfo(0, 2));
-  const Worker stays = Join(*dying, PublisherInfo(1, 2));
-  for (const Worker* worker : {&moves, &stays}) {
+  const Member moves = Join(*dying, PublisherInfo(0, 2));
+  const Member stays = Join(*dying, PublisherInfo(1, 2));
+  for (const Member* worker : {&moves, &stays}) {
     ASSERT_TRUE(
         dying->PublishShard(worker->registration.worker_id, 3, Soon()).ok());
   }
@@ -228,7 +209,7 @@ TEST(RedisCrashTest, AnOldAttachmentKillsNobody) {
   const std::string url = redis.NewUrl();
   const auto one = Connect(url);
   const auto two = Connect(url);
-  Worker worker = Join(*one, PublisherInfo(0, 1));
+  Member worker = Join(*one, PublisherInfo(0, 1));
   Registration wrong = worker.registration;
   ++wrong.generation;
   EXPECT_EQ(two->Reattach(wrong, Soon()).status().code(),
@@ -247,7 +228,7 @@ TEST(RedisCrashTest, APublisherThatLostItsAnswerAsksAgain) {
   RedisProcess redis(/*durable=*/false);
   ASSERT_TRUE(redis.runs());
   const auto store = Connect(redis.NewUrl());
-  const Worker worker = Join(*store, PublisherInfo(0, 1));
+  const Member worker = Join(*store, PublisherInfo(0, 1));
   const std::string& id = worker.registration.worker_id;
   ASSERT_TRUE(store->PublishShard(id, 5, Soon()).ok());
   EXPECT_FALSE(store->PublishShard(id, 5, Soon()).ok());
@@ -263,7 +244,7 @@ TEST(RedisCrashTest, AServerThatStoodStillTakesItsWorkersBack) {
   ASSERT_TRUE(redis.runs());
   const std::string url = redis.NewUrl();
   const auto store = Connect(url);
-  const Worker worker = Join(*store, PublisherInfo(0, 1));
+  const Member worker = Join(*store, PublisherInfo(0, 1));
   ASSERT_TRUE(
       store->PublishShard(worker.registration.worker_id, 1, Soon()).ok());
   // Another server that is much quicker to give others up.
@@ -293,7 +274,7 @@ TEST(RedisCrashTest, RedisStaysSmall) {
   ASSERT_TRUE(redis.runs());
   const std::string url = redis.NewUrl();
   const auto store = Connect(url, {.entries_a_snapshot = 100});
-  const Worker worker = Join(*store, PublisherInfo(0, 1));
+  const Member worker = Join(*store, PublisherInfo(0, 1));
   const auto address = ParseRedisUrl(url);
   for (uint64_t step = 1; step <= 2000; ++step) {
     ASSERT_TRUE(

@@ -121,6 +121,8 @@ class RedisStore : public CatalogStore {
   absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
                                            const VersionId* newer_than,
                                            base::Deadline deadline) override;
+  absl::Status RenewLease(const std::string& lease_id,
+                          base::Deadline deadline) override;
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
@@ -206,6 +208,7 @@ absl::StatusOr<Registration> RedisStore::Register(const WorkerInfo& info,
   WEFT_RETURN_IF_ERROR(CheckByteCount("binding", binding, kMaxBindingBytes));
   Command command;
   command.kind = Kind::kRegister;
+  command.flag = info.rejoins;
   command.info = info;
   command.text = binding;
   WEFT_ASSIGN_OR_RETURN(CommandResult result, Do(std::move(command), deadline));
@@ -318,6 +321,12 @@ absl::StatusOr<Lease> RedisStore::AcquireNewestLease(
   }
   WEFT_ASSIGN_OR_RETURN(CommandResult result, Do(std::move(command), deadline));
   return std::move(result.lease);
+}
+
+absl::Status RedisStore::RenewLease(const std::string& lease_id,
+                                    base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("renewing a lease"));
+  return Do(OfWorker(Kind::kRenew, lease_id), deadline).status();
 }
 
 absl::Status RedisStore::ReleaseLease(const std::string& lease_id,

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "weft/base/deadline.h"
+#include "weft/catalog/limits.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -22,7 +23,7 @@ struct RedisStoreOptions {
   std::function<base::Deadline::Clock::time_point()> now = nullptr;
   // As in MemoryStoreOptions. The first server on a Redis and prefix chooses
   // for all that come after.
-  std::chrono::nanoseconds lease_duration = std::chrono::minutes(10);
+  std::chrono::nanoseconds lease_duration = kDefaultLeaseDuration;
   std::chrono::nanoseconds attach_within = std::chrono::seconds(10);
   // A server that says nothing for so long is taken for dead, and its workers
   // have attach_within to attach elsewhere.

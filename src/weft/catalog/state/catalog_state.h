@@ -23,6 +23,7 @@
 #include "weft/base/byte_codec.h"
 #include "weft/base/deadline.h"
 #include "weft/catalog/event.h"
+#include "weft/catalog/limits.h"
 #include "weft/catalog/state/placement_index.h"
 #include "weft/catalog/store.h"
 
@@ -30,7 +31,7 @@ namespace weft::catalog {
 
 // The same as in MemoryStoreOptions, but for the clock.
 struct StateOptions {
-  std::chrono::nanoseconds lease_duration = std::chrono::minutes(10);
+  std::chrono::nanoseconds lease_duration = kDefaultLeaseDuration;
   std::chrono::nanoseconds attach_within = std::chrono::seconds(10);
   uint64_t first_number = 0;
   std::size_t dead_workers_kept = 64;
@@ -103,6 +104,7 @@ class CatalogState {
   absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
                                            const VersionId* newer_than,
                                            TimePoint now);
+  absl::Status RenewLease(const std::string& lease_id, TimePoint now);
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason);
   absl::Status ReportServing(const std::string& worker_id,
@@ -243,7 +245,9 @@ class CatalogState {
                      const std::string& reason);
   void Bury(Model& model, const std::string& worker_id);
   void ReleaseBlobs(const WorkerInfo& info);
-  void DropRegistration(const std::string& worker_id);
+  void DropRegistration(const std::string& id, const std::string& reason);
+  // Whether who holds the rank has registered and not attached yet.
+  bool IsUnattached(const RankSlot& slot) const;
   // A publisher has come or, with `sign` -1, gone.
   void CountPublisher(Model& model, uint64_t generation, int sign);
 
@@ -274,6 +278,8 @@ class CatalogState {
   // Revokes its leases. The version may be forgotten with this call.
   int64_t Withdraw(Model& model, const VersionId& version,
                    const std::string& reason);
+  // Why no lease in force has this id.
+  absl::Status NoSuchLease(const std::string& lease_id) const;
   // OK while the lease is in force, and on a version of the model.
   absl::Status CheckLease(const std::string& lease_id,
                           const std::string& model) const;

@@ -276,6 +276,7 @@ absl::StatusOr<Lease> CatalogState::Grant(Worker& worker, const VersionKey& key,
   ++record.leases;
   TellLease(EventKind::kLeaseAcquired, lease.lease_id, worker_id, &key);
   lease.version = record;
+  lease.lasts = options_.lease_duration;
   return lease;
 }
 
@@ -298,22 +299,33 @@ void CatalogState::EndLease(std::map<std::string, LeaseState>::iterator lease) {
 
 absl::Status CatalogState::CheckLease(const std::string& lease_id,
                                       const std::string& model) const {
-  const std::string name = CleanReason(lease_id.substr(0, kMaxNameBytes));
   const auto lease = leases_.find(lease_id);
-  if (lease != leases_.end() && lease->second.key.model == model) {
-    return absl::OkStatus();
-  }
-  if (lease != leases_.end()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("lease \"", name, "\" is on model \"",
-                     lease->second.key.model, "\", not on \"", model, "\""));
-  }
+  if (lease == leases_.end()) return NoSuchLease(lease_id);
+  if (lease->second.key.model == model) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("lease \"", lease_id, "\" is on model \"",
+                   lease->second.key.model, "\", not on \"", model, "\""));
+}
+
+absl::Status CatalogState::NoSuchLease(const std::string& lease_id) const {
+  const std::string name = CleanReason(lease_id.substr(0, kMaxNameBytes));
   const auto revoked = revoked_.find(lease_id);
   if (revoked != revoked_.end()) {
     return absl::FailedPreconditionError(absl::StrCat(
         "lease \"", name, "\" has been revoked: ", revoked->second.reason));
   }
   return absl::NotFoundError(absl::StrCat("lease \"", name, "\" is not known"));
+}
+
+absl::Status CatalogState::RenewLease(const std::string& lease_id,
+                                      TimePoint now) {
+  const auto lease = leases_.find(lease_id);
+  if (lease == leases_.end()) return NoSuchLease(lease_id);
+  TimePoint& expiry = lease->second.expiry;
+  lease_expiries_.erase({expiry, lease_id});
+  expiry = std::max(expiry, now + options_.lease_duration);
+  lease_expiries_.emplace(expiry, lease_id);
+  return absl::OkStatus();
 }
 
 void CatalogState::Revoke(const std::string& lease_id,

@@ -29,7 +29,8 @@ std::string NameEpoch(const std::string& run_id, uint64_t epoch) {
 absl::Status UnknownWorker(const std::string& worker_id) {
   return absl::NotFoundError(absl::StrCat(
       "worker \"", CleanReason(worker_id.substr(0, kMaxNameBytes)),
-      "\" is not known (a worker that does not attach in time is dropped)"));
+      "\" is not known (a worker that does not attach in time is dropped, and "
+      "one that has not attached yet when its rank registers again)"));
 }
 
 }  // namespace
@@ -72,6 +73,13 @@ absl::StatusOr<CatalogState::Worker*> CatalogState::FindAttached(
 
 absl::Status CatalogState::CheckEpoch(const Model& model,
                                       const WorkerInfo& info) const {
+  if (info.rejoins && model.current && model.current->run_id != info.run_id) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "rank ", info.rank, " of ", NameEpoch(info.run_id, info.epoch),
+        " of model \"", info.model, "\" does not come back: ",
+        NameEpoch(model.current->run_id, model.current->epoch),
+        " has taken over"));
+  }
   const auto known = std::find_if(
       model.known_runs.begin(), model.known_runs.end(),
       [&](const KnownRun& run) { return run.run_id == info.run_id; });
@@ -92,11 +100,14 @@ absl::Status CatalogState::CheckMesh(const Model& model,
   }
   const Epoch& current = *model.current;
   const bool has_publisher = std::any_of(
-      current.ranks.begin(), current.ranks.end(),
-      [](const auto& slot) { return !slot.second.worker_id.empty(); });
+      current.ranks.begin(), current.ranks.end(), [&](const auto& slot) {
+        return !slot.second.worker_id.empty() &&
+               (slot.first != info.rank || !IsUnattached(slot.second));
+      });
   if (!has_publisher) return absl::OkStatus();
   const auto slot = current.ranks.find(info.rank);
-  if (slot != current.ranks.end() && !slot->second.worker_id.empty()) {
+  if (slot != current.ranks.end() && !slot->second.worker_id.empty() &&
+      !IsUnattached(slot->second)) {
     const Worker* holder = FindWorker(slot->second.worker_id);
     return absl::AlreadyExistsError(absl::StrCat(
         "rank ", info.rank, " of ", NameEpoch(info.run_id, info.epoch),
@@ -226,12 +237,22 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
     }
   }
   Model& model = models_[info.model];
-  if (publishes) EnterEpoch(model, info);
+  if (publishes) {
+    EnterEpoch(model, info);
+    const RankSlot& slot = model.current->ranks[info.rank];
+    if (!slot.worker_id.empty()) {
+      DropRegistration(
+          slot.worker_id,
+          absl::StrCat("process ", info.process_id, " registered rank ",
+                       info.rank, " before it had attached"));
+    }
+  }
 
   Worker worker;
   worker.record.generation = NextNumber();
   worker.record.worker_id = absl::StrCat("w", worker.record.generation);
   worker.record.info = info;
+  worker.record.info.rejoins = false;
   worker.binding = binding;
   worker.attach_by = now + options_.attach_within;
   const Registration registration{worker.record.worker_id,
@@ -368,11 +389,17 @@ void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
   }
 }
 
-void CatalogState::DropRegistration(const std::string& worker_id) {
+bool CatalogState::IsUnattached(const RankSlot& slot) const {
+  const Worker* worker = FindWorker(slot.worker_id);
+  return worker != nullptr && worker->life == Life::kRegistered;
+}
+
+void CatalogState::DropRegistration(const std::string& id,
+                                    const std::string& reason) {
+  const std::string worker_id = id;  // `id` may lie in what is dropped
   const auto found = workers_.find(worker_id);
   const WorkerInfo& info = found->second.record.info;
-  TellWorker(EventKind::kWorkerDropped, found->second,
-             "it did not attach in time");
+  TellWorker(EventKind::kWorkerDropped, found->second, reason);
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
   }
@@ -457,7 +484,7 @@ void CatalogState::Expire(TimePoint now) {
     const std::string worker_id = attach_expiries_.begin()->second;
     const Worker& worker = workers_.at(worker_id);
     if (worker.life == Life::kRegistered) {
-      DropRegistration(worker_id);
+      DropRegistration(worker_id, "it did not attach in time");
       continue;
     }
     Kill(worker_id,
@@ -473,7 +500,7 @@ void CatalogState::Expire(TimePoint now) {
   while (!lease_expiries_.empty() && lease_expiries_.begin()->first <= now) {
     const std::string lease_id = lease_expiries_.begin()->second;
     Revoke(lease_id,
-           absl::StrCat("it was not released within ",
+           absl::StrCat("it was neither released nor renewed within ",
                         std::chrono::duration_cast<std::chrono::seconds>(
                             options_.lease_duration)
                             .count(),

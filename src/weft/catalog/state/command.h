@@ -18,7 +18,7 @@ struct Command {
     kLeave = 2,           // server `id` has died
     kTick = 3,            // time passes
     kPutPlacement = 4,    // `id` digest, `text` place, `number` bytes
-    kRegister = 5,        // `info`, `text` binding
+    kRegister = 5,        // `info`, `text` binding, `flag` rejoins
     kAttach = 6,          // worker `id` by attachment `token`
     kReattach = 7,        // the same, `number` generation, `flag` only orphans
     kDetach = 8,          // worker `id`, attachment `token`
@@ -30,6 +30,7 @@ struct Command {
     kAcquireNewest = 14,  // worker `id`, newer than `version` if `flag`
     kRelease = 15,        // lease `id`, `flag` committed, `text` fenced reason
     kReport = 16,         // worker `id` serves `version` if `flag`, else `text`
+    kRenew = 17,          // lease `id`
   };
 
   Kind kind = Kind::kTick;

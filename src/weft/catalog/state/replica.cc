@@ -97,10 +97,13 @@ CommandResult Replica::RunWorkerCommand(const Command& command) {
   CommandResult result;
   const Holder holder{command.server, command.token};
   switch (command.kind) {
-    case Kind::kRegister:
-      Take(state_.Register(command.info, command.text, now_),
-           result.registration, result.status);
+    case Kind::kRegister: {
+      WorkerInfo info = command.info;
+      info.rejoins = command.flag;
+      Take(state_.Register(info, command.text, now_), result.registration,
+           result.status);
       break;
+    }
     case Kind::kAttach:
       result.status = state_.Attach(command.id, holder);
       result.registration = state_.FindRegistration(command.id);
@@ -142,6 +145,9 @@ CommandResult Replica::RunLeaseCommand(const Command& command) {
       Take(state_.AcquireNewestLease(
                command.id, command.flag ? &command.version : nullptr, now_),
            result.lease, result.status);
+      break;
+    case Kind::kRenew:
+      result.status = state_.RenewLease(command.id, now_);
       break;
     case Kind::kReport:
       result.status = state_.ReportServing(

@@ -45,7 +45,7 @@ class Author {
 
   Command Next() {
     Command command;
-    command.kind = static_cast<Kind>(1 + Pick(16));
+    command.kind = static_cast<Kind>(1 + Pick(17));
     std::string& server = servers_[Pick(2)];
     command.server = server;
     command.sequence = ++sequence_;
@@ -78,6 +78,10 @@ class Author {
         command.id = Pick(2) == 0 ? last_lease_
                                   : absl::StrCat("l", Pick(80), ".w", Pick(80));
         command.text = command.flag ? "" : "torn";
+        break;
+      case Kind::kRenew:
+        command.id = Pick(4) == 0 ? absl::StrCat("l", Pick(80), ".w", Pick(80))
+                                  : last_lease_;
         break;
       case Kind::kReport:
         command.id = absl::StrCat("w", Pick(80));

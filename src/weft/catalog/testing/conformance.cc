@@ -21,6 +21,20 @@ const std::string& StoreConformanceTest::PlacementBytes() {
   return *bytes;
 }
 
+Member Join(CatalogStore& store, const WorkerInfo& info) {
+  Member member{.info = info, .registration = {}, .attachment = nullptr};
+  EXPECT_EQ(store.PutPlacement(kPlacementDigest, "placement", Soon()),
+            absl::OkStatus());
+  const auto registration = store.Register(info, "the binding", Soon());
+  EXPECT_EQ(registration.status(), absl::OkStatus());
+  if (!registration.ok()) return member;
+  member.registration = *registration;
+  auto attachment = store.Attach(member.id(), Soon());
+  EXPECT_EQ(attachment.status(), absl::OkStatus());
+  if (attachment.ok()) member.attachment = *std::move(attachment);
+  return member;
+}
+
 WorkerInfo PublisherInfo(int64_t rank, int64_t num_ranks, uint64_t epoch,
                          const std::string& run_id) {
   return {.model = kModel,

@@ -79,6 +79,10 @@ WorkerInfo CopyInfo(int64_t rank = 0, uint64_t epoch = 0,
 VersionId Version(uint64_t step, uint64_t epoch = 0,
                   const std::string& run_id = kRun);
 
+// Puts the placement that all of the above have, registers and attaches; fails
+// the test if one of them fails.
+Member Join(CatalogStore& store, const WorkerInfo& info);
+
 class StoreConformanceTest : public ::testing::TestWithParam<StoreMaker> {
  protected:
   void SetUp() override;

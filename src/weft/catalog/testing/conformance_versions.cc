@@ -315,6 +315,74 @@ TEST_P(StoreConformanceTest, LeaseExpires) {
   EXPECT_EQ(store().ReleaseLease(late, true, "", Soon()), absl::OkStatus());
 }
 
+TEST_P(StoreConformanceTest, ARenewedLeaseOutlivesItsDuration) {
+  const std::vector<Member> mesh = JoinMesh(1);
+  const Member receiver = Join(ReceiverInfo());
+  PublishAll(mesh, 1);
+  const auto renewed = store().AcquireLease(receiver.id(), Version(1), Soon());
+  ASSERT_EQ(renewed.status(), absl::OkStatus());
+  EXPECT_EQ(renewed->lasts, kLeaseDuration);
+  const std::string forgotten = AcquireLease(receiver, Version(1));
+  // Three durations less some seconds, renewed now here and now there.
+  for (int i = 0; i < 3; ++i) {
+    AdvanceClock(kLeaseDuration - std::chrono::seconds(2));
+    EXPECT_EQ(
+        (i % 2 == 0 ? other() : store()).RenewLease(renewed->lease_id, Soon()),
+        absl::OkStatus());
+  }
+  EXPECT_EQ(Find(Version(1)).leases, 1);
+  EXPECT_EQ(store().RenewLease(forgotten, Soon()).code(),
+            StatusCode::kFailedPrecondition);
+  const auto left = store().ListLeases(kModel, Soon());
+  ASSERT_EQ(left.status(), absl::OkStatus());
+  ASSERT_EQ(left->size(), 1u);
+  EXPECT_EQ(left->front().lease_id, renewed->lease_id);
+  EXPECT_EQ(left->front().expires_in, kLeaseDuration);
+  // The last renewal counts, and what has expired is never renewed.
+  AdvanceClock(kLeaseDuration);
+  EXPECT_EQ(store().RenewLease(renewed->lease_id, Soon()).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store().ReleaseLease(renewed->lease_id, true, "", Soon()).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(FindWorker(receiver.id()).committed, VersionId());
+}
+
+TEST_P(StoreConformanceTest, OnlyALeaseInForceIsRenewed) {
+  const std::vector<Member> mesh = JoinMesh(1);
+  const Member receiver = Join(ReceiverInfo());
+  PublishAll(mesh, 1);
+  const std::string released = AcquireLease(receiver, Version(1));
+  ASSERT_EQ(store().ReleaseLease(released, true, "", Soon()), absl::OkStatus());
+  EXPECT_EQ(store().RenewLease(released, Soon()).code(), StatusCode::kNotFound);
+  for (const char* unknown : {"", "l1", "l1.w1", "\xff\n"}) {
+    EXPECT_EQ(store().RenewLease(unknown, Soon()).code(),
+              StatusCode::kNotFound);
+  }
+  const std::string held = AcquireLease(receiver, Version(1));
+  EXPECT_EQ(store().RenewLease(held, Passed()).code(),
+            StatusCode::kDeadlineExceeded);
+  // One whose publisher waits for it is renewed too.
+  std::thread update([&] {
+    EXPECT_EQ(store().BeginUpdate(mesh[0].id(), Soon()).status(),
+              absl::OkStatus());
+  });
+  const auto watch = Watch();
+  AwaitState(*watch, Version(1), VersionState::kRetiring);
+  AdvanceClock(kLeaseDuration - std::chrono::seconds(1));
+  EXPECT_EQ(other().RenewLease(held, Soon()), absl::OkStatus());
+  AdvanceClock(kLeaseDuration - std::chrono::seconds(1));
+  EXPECT_EQ(Find(Version(1)).state, VersionState::kRetiring);
+  EXPECT_EQ(store().ReleaseLease(held, true, "", Soon()), absl::OkStatus());
+  update.join();
+  // Revoked by its publisher: never renewed.
+  PublishAll(mesh, 2);
+  const std::string revoked = AcquireLease(receiver, Version(2));
+  ASSERT_EQ(*store().BeginUpdate(mesh[0].id(), Passed()), 1);
+  const absl::Status refused = store().RenewLease(revoked, Soon());
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("revoked"), std::string::npos) << refused;
+}
+
 TEST_P(StoreConformanceTest, RevokedLeaseStillTellsThatItsHolderIsTorn) {
   const std::vector<Member> mesh = JoinMesh(1);
   const Member receiver = Join(ReceiverInfo());

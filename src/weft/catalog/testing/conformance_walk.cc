@@ -84,6 +84,7 @@ void Walk::Register() {
   const auto rank = static_cast<int64_t>(Pick(num_ranks));
   WorkerInfo info = PublisherInfo(rank, num_ranks, epoch, run);
   if (Pick(2) == 0) info.shard_key = std::string(64, 'a');
+  info.rejoins = Pick(3) == 0;
   if (Pick(4) == 0) info = ReceiverInfo(rank);
   if (Pick(5) == 0) info = CopyInfo(rank, epoch, run);
   const auto registration = Any().Register(info, "", Soon());

@@ -157,18 +157,26 @@ TEST_P(StoreConformanceTest, OnePublisherPerRank) {
 TEST_P(StoreConformanceTest, OneOfManyThreadsGetsTheRank) {
   constexpr int kThreads = 8;
   std::vector<absl::Status> results(kThreads);
+  std::vector<std::unique_ptr<Attachment>> attachments(kThreads);
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
-    threads.emplace_back([this, &results, i] {
+    threads.emplace_back([this, &results, &attachments, i] {
       CatalogStore& mine = i % 2 == 0 ? store() : other();
-      results[i] = mine.Register(PublisherInfo(0, 1), "", Soon()).status();
+      const auto worker = mine.Register(PublisherInfo(0, 1), "", Soon());
+      results[i] = worker.status();
+      if (!worker.ok()) return;
+      auto attachment = mine.Attach(worker->worker_id, Soon());
+      results[i] = attachment.status();
+      if (attachment.ok()) attachments[i] = *std::move(attachment);
     });
   }
   for (std::thread& thread : threads) thread.join();
   int won = 0;
   for (const absl::Status& result : results) {
     won += result.ok() ? 1 : 0;
-    EXPECT_TRUE(result.ok() || result.code() == StatusCode::kAlreadyExists)
+    // Another one has it, or has registered before this one had attached.
+    EXPECT_TRUE(result.ok() || result.code() == StatusCode::kAlreadyExists ||
+                result.code() == StatusCode::kNotFound)
         << result;
   }
   EXPECT_EQ(won, 1);
@@ -299,15 +307,65 @@ TEST_P(StoreConformanceTest, RegistrationThatIsNotAttachedIsDropped) {
   const auto late = Register(PublisherInfo(0, 1));
   ASSERT_EQ(late.status(), absl::OkStatus());
   AdvanceClock(kAttachWithin - std::chrono::nanoseconds(1));
-  EXPECT_EQ(Register(PublisherInfo(0, 1)).status().code(),
-            StatusCode::kAlreadyExists);
+  EXPECT_EQ(store().ListWorkers(kModel, Soon())->size(), 1u);
   AdvanceClock(std::chrono::nanoseconds(1));
+  EXPECT_EQ(store().ListWorkers(kModel, Soon())->size(), 0u);
   const Member next = Join(PublisherInfo(0, 1));
   EXPECT_EQ(store().Attach(late->worker_id, Soon()).status().code(),
             StatusCode::kNotFound);
   AdvanceClock(kAttachWithin * 10);
   EXPECT_TRUE(FindWorker(next.id()).alive);
   EXPECT_EQ(next.attachment->Health(), absl::OkStatus());
+}
+
+// A trainer that died between the two calls, started again by its supervisor.
+TEST_P(StoreConformanceTest, ARankThatHasNotAttachedIsRegisteredAgain) {
+  const Member other_rank = Join(PublisherInfo(1, 2));
+  const auto dead = Register(PublisherInfo(0, 2));
+  ASSERT_EQ(dead.status(), absl::OkStatus());
+  // Neither does what it registered bind who comes after it.
+  WorkerInfo wrong = PublisherInfo(0, 3);
+  EXPECT_EQ(Register(wrong).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(FindWorker(dead->worker_id).alive, false);
+  const Member next = Join(PublisherInfo(0, 2));
+  EXPECT_GT(next.registration.generation, dead->generation);
+  EXPECT_EQ(store().Attach(dead->worker_id, Soon()).status().code(),
+            StatusCode::kNotFound);
+  EXPECT_EQ(store().Reattach(*dead, Soon()).status().code(),
+            StatusCode::kNotFound);
+  // One that has attached is not replaced.
+  EXPECT_EQ(Register(PublisherInfo(0, 2)).status().code(),
+            StatusCode::kAlreadyExists);
+  EXPECT_EQ(next.attachment->Health(), absl::OkStatus());
+  ASSERT_TRUE(store().PublishShard(next.id(), 1, Soon()).ok());
+  ASSERT_TRUE(store().PublishShard(other_rank.id(), 1, Soon()).ok());
+  EXPECT_EQ(Find(Version(1)).state, VersionState::kReady);
+}
+
+// Who was replaced while it was cut off does not take the model back.
+TEST_P(StoreConformanceTest, APublisherRejoinsItsOwnRunOnly) {
+  WorkerInfo info = PublisherInfo(0, 1);
+  info.rejoins = true;
+  {
+    const Member back = Join(info);  // to a catalog that knows nothing
+    EXPECT_FALSE(FindWorker(back.id()).info.rejoins);
+    EXPECT_EQ(Register(info).status().code(), StatusCode::kAlreadyExists);
+  }
+  { const Member again = Join(info); }
+  const Member another = Join(PublisherInfo(0, 1, 0, "another"));
+  const absl::Status refused = Register(info).status();
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("\"another\" has taken over"),
+            std::string::npos)
+      << refused;
+  EXPECT_EQ(another.attachment->Health(), absl::OkStatus());
+  // A newer epoch of the run that is there may, an older one may not.
+  const Member newer = Join(PublisherInfo(0, 1, 5, "another"));
+  WorkerInfo older = PublisherInfo(0, 1, 4, "another");
+  older.rejoins = true;
+  EXPECT_EQ(Register(older).status().code(), StatusCode::kFailedPrecondition);
+  older.epoch = 6;
+  EXPECT_TRUE(Register(older).ok());
 }
 
 TEST_P(StoreConformanceTest, UnknownWorkersAreNotFound) {

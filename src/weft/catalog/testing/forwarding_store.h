@@ -74,6 +74,10 @@ class ForwardingStore : public CatalogStore {
                                            base::Deadline deadline) override {
     return inner_->AcquireNewestLease(worker_id, newer_than, deadline);
   }
+  absl::Status RenewLease(const std::string& lease_id,
+                          base::Deadline deadline) override {
+    return inner_->RenewLease(lease_id, deadline);
+  }
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override {

@@ -18,6 +18,9 @@ StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
     return StatusCode::kFailedPrecondition;
   }
   if (info.role == Role::kPublisher) {
+    if (info.rejoins && !run_id_.empty() && info.run_id != run_id_) {
+      return StatusCode::kFailedPrecondition;
+    }
     for (const Worker& worker : workers_) {
       if (worker.info.role == Role::kPublisher &&
           worker.info.run_id == info.run_id && worker.info.epoch > info.epoch) {
@@ -25,19 +28,27 @@ StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
       }
     }
     const bool enters = info.run_id != run_id_ || info.epoch != epoch_;
+    std::optional<size_t> replaced;  // registered, and not attached yet
     for (size_t i = 0; i < workers_.size(); ++i) {
       if (!IsCurrent(workers_[i])) continue;
       if (enters) {
         Die(i);
       } else if (workers_[i].info.rank == info.rank) {
-        return StatusCode::kAlreadyExists;
+        if (workers_[i].life == Worker::kAttached) {
+          return StatusCode::kAlreadyExists;
+        }
+        replaced = i;
       }
     }
-    for (const Worker& worker : workers_) {
-      if (!enters && IsCurrent(worker) &&
-          worker.info.num_ranks != info.num_ranks) {
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      if (!enters && IsCurrent(workers_[i]) && i != replaced &&
+          workers_[i].info.num_ranks != info.num_ranks) {
         return StatusCode::kInvalidArgument;
       }
+    }
+    if (replaced) {
+      Die(*replaced);
+      workers_[*replaced].dropped = true;
     }
     for (size_t i = 0; enters && i < workers_.size(); ++i) {
       if (workers_[i].info.role == Role::kCopy) Die(i);
@@ -53,7 +64,8 @@ StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
 StatusCode ObviousCatalog::Attach(size_t worker) {
   switch (workers_[worker].life) {
     case Worker::kDead:
-      return StatusCode::kFailedPrecondition;
+      return workers_[worker].dropped ? StatusCode::kNotFound
+                                      : StatusCode::kFailedPrecondition;
     case Worker::kAttached:
       return StatusCode::kAlreadyExists;
     case Worker::kRegistered:
@@ -127,6 +139,7 @@ void ObviousCatalog::WithdrawHeld(const Worker& worker) {
 
 std::optional<StatusCode> ObviousCatalog::CheckAttached(size_t worker,
                                                         Role role) const {
+  if (workers_[worker].dropped) return StatusCode::kNotFound;
   if (workers_[worker].info.role != role) return StatusCode::kInvalidArgument;
   if (workers_[worker].life != Worker::kAttached) {
     return StatusCode::kFailedPrecondition;

@@ -22,6 +22,7 @@ class ObviousCatalog {
   struct Worker {
     WorkerInfo info;
     enum { kRegistered, kAttached, kDead } life = kRegistered;
+    bool dropped = false;  // dead, and forgotten
     VersionId committed;
     std::string fenced_reason;
     std::vector<uint64_t> steps;       // published by it
