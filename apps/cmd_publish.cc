@@ -166,7 +166,9 @@ void AddPublish(CLI::App& app, int* exit_code) {
       ->required();
   command->add_option("--version", args->version, "RUN:EPOCH:STEP")
       ->capture_default_str();
-  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
+  command
+      ->add_option("--transport", args->transport,
+                   "auto, shm, ucx, nixl or cuda")
       ->capture_default_str();
   AddDeviceOption(*command, args->device);
   AddMxfp4Option(*command, args->mxfp4);

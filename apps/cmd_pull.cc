@@ -270,7 +270,9 @@ void AddPull(CLI::App& app, int* exit_code) {
   command->add_option("--out", args->out, "safetensors file to write");
   command->add_option("--version", args->version,
                       "RUN:EPOCH:STEP; the newest if not given");
-  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
+  command
+      ->add_option("--transport", args->transport,
+                   "auto, shm, ucx, nixl or cuda")
       ->capture_default_str();
   AddDeviceOption(*command, args->device);
   command

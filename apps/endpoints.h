@@ -22,7 +22,8 @@ inline constexpr char kDefaultCatalog[] = "127.0.0.1:6470";
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
     const std::string& address);
 
-// "auto" = cuda for a rank on a GPU, then shm, then ucx; or one of these.
+// "auto" = cuda for a rank on a GPU, then shm, then ucx; or one of these, or
+// nixl.
 // kInvalidArgument for another word, and for cuda without a GPU. With `faults`
 // each is wrapped to misbehave on demand.
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>

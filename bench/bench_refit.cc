@@ -62,8 +62,8 @@ absl::Status PostedCase(const BenchOptions& options, const std::string& name,
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<BenchReceiver> target,
                         MakeBenchReceiver(*fleet, "ucx", options.threads, way,
                                           /*verify=*/false));
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawUcxReader> raw,
-                        RawUcxReader::Open(*fleet));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawReader> raw,
+                        RawReader::Open(*fleet));
   WEFT_ASSIGN_OR_RETURN(
       const CaseResult result,
       RunPaired(

@@ -6,6 +6,9 @@
 //                                     through shared memory, a mapping of
 //                                     memory that UCX allocated itself, which
 //                                     a trainer's or an engine's is not
+//   transport/nixl-get-1MiB           the same Gets through NIXL, with
+//                                     --transport nixl, against the ucp_get
+//                                     of the same wire
 // 64 MiB a message, past the caches, as weights are.
 #include <sys/wait.h>
 
@@ -30,11 +33,14 @@ namespace {
 absl::StatusOr<double> PerftestRate(std::string_view test) {
   // The server ends by itself after one client; the port is our own.
   const int port = 20000 + static_cast<int>(getpid() % 20000);
+  // With its own UCX, also where this program runs with the one of NIXL.
+  const std::string tool =
+      "env -u LD_LIBRARY_PATH -u UCX_MODULE_DIR -u UCX_MODULES ucx_perftest";
   const std::string server =
-      absl::StrCat("ucx_perftest -p ", port, " >/dev/null 2>&1 & sleep 0.5; ");
-  const std::string client = absl::StrCat(
-      "ucx_perftest 127.0.0.1 -p ", port, " -t ", std::string(test),
-      " -s 67108864 -n 12 -w 2 -f 2>/dev/null; wait");
+      absl::StrCat(tool, " -p ", port, " >/dev/null 2>&1 & sleep 0.5; ");
+  const std::string client =
+      absl::StrCat(tool, " 127.0.0.1 -p ", port, " -t ", std::string(test),
+                   " -s 67108864 -n 12 -w 2 -f 2>/dev/null; wait");
   FILE* pipe = popen((server + client).c_str(), "r");
   if (pipe == nullptr) return absl::InternalError("cannot start ucx_perftest");
   std::string last;
@@ -60,16 +66,32 @@ absl::StatusOr<double> PerftestRate(std::string_view test) {
   return column[5] * 1048576 / 1e9;
 }
 
+absl::Status BenchNixl(const BenchOptions& options) {
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<BenchFleet> fleet,
+      BenchFleet::Start("contiguous", int64_t{512} << 20, "nixl"));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawReader> raw,
+                        RawReader::Open(*fleet, "nixl"));
+  WEFT_ASSIGN_OR_RETURN(const CaseResult result,
+                        RunPaired(
+                            "transport/nixl-get-1MiB", "GB/s", options.runs,
+                            [&] { return raw->ReadRate(); },
+                            [&] { return PerftestRate("ucp_get"); }));
+  Print(result, options);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status BenchTransport(const BenchOptions& options) {
+  if (options.transport == "nixl") return BenchNixl(options);
   // Weft's default, for ucx_perftest too.
   setenv("UCX_TLS", "^mm", /*overwrite=*/0);
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<BenchFleet> fleet,
       BenchFleet::Start("contiguous", int64_t{512} << 20, "ucx"));
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawUcxReader> raw,
-                        RawUcxReader::Open(*fleet));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawReader> raw,
+                        RawReader::Open(*fleet));
   const std::string name =
       absl::StrCat("transport/ucx[", std::getenv("UCX_TLS"), "]-get-1MiB");
   for (const auto& [way, test] : {std::pair{"messages", "ucp_am_bw"},

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <unordered_map>
 
@@ -100,7 +101,7 @@ absl::Status CheckOneUcx(const std::string& library) {
       "this process has loaded the ucx of ", loaded, ", and ", library,
       " brings its own, ", bundled,
       ": two do not live in one process; start it with the one of nixl "
-      "(`weft doctor` prints how)"));
+      "(docs/decisions/0018-nixl.md says how)"));
 }
 
 absl::Status CheckVersion(const std::string& library,
@@ -135,6 +136,24 @@ absl::StatusOr<std::string> TryLoader() {
     if (!file.empty()) return file;
   }
   return absl::NotFoundError("not on the loader's path");
+}
+
+bool HasEfa() {
+  for (const std::string& file :
+       Glob("/sys/class/infiniband/*/device/vendor")) {
+    std::ifstream stream(file);
+    std::string vendor;
+    if (stream >> vendor && vendor == "0x1d0f") return true;
+  }
+  return false;
+}
+
+// UCX's module for EFA brings the system's libefa, that brings the system's
+// libnl beside the one of the package, and the process crashes when it ends.
+void LeaveOutEfa() {
+  if (getenv("UCX_MODULES") == nullptr && !HasEfa()) {
+    setenv("UCX_MODULES", "^efa", 0);
+  }
 }
 
 }  // namespace
@@ -181,6 +200,39 @@ absl::StatusOr<std::string> FindLibrary(const std::string& path) {
       absl::StrCat("nixl is not installed: ", kHowToInstall));
 }
 
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
+    const std::string& path, const std::string& links) {
+  WEFT_ASSIGN_OR_RETURN(const std::string library, FindLibrary(path));
+  std::vector<std::pair<std::string, std::string>> environment;
+  if (CheckOneUcx(library).ok()) return environment;
+  const fs::path folder = fs::path(BundledUcx(library)).parent_path();
+  for (const char* name : {"libucp", "libucs"}) {
+    const std::vector<std::string> found =
+        Glob(absl::StrCat(folder.string(), "/", name, "-*.so*"));
+    if (found.empty()) {
+      return absl::NotFoundError(
+          absl::StrCat("no ", name, " in ", folder.string()));
+    }
+    std::error_code error;
+    fs::create_symlink(found.front(),
+                       fs::path(links) / absl::StrCat(name, ".so.0"), error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot make a link in ", links, ": ", error.message()));
+    }
+  }
+  // The package's folder first: its modules are looked for beside it.
+  std::string search = absl::StrCat(folder.string(), ":", links);
+  if (const char* before = getenv("LD_LIBRARY_PATH"); before != nullptr) {
+    absl::StrAppend(&search, ":", before);
+  }
+  environment.emplace_back("LD_LIBRARY_PATH", search);
+  if (getenv("UCX_MODULE_DIR") == nullptr) {
+    environment.emplace_back("UCX_MODULE_DIR", (folder / "ucx").string());
+  }
+  return environment;
+}
+
 absl::Status Library::Resolve(Handle handle) {
   std::vector<std::string> missing;
   const auto find = [&](const char* name, auto& function) {
@@ -223,6 +275,7 @@ absl::StatusOr<std::shared_ptr<const Library>> Library::Load(
   library->path_ = file;
   library->version_ = PackageVersion(file);
   WEFT_RETURN_IF_ERROR(CheckOneUcx(file));
+  LeaveOutEfa();
   Handle handle = dlopen(file.c_str(), LoadFlags());
   if (handle == nullptr) {
     return absl::FailedPreconditionError(

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -106,6 +107,9 @@ class Library {
 
 // The libnixl_capi.so that Load would take; kNotFound says what to install.
 absl::StatusOr<std::string> FindLibrary(const std::string& path);
+// See NixlEnvironment.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
+    const std::string& path, const std::string& links);
 // The version of the Python package that holds `library`, from its metadata;
 // empty when it lies in none.
 std::string PackageVersion(const std::string& library);

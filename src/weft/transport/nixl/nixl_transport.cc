@@ -107,6 +107,11 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeNixlTransport(
       host.ok() ? host->ToString() : std::string());
 }
 
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>>
+NixlEnvironment(const std::string& links, const std::string& library) {
+  return nixl::Environment(library, links);
+}
+
 absl::StatusOr<std::string> FindNixl(const std::string& library) {
   WEFT_ASSIGN_OR_RETURN(const std::string path, nixl::FindLibrary(library));
   const std::string version = nixl::PackageVersion(path);

@@ -30,7 +30,8 @@ struct NixlOptions {
   // How long Import waits for the owner's answer.
   std::chrono::nanoseconds import_timeout = std::chrono::seconds(10);
   // Tells on which GPU memory lies; null = all of it is the host's.
-  std::shared_ptr<memory::DeviceDriver> driver = nullptr;
+  // Outlives the transport.
+  memory::DeviceDriver* driver = nullptr;
 };
 
 // kNotFound when there is no NIXL: the message says what to install.
@@ -41,6 +42,12 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeNixlTransport(
 
 // "nixl 1.5.1 (/path/libnixl_capi.so)" without starting it, or why not.
 absl::StatusOr<std::string> FindNixl(const std::string& library = {});
+
+// A process that has loaded another UCX than the one of NIXL must be started
+// again with NIXL's in its place: the variables that do it, none when nothing
+// is in the way. `links` is an empty folder that must exist until then.
+absl::StatusOr<std::vector<std::pair<std::string, std::string>>>
+NixlEnvironment(const std::string& links, const std::string& library = {});
 
 }  // namespace weft::transport
 
