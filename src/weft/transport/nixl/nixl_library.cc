@@ -2,7 +2,8 @@
 #include <glob.h>
 #include <stdlib.h>
 
-#include <cstring>
+#include <cinttypes>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -77,11 +78,25 @@ std::vector<std::string> InPythonPackages() {
   return found;
 }
 
-// The file of a library that is loaded already, or empty.
+// The file that holds a function of this process, or empty. Of the kernel, not
+// of the loader, which knows the name that it was asked for: it may have been a
+// link that is gone.
 std::string LoadedFile(void* address) {
-  Dl_info info = {};
-  if (address == nullptr || dladdr(address, &info) == 0) return "";
-  return Real(info.dli_fname);
+  if (address == nullptr) return "";
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  while (std::getline(maps, line)) {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64, &begin, &end) != 2) {
+      continue;
+    }
+    const auto wanted = reinterpret_cast<uint64_t>(address);
+    if (wanted < begin || wanted >= end) continue;
+    const size_t path = line.find('/');
+    return path == std::string::npos ? "" : line.substr(path);
+  }
+  return "";
 }
 
 // The folder that holds the package: libnixl_capi.so lies one deeper.
@@ -150,10 +165,11 @@ bool HasEfa() {
 
 // UCX's module for EFA brings the system's libefa, that brings the system's
 // libnl beside the one of the package, and the process crashes when it ends.
-void LeaveOutEfa() {
-  if (getenv("UCX_MODULES") == nullptr && !HasEfa()) {
-    setenv("UCX_MODULES", "^efa", 0);
-  }
+// UCX reads this when it is loaded; that it then calls the variable unused, on
+// standard output, is silenced.
+std::vector<std::pair<std::string, std::string>> WithoutEfa() {
+  if (getenv("UCX_MODULES") != nullptr || HasEfa()) return {};
+  return {{"UCX_MODULES", "^efa"}, {"UCX_WARN_UNUSED_ENV_VARS", "n"}};
 }
 
 }  // namespace
@@ -226,6 +242,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
   if (const char* before = getenv("LD_LIBRARY_PATH"); before != nullptr) {
     absl::StrAppend(&search, ":", before);
   }
+  for (auto& setting : WithoutEfa()) environment.push_back(setting);
   environment.emplace_back("LD_LIBRARY_PATH", search);
   if (getenv("UCX_MODULE_DIR") == nullptr) {
     environment.emplace_back("UCX_MODULE_DIR", (folder / "ucx").string());
@@ -275,7 +292,9 @@ absl::StatusOr<std::shared_ptr<const Library>> Library::Load(
   library->path_ = file;
   library->version_ = PackageVersion(file);
   WEFT_RETURN_IF_ERROR(CheckOneUcx(file));
-  LeaveOutEfa();
+  for (const auto& [name, value] : WithoutEfa()) {
+    setenv(name.c_str(), value.c_str(), 0);
+  }
   Handle handle = dlopen(file.c_str(), LoadFlags());
   if (handle == nullptr) {
     return absl::FailedPreconditionError(
