@@ -41,8 +41,8 @@ class NixlTransport final : public Transport {
   }
 
   Capabilities capabilities() const override {
-    // As measured over tcp of one host (docs/numbers.md). NIXL does not tell
-    // which wire its UCX takes, so a faster one is known by its results only.
+    // A guess, for tcp of one host: not measured on a quiet machine yet. NIXL
+    // does not tell which wire its UCX takes.
     return {.posted = true,
             .gather = true,
             .foreign_memory = true,
