@@ -1,15 +1,11 @@
 // weft demo: the main job, with every rank a process of its own.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -19,11 +15,10 @@
 #include "console.h"
 #include "demo_scene.h"
 #include "weft/base/status.h"
+#include "work_dir.h"
 
 namespace weft::apps {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct DemoArgs {
   std::string checkpoint;
@@ -52,33 +47,6 @@ constexpr char kSyntheticConfig[] = R"({
   "torch_dtype": "bfloat16"
 }
 )";
-
-// A folder that vanishes with the object; in memory if there is room.
-class WorkDir {
- public:
-  static absl::StatusOr<std::unique_ptr<WorkDir>> Make() {
-    constexpr uintmax_t kNeededBytes = uintmax_t{2} << 30;
-    std::error_code error;
-    const fs::space_info shm = fs::space("/dev/shm", error);
-    std::string path = !error && shm.available > kNeededBytes
-                           ? "/dev/shm/weft_demo.XXXXXX"
-                           : "/tmp/weft_demo.XXXXXX";
-    if (mkdtemp(path.data()) == nullptr) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("cannot make a folder like ", path));
-    }
-    return std::unique_ptr<WorkDir>(new WorkDir(std::move(path)));
-  }
-  ~WorkDir() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  explicit WorkDir(std::string path) : path_(std::move(path)) {}
-  std::string path_;
-};
 
 // Prints for a person, or one JSON object a line.
 class Teller {
@@ -231,7 +199,8 @@ absl::StatusOr<bool> RunScene(const Teller& teller, const DemoArgs& args,
 
 absl::StatusOr<bool> Demo(const DemoArgs& args) {
   const Teller teller(args.json);
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<WorkDir> work, WorkDir::Make());
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<WorkDir> work,
+                        WorkDir::Make("weft_demo", uint64_t{2} << 30));
   std::string checkpoint = args.checkpoint;
   if (checkpoint.empty()) {
     teller.Text(

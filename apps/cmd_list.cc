@@ -3,6 +3,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "commands.h"
@@ -15,7 +16,9 @@ namespace {
 
 struct ListArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
   std::string model;
+  std::vector<std::string> labels;
   bool json = false;
   double timeout_seconds = 10;
 
@@ -23,11 +26,14 @@ struct ListArgs {
 };
 
 absl::Status PrintVersions(const ListArgs& args) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(const auto versions,
                         store->ListVersions(args.model, args.deadline()));
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels labels, ParseLabels(args.labels));
   std::vector<std::vector<std::string>> rows;
   for (const catalog::VersionRecord& each : versions) {
+    if (!catalog::HasLabels(each.labels, labels)) continue;
     const std::string state(catalog::ToString(each.state));
     if (args.json) {
       PrintLine(nlohmann::json({{"model", each.model},
@@ -36,29 +42,32 @@ absl::Status PrintVersions(const ListArgs& args) {
                                 {"ranks_published", each.ranks_published},
                                 {"ranks_expected", each.ranks_expected},
                                 {"leases", each.leases},
+                                {"labels", each.labels},
                                 {"reason", each.reason}})
                     .dump());
     }
     rows.push_back(
         {each.model, catalog::ToString(each.version), state,
          absl::StrCat(each.ranks_published, "/", each.ranks_expected),
-         absl::StrCat(each.leases), each.reason});
+         absl::StrCat(each.leases), catalog::ToString(each.labels),
+         each.reason});
   }
   if (!args.json) {
     PrintLine(FormatTable(
-        {"MODEL", "VERSION", "STATE", "RANKS", "LEASES", "REASON"}, rows));
+        {"MODEL", "VERSION", "STATE", "RANKS", "LEASES", "LABELS", "REASON"},
+        rows));
   }
   return absl::OkStatus();
 }
 
 absl::Status PrintWorkers(const ListArgs& args) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(const auto workers,
                         store->ListWorkers(args.model, args.deadline()));
   std::vector<std::vector<std::string>> rows;
   for (const catalog::WorkerRecord& each : workers) {
-    const std::string role =
-        each.info.role == catalog::Role::kPublisher ? "publisher" : "receiver";
+    const std::string role(catalog::ToString(each.info.role));
     const std::string committed =
         each.committed.run_id.empty() ? "" : catalog::ToString(each.committed);
     if (args.json) {
@@ -69,6 +78,8 @@ absl::Status PrintWorkers(const ListArgs& args) {
                                 {"num_ranks", each.info.num_ranks},
                                 {"generation", each.generation},
                                 {"alive", each.alive},
+                                {"labels", each.info.labels},
+                                {"owner", each.info.owner},
                                 {"process_id", each.info.process_id},
                                 {"committed", committed},
                                 {"fenced_reason", each.fenced_reason}})
@@ -96,8 +107,14 @@ void AddListing(CLI::App& app, const std::string& name,
   command->add_option("--catalog", args->catalog, "HOST:PORT of the catalog")
       ->capture_default_str();
   command->add_option("--model", args->model, "only this model");
+  if (name == "versions") {
+    command->add_option("--label", args->labels,
+                        "NAME=VALUE: only versions that have it; may be given "
+                        "again");
+  }
   command->add_option("--timeout", args->timeout_seconds, "seconds to wait")
       ->capture_default_str();
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "one JSON object a line");
   command->callback([args, name, print, exit_code] {
     const absl::Status status = print(*args);

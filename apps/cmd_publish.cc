@@ -25,6 +25,8 @@ namespace {
 
 struct PublishArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
+  std::vector<std::string> labels;
   std::string model;
   std::string checkpoint;
   std::string layout;
@@ -104,7 +106,8 @@ absl::Status Publish(const PublishArgs& args) {
       recipe::RankLayout layout,
       model.recipe->Layout(model.config, spec, args.rank, model.logical));
   WEFT_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(args.device));
-  WEFT_ASSIGN_OR_RETURN(const auto catalog, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto catalog,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(auto transports,
                         MakeTransports(args.transport, device));
 
@@ -112,6 +115,7 @@ absl::Status Publish(const PublishArgs& args) {
   options.model = args.model;
   options.run_id = version.run_id;
   options.epoch = version.epoch;
+  WEFT_ASSIGN_OR_RETURN(options.labels, ParseLabels(args.labels));
   options.placement = session::ToPlacement(std::move(layout));
   options.model_card = EncodeModelCard({model.config_json, model.logical});
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RankStore> store,
@@ -166,6 +170,9 @@ void AddPublish(CLI::App& app, int* exit_code) {
       ->required();
   command->add_option("--version", args->version, "RUN:EPOCH:STEP")
       ->capture_default_str();
+  command->add_option("--label", args->labels,
+                      "NAME=VALUE that receivers may ask for: precision=fp8; "
+                      "equal for all ranks, may be given again");
   command
       ->add_option("--transport", args->transport,
                    "auto, shm, ucx, nixl or cuda")
@@ -185,6 +192,7 @@ void AddPublish(CLI::App& app, int* exit_code) {
       ->add_option("--control", args->control,
                    "stdin: read the lines step, flip and quit")
       ->check(CLI::IsMember({"none", "stdin"}));
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
     const absl::Status status = Publish(*args);

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "model_card.h"
+#include "refit_trace.h"
 #include "report_json.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
@@ -26,6 +28,8 @@ namespace {
 
 struct PullArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
+  std::vector<std::string> required;
   std::string model;
   std::string layout;
   std::string recipes;
@@ -34,15 +38,21 @@ struct PullArgs {
   std::string transport = "auto";
   std::string control = "none";
   std::string inject;
+  std::string trace;
   std::string device = "cpu";
+  std::string mode = "in-place";
+  std::string state;
+  std::optional<int64_t> shadow_bytes;
   int num_sms = 0;
   int64_t rank = 0;
   int threads = 1;
   int64_t staging_bytes = int64_t{64} << 20;
   int window = 32;
   double timeout_seconds = 60;
+  bool serve = false;
   bool overwrite = false;
   bool explain = false;
+  bool resume = false;
   bool json = false;
 
   base::Deadline deadline() const { return AfterSeconds(timeout_seconds); }
@@ -50,11 +60,13 @@ struct PullArgs {
 
 // A receiver with its memory, and the fault switch of a test or demo.
 struct Engine {
+  std::shared_ptr<catalog::CatalogStore> catalog;
   std::unique_ptr<RankStore> store;
   manifest::Placement placement;
   std::vector<std::shared_ptr<transport::Transport>> transports;
   std::shared_ptr<transport::FaultScript> faults;
   std::unique_ptr<ProgressLine> progress;  // while a refit runs
+  RefitTrace trace;
   std::unique_ptr<session::Receiver> receiver;
 };
 
@@ -63,8 +75,11 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
                         recipe::ParseLayoutSpec(args.layout));
   // The model's shape comes from its publishers: wait until they are there.
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
+                        ParseLabels(args.required));
   WEFT_RETURN_IF_ERROR(catalog::WaitForReady(store, args.model, nullptr,
-                                             nullptr, args.deadline())
+                                             nullptr, args.deadline(), nullptr,
+                                             required)
                            .status());
   WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet sources,
                         store.GetSources(args.model, args.deadline()));
@@ -93,7 +108,8 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
 constexpr uint8_t kPoison = 0xA5;
 
 absl::Status Build(const PullArgs& args, Engine& engine) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
   if (!args.inject.empty()) {
     engine.faults = std::make_shared<transport::FaultScript>();
@@ -110,26 +126,61 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.placement = engine.placement;
   options.memory = engine.store->memory();
   options.execute.device = device.Options(args.num_sms);
+  engine.catalog = store;
   options.catalog = store;
   options.transports = engine.transports;
   options.limits.staging_bytes = args.staging_bytes;
   options.execute.num_threads = args.threads;
   options.execute.window = args.window;
+  options.serve = args.serve;
+  if (args.mode == "shadow") options.mode = session::ReceiveMode::kShadow;
+  if (args.shadow_bytes) options.shadow.budget_bytes = *args.shadow_bytes;
+  options.state_file = args.state;
+  options.resume = args.resume;
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
+  if (!args.trace.empty()) {
+    options.on_phase = [&engine](const session::RefitPhase& phase) {
+      engine.trace.Add(phase);
+    };
+  }
   WEFT_ASSIGN_OR_RETURN(
       engine.receiver,
       session::Receiver::Create(std::move(options), args.deadline()));
   return absl::OkStatus();
 }
 
+// The version that --require chooses; of `exact`, whether it does.
+absl::StatusOr<catalog::VersionId> FindLabelled(const PullArgs& args,
+                                                const catalog::VersionId* exact,
+                                                const Engine& engine) {
+  WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
+                        ParseLabels(args.required));
+  WEFT_ASSIGN_OR_RETURN(
+      const catalog::VersionRecord found,
+      catalog::WaitForReady(*engine.catalog, args.model, exact, nullptr,
+                            args.deadline(), nullptr, required));
+  if (!catalog::HasLabels(found.labels, required)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "version ", catalog::ToString(found.version), " has the labels \"",
+        catalog::ToString(found.labels), "\", --require wants \"",
+        catalog::ToString(required), "\""));
+  }
+  return found.version;
+}
+
 absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
                          Engine& engine) {
   catalog::VersionId version;
-  const bool exact = !version_text.empty() && version_text != "latest";
+  bool exact = !version_text.empty() && version_text != "latest";
   if (exact) {
     WEFT_ASSIGN_OR_RETURN(version, catalog::ParseVersionId(version_text));
+  }
+  if (!args.required.empty()) {
+    WEFT_ASSIGN_OR_RETURN(
+        version, FindLabelled(args, exact ? &version : nullptr, engine));
+    exact = true;
   }
   engine.progress =
       std::make_unique<ProgressLine>(absl::StrCat("rank ", args.rank));
@@ -143,6 +194,17 @@ absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
   } else {
     PrintLine(FormatReport(report, plan));
     if (args.explain) PrintLine(engine.receiver->Explain({}, false));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RollBackAndSay(const PullArgs& args, Engine& engine) {
+  WEFT_ASSIGN_OR_RETURN(const session::RollbackReport report,
+                        engine.receiver->Rollback(args.deadline()));
+  if (args.json) {
+    PrintLine(ToJson(report, args.rank).dump());
+  } else {
+    PrintLine(absl::StrCat("back at ", catalog::ToString(report.version)));
   }
   return absl::OkStatus();
 }
@@ -179,21 +241,25 @@ absl::Status Save(const PullArgs& args, const std::string& path, bool overwrite,
 }
 
 // The fault strikes the first operation of the next refit that moves weights:
-// the ones before it read the epoch word of each peer.
+// the ones before it read the epoch word of each peer. With a `source`, such as
+// "publisher rank 2", of those that read from it.
 absl::Status ArmFault(const PullArgs& args, transport::Fault::Kind kind,
-                      Engine& engine) {
+                      const std::string& source, Engine& engine) {
   WEFT_RETURN_IF_ERROR(engine.receiver->Prepare(args.deadline()));
   transport::Fault fault;
   fault.kind = kind;
-  fault.nth = static_cast<int64_t>(engine.receiver->plan()->peers.size());
+  fault.peer_label = source;
+  fault.nth = source.empty()
+                  ? static_cast<int64_t>(engine.receiver->plan()->peers.size())
+                  : 1;
   fault.byte_index = 0;  // later ones may lie in the gaps of an over-read
   engine.faults->Add(fault);
   return absl::OkStatus();
 }
 
-// Lines on standard input: "refit [VERSION]", "poison", "save FILE", "quit";
-// with --inject also "flip" (one byte of the next transfer) and "drop" (the
-// next transfer never completes). A failed
+// Lines on standard input: "refit [VERSION]", "rollback", "poison",
+// "save FILE", "quit"; with --inject also "flip [SOURCE]" (one byte of the next
+// transfer) and "drop [SOURCE]" (the next transfer never completes). A failed
 // line is reported and the loop goes on: the receiver is then fenced.
 absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   std::string line;
@@ -205,14 +271,16 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     absl::Status status;
     if (word == "refit") {
       status = RefitAndSay(args, rest, engine);
+    } else if (word == "rollback") {
+      status = RollBackAndSay(args, engine);
     } else if (word == "poison") {
       status = engine.store->Fill(kPoison);
     } else if (word == "save") {
       status = Save(args, rest, /*overwrite=*/true, engine);
     } else if (word == "flip" && engine.faults != nullptr) {
-      status = ArmFault(args, transport::Fault::Kind::kFlipByte, engine);
+      status = ArmFault(args, transport::Fault::Kind::kFlipByte, rest, engine);
     } else if (word == "drop" && engine.faults != nullptr) {
-      status = ArmFault(args, transport::Fault::Kind::kDrop, engine);
+      status = ArmFault(args, transport::Fault::Kind::kDrop, rest, engine);
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("unknown control line \"", line, "\""));
@@ -232,8 +300,23 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
   return absl::OkStatus();
 }
 
+absl::Status PullInto(const PullArgs& args, Engine& engine) {
+  WEFT_RETURN_IF_ERROR(Build(args, engine));
+  if (args.control == "stdin") return FollowControl(args, engine);
+  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
+  if (args.serve) {
+    if (!args.out.empty()) {
+      WEFT_RETURN_IF_ERROR(Save(args, args.out, args.overwrite, engine));
+    }
+    if (!args.json) PrintLine("serving what it holds; stop with ctrl-c");
+    WaitForStopSignal();
+    return absl::OkStatus();
+  }
+  return Save(args, args.out, args.overwrite, engine);
+}
+
 absl::Status Pull(const PullArgs& args) {
-  if (args.out.empty() && args.control == "none") {
+  if (args.out.empty() && args.control == "none" && !args.serve) {
     return absl::InvalidArgumentError(
         "name the file to write with --out FILE.safetensors");
   }
@@ -242,10 +325,11 @@ absl::Status Pull(const PullArgs& args) {
     WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
   }
   Engine engine;
-  WEFT_RETURN_IF_ERROR(Build(args, engine));
-  if (args.control == "stdin") return FollowControl(args, engine);
-  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
-  return Save(args, args.out, args.overwrite, engine);
+  const absl::Status status = PullInto(args, engine);
+  if (args.trace.empty()) return status;
+  const absl::Status written = engine.trace.Write(
+      args.trace, absl::StrCat(args.layout, " rank ", args.rank));
+  return status.ok() ? written : status;
 }
 
 }  // namespace
@@ -270,6 +354,9 @@ void AddPull(CLI::App& app, int* exit_code) {
   command->add_option("--out", args->out, "safetensors file to write");
   command->add_option("--version", args->version,
                       "RUN:EPOCH:STEP; the newest if not given");
+  command->add_option("--require", args->required,
+                      "NAME=VALUE that a version's labels must have; may be "
+                      "given again");
   command
       ->add_option("--transport", args->transport,
                    "auto, shm, ucx, nixl or cuda")
@@ -298,18 +385,39 @@ void AddPull(CLI::App& app, int* exit_code) {
       ->add_option("--timeout", args->timeout_seconds,
                    "seconds that any wait may take")
       ->capture_default_str();
+  command
+      ->add_option("--mode", args->mode,
+                   "shadow: receive beside what is served, then switch; with "
+                   "the control line rollback")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"in-place", "shadow"}));
+  command
+      ->add_option("--shadow-bytes", args->shadow_bytes,
+                   "memory that the second set may take; no limit if not given")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--state", args->state,
+                      "file that keeps, beyond this process, whether the "
+                      "weights may be torn (docs/receiver.md)");
+  command->add_flag("--resume", args->resume,
+                    "move only what an interrupted refit left to move");
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
+  command->add_option("--trace", args->trace,
+                      "file for the phases of its refits, for "
+                      "https://ui.perfetto.dev");
+  command->add_flag("--serve", args->serve,
+                    "then serve what was received to others that pull");
   command->add_flag("--explain", args->explain, "print the whole plan");
   command
       ->add_option("--control", args->control,
-                   "stdin: read the lines refit, poison, save, quit")
+                   "stdin: read the lines refit, rollback, poison, save, quit")
       ->check(CLI::IsMember({"none", "stdin"}));
   command
       ->add_option("--inject", args->inject,
                    "faults: wrap the transport for tests (line flip)")
       ->check(CLI::IsMember({"", "faults"}))
       ->group("Testing");
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
     const absl::Status status = Pull(*args);

@@ -58,6 +58,7 @@ void AddSynth(CLI::App& app, int* exit_code);
 
 // The commands of a session and their tools; each is described by --help.
 void AddDemo(CLI::App& app, int* exit_code);
+void AddChaos(CLI::App& app, int* exit_code);
 void AddDoctor(CLI::App& app, int* exit_code);
 void AddSelftest(CLI::App& app, int* exit_code);
 void AddCatalog(CLI::App& app, int* exit_code);
@@ -67,6 +68,9 @@ void AddPlan(CLI::App& app, int* exit_code);
 void AddBench(CLI::App& app, int* exit_code);
 void AddVersions(CLI::App& app, int* exit_code);
 void AddWorkers(CLI::App& app, int* exit_code);
+void AddSources(CLI::App& app, int* exit_code);
+void AddStatus(CLI::App& app, int* exit_code);
+void AddEvents(CLI::App& app, int* exit_code);
 
 }  // namespace weft::apps
 

@@ -1,5 +1,6 @@
 #include "endpoints.h"
 
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <csignal>
 #include <utility>
@@ -7,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/grpc_client.h"
+#include "weft/catalog/limits.h"
 #include "weft/transport/cuda/cuda_transport.h"
 #include "weft/transport/nixl/nixl_transport.h"
 #include "weft/transport/shm/shm_transport.h"
@@ -21,11 +23,58 @@ constexpr std::chrono::seconds kReconnectWithin(10);
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
-    const std::string& address) {
+    const std::string& address, const catalog::ClientAccess& access) {
   WEFT_ASSIGN_OR_RETURN(
       std::unique_ptr<catalog::CatalogStore> client,
-      catalog::MakeGrpcClient(address, {.reconnect_within = kReconnectWithin}));
+      catalog::MakeGrpcClient(address,
+                              {.reconnect_within = kReconnectWithin,
+                               .access = catalog::WithEnvironment(access)}));
   return std::shared_ptr<catalog::CatalogStore>(std::move(client));
+}
+
+absl::StatusOr<catalog::Labels> ParseLabels(
+    const std::vector<std::string>& words) {
+  catalog::Labels labels;
+  for (const std::string& word : words) {
+    const size_t equals = word.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("label \"", word, "\" is not of the form NAME=VALUE"));
+    }
+    if (!labels.emplace(word.substr(0, equals), word.substr(equals + 1))
+             .second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "label \"", word.substr(0, equals), "\" is given twice"));
+    }
+  }
+  WEFT_RETURN_IF_ERROR(catalog::CheckLabels(labels));
+  return labels;
+}
+
+void AddAccessOptions(CLI::App& command, catalog::ClientAccess& access) {
+  const std::string group = "Security (docs/security.md)";
+  command
+      .add_option("--tls-ca", access.tls.ca_file,
+                  "speak TLS; PEM file of the authorities that may vouch for "
+                  "the catalog (WEFT_TLS_CA)")
+      ->group(group);
+  command
+      .add_option("--tls-cert", access.tls.cert_file,
+                  "PEM file of this client's certificate (WEFT_TLS_CERT)")
+      ->group(group);
+  command
+      .add_option("--tls-key", access.tls.key_file,
+                  "PEM file of its private key (WEFT_TLS_KEY)")
+      ->group(group);
+  command
+      .add_option("--token-file", access.token_file,
+                  "file that holds this client's token (WEFT_TOKEN_FILE, or "
+                  "the token itself in WEFT_TOKEN)")
+      ->group(group);
+  command
+      .add_flag("--insecure-tokens", access.insecure_token,
+                "send the token even without TLS (WEFT_INSECURE_TOKENS=1)")
+      ->group(group);
 }
 
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
@@ -102,6 +151,12 @@ void WaitForStopSignal() {
   const sigset_t signals = StopSignals();
   int received = 0;
   sigwait(&signals, &received);
+}
+
+bool StopSignalCame() {
+  const sigset_t signals = StopSignals();
+  const timespec at_once{};
+  return sigtimedwait(&signals, nullptr, &at_once) > 0;
 }
 
 }  // namespace weft::apps

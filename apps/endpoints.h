@@ -10,17 +10,30 @@
 #include "absl/status/statusor.h"
 #include "rank_store.h"
 #include "weft/base/deadline.h"
+#include "weft/catalog/grpc/client_access.h"
 #include "weft/catalog/store.h"
 #include "weft/transport/testing/fault_transport.h"
 #include "weft/transport/transport.h"
+
+namespace CLI {
+class App;
+}
 
 namespace weft::apps {
 
 inline constexpr char kDefaultCatalog[] = "127.0.0.1:6470";
 
 // "HOST:PORT", or several with commas between them: servers of one catalog.
+// What `access` leaves empty comes from the environment.
 absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
-    const std::string& address);
+    const std::string& address, const catalog::ClientAccess& access = {});
+
+// "NAME=VALUE" for each; kInvalidArgument for what is none, or twice there.
+absl::StatusOr<catalog::Labels> ParseLabels(
+    const std::vector<std::string>& words);
+
+// --tls-ca, --tls-cert, --tls-key, --token-file, --insecure-tokens.
+void AddAccessOptions(CLI::App& command, catalog::ClientAccess& access);
 
 // "auto" = cuda for a rank on a GPU, then shm, then ucx; or one of these, or
 // nixl.
@@ -37,6 +50,8 @@ base::Deadline AfterSeconds(double seconds);
 void BlockStopSignals();
 // Waits for one of them.
 void WaitForStopSignal();
+// Whether one has come, without waiting.
+bool StopSignalCame();
 
 }  // namespace weft::apps
 

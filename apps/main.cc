@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <exception>
 
+#include "chaos_rank.h"
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
@@ -29,10 +30,15 @@ int main(int argc, char** argv) {
   weft::apps::AddVerify(app, &exit_code);
   weft::apps::AddSynth(app, &exit_code);
   weft::apps::AddBench(app, &exit_code);
+  weft::apps::AddChaos(app, &exit_code);
+  weft::apps::AddChaosRank(app, &exit_code);
   weft::apps::AddDoctor(app, &exit_code);
   weft::apps::AddSelftest(app, &exit_code);
   weft::apps::AddVersions(app, &exit_code);
   weft::apps::AddWorkers(app, &exit_code);
+  weft::apps::AddSources(app, &exit_code);
+  weft::apps::AddStatus(app, &exit_code);
+  weft::apps::AddEvents(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

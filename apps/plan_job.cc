@@ -15,7 +15,7 @@ namespace {
 // One side of a job.
 struct Side {
   std::vector<manifest::Placement>& placements;
-  std::vector<std::vector<std::string>>& origins;
+  std::vector<std::vector<std::string_view>>& origins;
 };
 
 absl::Status LayOutAllRanks(const recipe::Recipe& recipe,
@@ -63,11 +63,10 @@ absl::StatusOr<PlanJob> MakePlanJob(const std::string& config_path,
                         recipe::ParseLayoutSpec(to));
   WEFT_ASSIGN_OR_RETURN(const recipe::ModelConfig config,
                         recipe::LoadModelConfig(config_path));
-  WEFT_ASSIGN_OR_RETURN(const recipe::RecipeBook book,
-                        recipe::RecipeBook::Load(recipes_path));
-  WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* recipe,
-                        book.Find(config.architecture));
   PlanJob job;
+  WEFT_ASSIGN_OR_RETURN(job.recipes, recipe::RecipeBook::Load(recipes_path));
+  WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* recipe,
+                        job.recipes.Find(config.architecture));
   WEFT_ASSIGN_OR_RETURN(job.logical, recipe->LogicalTensors(config));
   job.model_name = config.architecture;
   job.from_text = from_spec.ToString();

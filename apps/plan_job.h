@@ -4,12 +4,14 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "weft/plan/compact_plan.h"
 #include "weft/plan/plan.h"
 #include "weft/plan/stages.h"
+#include "weft/recipe/recipe.h"
 
 namespace weft::apps {
 
@@ -31,9 +33,10 @@ struct PlanJob {
   std::vector<std::vector<plan::QuantiseStep>> steps;  // by target
   std::vector<Staging> staging;                        // for its steps
   std::vector<manifest::LayoutDigest> target_digests;
+  recipe::RecipeBook recipes;  // whose text the origins are
   // The rule that made each stored tensor, by rank and index: "llama.yaml:120".
-  std::vector<std::vector<std::string>> source_origins;
-  std::vector<std::vector<std::string>> target_origins;
+  std::vector<std::vector<std::string_view>> source_origins;
+  std::vector<std::vector<std::string_view>> target_origins;
   std::shared_ptr<const plan::SourceIndex> index;
 };
 

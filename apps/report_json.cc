@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "absl/strings/str_join.h"
 #include "console.h"
 
 namespace weft::apps {
@@ -39,12 +40,16 @@ nlohmann::json ToJson(const session::RefitReport& report,
       {"rank", rank},
       {"version", catalog::ToString(report.version)},
       {"bytes", report.bytes},
+      {"bytes_resumed", report.bytes_resumed},
       {"wire_bytes", report.wire_bytes},
       {"seconds", report.seconds},
       {"transfer_seconds", report.transfer_seconds},
       {"verify_seconds", report.verify_seconds},
       {"quantise_seconds", report.quantise_seconds},
       {"control_seconds", report.control_seconds},
+      {"pause_seconds", report.pause_seconds},
+      {"bytes_copied", report.bytes_copied},
+      {"unrecorded", report.unrecorded},
       {"bytes_per_second", TransferRate(report)},
       {"bound_bytes_per_second", report.bound_bytes_per_second},
       {"bound", report.bound_name},
@@ -70,11 +75,30 @@ nlohmann::json ToJson(const session::RefitReport& report,
   json["peers"] = nlohmann::json::array();
   for (const session::PeerReport& peer : report.peers) {
     json["peers"].push_back({{"rank", peer.rank},
+                             {"name", peer.name},
                              {"transport", peer.transport},
                              {"mapped", peer.mapped},
                              {"bytes", peer.bytes}});
   }
+  json["replaced"] = nlohmann::json::array();
+  for (const session::ReplacedSource& lost : report.replaced) {
+    json["replaced"].push_back(
+        {{"source", lost.source}, {"why", lost.why}, {"by", lost.by}});
+  }
+  json["serving"] = report.serving;
+  json["not_served"] = report.not_served;
+  json["serve_seconds"] = report.serve_seconds;
   return json;
+}
+
+nlohmann::json ToJson(const session::RollbackReport& report, int64_t rank) {
+  return {{"event", "rolled back"},
+          {"rank", rank},
+          {"version", catalog::ToString(report.version)},
+          {"seconds", report.seconds},
+          {"pause_seconds", report.pause_seconds},
+          {"bytes_copied", report.bytes_copied},
+          {"unrecorded", report.unrecorded}};
 }
 
 std::string FormatReport(const session::RefitReport& report,
@@ -95,6 +119,9 @@ std::string FormatReport(const session::RefitReport& report,
   text += fmt::format("  moved     {} in {}: {}", HumanBytes(report.bytes),
                       HumanSeconds(report.transfer_seconds),
                       HumanRate(TransferRate(report)));
+  if (report.bytes_resumed > 0) {
+    text += fmt::format(", {} lay in place", HumanBytes(report.bytes_resumed));
+  }
   if (report.bound_bytes_per_second > 0) {
     text += fmt::format("; bound {} ({}), ratio {:.2f}",
                         HumanRate(report.bound_bytes_per_second),
@@ -109,10 +136,28 @@ std::string FormatReport(const session::RefitReport& report,
   text +=
       fmt::format("  total     {} (control {})\n", HumanSeconds(report.seconds),
                   HumanSeconds(report.control_seconds));
+  if (report.pause_seconds > 0) {
+    text += fmt::format("  paused    {}, {} copied\n",
+                        HumanSeconds(report.pause_seconds),
+                        HumanBytes(report.bytes_copied));
+  }
+  if (!report.unrecorded.empty()) {
+    text += fmt::format("  not told  {}\n", report.unrecorded);
+  }
   for (const session::PeerReport& peer : report.peers) {
-    text += fmt::format("  peer      rank {}: {} by {}{}\n", peer.rank,
+    text += fmt::format("  peer      {}: {} by {}{}\n", peer.name,
                         HumanBytes(peer.bytes), peer.transport,
                         peer.mapped ? " (mapped)" : " (posted)");
+  }
+  for (const session::ReplacedSource& lost : report.replaced) {
+    text += fmt::format("  replaced  {} by {}: {}\n", lost.source,
+                        absl::StrJoin(lost.by, ", "), lost.why);
+  }
+  if (report.serving) {
+    text += fmt::format("  serving   it to others, since {} after the commit\n",
+                        HumanSeconds(report.serve_seconds));
+  } else if (!report.not_served.empty()) {
+    text += fmt::format("  serving   nobody: {}\n", report.not_served);
   }
   return text;
 }

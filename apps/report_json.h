@@ -13,6 +13,7 @@ namespace weft::apps {
 nlohmann::json ToJson(const session::PublishReport& report, int64_t rank);
 nlohmann::json ToJson(const session::RefitReport& report,
                       const plan::Plan& plan, int64_t rank);
+nlohmann::json ToJson(const session::RollbackReport& report, int64_t rank);
 // Several lines: version, plan, bytes, time, bound and ratio, digests, peers.
 std::string FormatReport(const session::RefitReport& report,
                          const plan::Plan& plan);

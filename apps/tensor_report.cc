@@ -15,13 +15,13 @@ namespace weft::apps {
 namespace {
 
 // File and line of the rule; "" for a stage, which no rule makes.
-std::string OriginOf(const std::vector<std::vector<std::string>>& origins,
+std::string OriginOf(const std::vector<std::vector<std::string_view>>& origins,
                      int64_t rank, int32_t stored) {
-  const std::vector<std::string>& of_rank = origins[rank];
+  const std::vector<std::string_view>& of_rank = origins[rank];
   const auto s = static_cast<size_t>(stored);
   if (s >= of_rank.size()) return "";
   // "file:line: key", of which the key says nothing here.
-  return of_rank[s].substr(0, of_rank[s].rfind(": "));
+  return std::string(of_rank[s].substr(0, of_rank[s].rfind(": ")));
 }
 
 std::string RuleOf(const PlanJob& job, const plan::TensorPart& part) {

@@ -2,7 +2,7 @@
 //              moving and checking bytes: 4 source ranks, 2 receivers at once
 //            catalog/warm-control-publisher  the same of the slowest publisher
 //            catalog/list-versions           one small call
-// Goal: 1 ms. More of it in bench_catalog_redis.cc.
+// Goal: 1 ms. More of it in bench_catalog_scale.cc and bench_catalog_redis.cc.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -11,6 +11,7 @@
 
 #include "bench_case.h"
 #include "bench_catalog_redis.h"
+#include "bench_catalog_scale.h"
 #include "bench_fleet.h"
 #include "endpoints.h"
 #include "weft/base/status.h"
@@ -78,6 +79,7 @@ absl::Status BenchCatalog(const BenchOptions& options) {
                      .count();
                }));
   Print(list, options);
+  WEFT_RETURN_IF_ERROR(BenchCatalogAtScale(options));
   return BenchCatalogOnRedis(options);
 }
 

@@ -30,9 +30,21 @@ absl::StatusOr<std::unique_ptr<RawReader>> RawReader::Open(
     const BenchFleet& fleet, const std::string& transport) {
   WEFT_ASSIGN_OR_RETURN(const auto store,
                         apps::ConnectCatalog(fleet.address()));
+  // Addresses and keys are for a receiver with a lease; what is opened stays so
+  // when the receiver has gone.
+  catalog::WorkerInfo info;
+  info.model = ModelNameOf(fleet.name());
+  info.role = catalog::Role::kReceiver;
+  WEFT_ASSIGN_OR_RETURN(const catalog::Registration reader_worker,
+                        store->Register(info, "", Patience()));
+  WEFT_ASSIGN_OR_RETURN(const auto attachment,
+                        store->Attach(reader_worker.worker_id, Patience()));
+  WEFT_ASSIGN_OR_RETURN(
+      const catalog::Lease lease,
+      store->AcquireNewestLease(reader_worker.worker_id, nullptr, Patience()));
   WEFT_ASSIGN_OR_RETURN(
       const catalog::SourceSet set,
-      store->GetSources(ModelNameOf(fleet.name()), Patience()));
+      store->GetSources(info.model, lease.lease_id, Patience()));
   WEFT_ASSIGN_OR_RETURN(const manifest::Binding binding,
                         manifest::DecodeBinding(set.sources.at(0).binding));
   const auto largest = std::max_element(

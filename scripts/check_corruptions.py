@@ -19,7 +19,7 @@ def main():
     faults = []
     count = 0
     for line in (ROOT / "docs/corruptions.md").read_text().splitlines():
-        if not re.match(r"\| S\d", line):
+        if not re.match(r"\| [SM]\d", line):
             continue
         row = line.split("|")[1].strip()
         files = []

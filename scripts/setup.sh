@@ -10,7 +10,8 @@ mkdir -p "$DEPS"
 REQUIRED="g++ cmake ninja-build ccache pkg-config git make
   libabsl-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
   protobuf-compiler-grpc libssl-dev libzstd-dev libucx-dev libhwy-dev nlohmann-json3-dev
-  libcli11-dev libhiredis-dev libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
+  libcli11-dev libhiredis-dev libcpp-httplib-dev prometheus-cpp-dev
+  libspdlog-dev libfmt-dev libyaml-cpp-dev libgtest-dev
   libgmock-dev librapidcheck-dev python3 python3-venv python3-dev"
 # Only for `make bench`, `make lint` and CI.
 OPTIONAL="ucx-utils clang-format clang-tidy clang libclang-rt-14-dev spin
@@ -104,6 +105,20 @@ install_ml() {
   touch "$stamp"
 }
 
+install_modelexpress() {
+  local stamp
+  stamp="$DEPS/modelexpress.$(sha256sum <scripts/requirements-modelexpress.txt | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  rm -rf "$DEPS"/modelexpress "$DEPS"/modelexpress.*
+  "$DEPS/venv-ml/bin/python" -m pip --disable-pip-version-check -q install \
+    --no-deps --target "$DEPS/modelexpress" -r scripts/requirements-modelexpress.txt \
+    >"$DEPS/pip-modelexpress.log" 2>&1 || {
+    say "pip could not install scripts/requirements-modelexpress.txt (see $DEPS/pip-modelexpress.log): no tests with ModelExpress's clients"
+    return 1
+  }
+  touch "$stamp"
+}
+
 # shellcheck disable=SC2086
 install_apt $REQUIRED || { say "cannot build without these packages"; exit 1; }
 for wanted in "$@"; do
@@ -119,4 +134,4 @@ for wanted in "$@"; do
 done
 install_pip
 install_cuda
-if [ "${want_ml:-0}" = 1 ]; then install_ml; fi
+if [ "${want_ml:-0}" = 1 ]; then install_ml && install_modelexpress; fi

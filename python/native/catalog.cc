@@ -55,8 +55,7 @@ nb::dict ToDict(const catalog::WorkerRecord& record) {
   dict["worker_id"] = record.worker_id;
   dict["generation"] = record.generation;
   dict["model"] = record.info.model;
-  dict["role"] =
-      record.info.role == catalog::Role::kPublisher ? "publisher" : "receiver";
+  dict["role"] = std::string(catalog::ToString(record.info.role));
   dict["layout"] = record.info.layout_spec;
   dict["rank"] = record.info.rank;
   dict["num_ranks"] = record.info.num_ranks;

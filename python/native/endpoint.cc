@@ -15,6 +15,11 @@
 #include "weft/transport/ucx/ucx_transport.h"
 
 namespace weft::python {
+namespace {
+
+constexpr std::chrono::seconds kReconnectWithin(10);
+
+}  // namespace
 
 base::Deadline AfterSeconds(double seconds) {
   return base::Deadline::After(
@@ -26,6 +31,9 @@ absl::StatusOr<std::shared_ptr<catalog::CatalogStore>> ConnectCatalog(
   catalog::GrpcClientOptions options;
   options.connect_timeout =
       std::min(options.connect_timeout, deadline.Remaining());
+  // As for the program: a catalog that is started again takes less.
+  options.reconnect_within = kReconnectWithin;
+  options.access = catalog::WithEnvironment();
   WEFT_ASSIGN_OR_RETURN(std::unique_ptr<catalog::CatalogStore> client,
                         catalog::MakeGrpcClient(address, options));
   return std::shared_ptr<catalog::CatalogStore>(std::move(client));

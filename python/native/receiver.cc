@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,28 +38,38 @@ Phase PhaseOf(const absl::Status& status) {
              : Phase::kAny;
 }
 
-// Calls back into Python between the digests and the commit.
-absl::Status CallHook(const nb::object& hook,
-                      const catalog::VersionId& version) {
+// Calls back into Python.
+template <typename... Args>
+absl::Status CallHook(const nb::object& hook, const Args&... args) {
   const nb::gil_scoped_acquire acquire;
   try {
-    hook(catalog::ToString(version));
+    hook(args...);
     return absl::OkStatus();
   } catch (nb::python_error& error) {
     return absl::InternalError(error.what());
   }
 }
 
+// For the fields of session::ShadowOptions; null for None.
+std::function<absl::Status()> HookOrNull(const nb::object& hook) {
+  if (hook.is_none()) return nullptr;
+  return [&hook] { return CallHook(hook); };
+}
+
 nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
   nb::dict dict;
   dict["version"] = catalog::ToString(report.version);
   dict["bytes"] = report.bytes;
+  dict["bytes_resumed"] = report.bytes_resumed;
   dict["wire_bytes"] = report.wire_bytes;
   dict["seconds"] = report.seconds;
   dict["transfer_seconds"] = report.transfer_seconds;
   dict["verify_seconds"] = report.verify_seconds;
   dict["quantise_seconds"] = report.quantise_seconds;
   dict["control_seconds"] = report.control_seconds;
+  dict["pause_seconds"] = report.pause_seconds;
+  dict["bytes_copied"] = report.bytes_copied;
+  dict["unrecorded"] = report.unrecorded;
   dict["bound_bytes_per_second"] = report.bound_bytes_per_second;
   dict["bound"] = report.bound_name;
   dict["tiles_checked"] = report.tiles_checked;
@@ -73,12 +84,24 @@ nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
   for (const session::PeerReport& peer : report.peers) {
     nb::dict each;
     each["rank"] = peer.rank;
+    each["name"] = peer.name;
     each["transport"] = peer.transport;
     each["mapped"] = peer.mapped;
     each["bytes"] = peer.bytes;
     peers.append(each);
   }
   dict["peers"] = peers;
+  nb::list replaced;
+  for (const session::ReplacedSource& lost : report.replaced) {
+    nb::dict each;
+    each["source"] = lost.source;
+    each["why"] = lost.why;
+    nb::list by;
+    for (const std::string& name : lost.by) by.append(name);
+    each["by"] = by;
+    replaced.append(each);
+  }
+  dict["replaced"] = replaced;
   nb::list conversions;
   for (const plan::ConversionUse& use : plan.conversions) {
     nb::dict each;
@@ -98,8 +121,13 @@ class PyReceiver {
              const std::string& transports, int64_t staging_bytes, int threads,
              bool verify, bool measure_bound,
              std::vector<std::string> known_tensors, nb::object hook,
-             double timeout, std::optional<uint64_t> stream)
-      : hook_(std::move(hook)) {
+             double timeout, std::optional<uint64_t> stream, bool shadow,
+             std::optional<int64_t> shadow_bytes, nb::object pause,
+             nb::object resume, const std::string& state_file,
+             bool resume_interrupted)
+      : hook_(std::move(hook)),
+        pause_(std::move(pause)),
+        resume_(std::move(resume)) {
     session::ReceiverOptions options;
     options.model = model;
     options.placement = FromPython(placement);
@@ -114,9 +142,15 @@ class PyReceiver {
     options.while_waiting = &CheckSignals;
     if (!hook_.is_none()) {
       options.derive_hook = [this](const catalog::VersionId& version) {
-        return CallHook(hook_, version);
+        return CallHook(hook_, catalog::ToString(version));
       };
     }
+    if (shadow) options.mode = session::ReceiveMode::kShadow;
+    if (shadow_bytes) options.shadow.budget_bytes = *shadow_bytes;
+    options.shadow.pause = HookOrNull(pause_);
+    options.shadow.resume = HookOrNull(resume_);
+    options.state_file = state_file;
+    options.resume = resume_interrupted;
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
       WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
@@ -152,6 +186,20 @@ class PyReceiver {
     return ToDict(*report, *receiver.plan());
   }
 
+  nb::dict Rollback(double timeout) {
+    session::Receiver& receiver = Open();
+    const absl::StatusOr<session::RollbackReport> report =
+        WithoutGil([&] { return receiver.Rollback(AfterSeconds(timeout)); });
+    RaiseIfError(report.status());
+    nb::dict dict;
+    dict["version"] = catalog::ToString(report->version);
+    dict["seconds"] = report->seconds;
+    dict["pause_seconds"] = report->pause_seconds;
+    dict["bytes_copied"] = report->bytes_copied;
+    dict["unrecorded"] = report->unrecorded;
+    return dict;
+  }
+
   bool fenced() { return Open().fenced(); }
   std::string fenced_reason() { return Open().fenced_reason(); }
   std::string committed() {
@@ -163,7 +211,10 @@ class PyReceiver {
   void Close() {
     if (receiver_ == nullptr) return;
     WithoutGil([&] { receiver_.reset(); });
-    hook_.reset();  // it may hold what holds this
+    // They may hold what holds this.
+    hook_.reset();
+    pause_.reset();
+    resume_.reset();
   }
 
  private:
@@ -175,6 +226,8 @@ class PyReceiver {
   }
 
   nb::object hook_;
+  nb::object pause_;
+  nb::object resume_;
   std::unique_ptr<session::Receiver> receiver_;
 };
 
@@ -185,14 +238,20 @@ void AddReceiver(nb::module_& module) {
       .def(nb::init<const std::string&, const std::string&, nb::handle,
                     const Addresses&, const std::string&, int64_t, int, bool,
                     bool, std::vector<std::string>, nb::object, double,
-                    std::optional<uint64_t>>(),
+                    std::optional<uint64_t>, bool, std::optional<int64_t>,
+                    nb::object, nb::object, const std::string&, bool>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
            nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
            nb::arg("known_tensors"), nb::arg("hook").none(), nb::arg("timeout"),
-           nb::arg("stream") = nb::none())
+           nb::arg("stream") = nb::none(), nb::arg("shadow") = false,
+           nb::arg("shadow_bytes") = nb::none(),
+           nb::arg("pause").none() = nb::none(),
+           nb::arg("resume").none() = nb::none(), nb::arg("state_file") = "",
+           nb::arg("resume_interrupted") = false)
       .def("prepare", &PyReceiver::Prepare)
       .def("refit", &PyReceiver::Refit)
+      .def("rollback", &PyReceiver::Rollback)
       .def_prop_ro("fenced", &PyReceiver::fenced)
       .def_prop_ro("fenced_reason", &PyReceiver::fenced_reason)
       .def_prop_ro("committed", &PyReceiver::committed)

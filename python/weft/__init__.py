@@ -42,7 +42,7 @@ from weft.layout import (Fragment, LogicalTensor, Placement,  # noqa: E402
                          ScaledTensor, StoredTensor)
 from weft.plan import Plan, explain, plan, recipe_placement  # noqa: E402
 from weft.publisher import Publisher, PublishReport  # noqa: E402
-from weft.receiver import Receiver, RefitReport  # noqa: E402
+from weft.receiver import Receiver, RefitReport, RollbackReport  # noqa: E402
 from weft.tensors import Tensors, tensors  # noqa: E402
 
 __version__ = "0.1.0"
@@ -52,7 +52,8 @@ __all__ = [
     "DeadlineExceeded", "DigestMismatch", "Fragment", "LogicalTensor",
     "NotKnown", "NotSupported", "OutOfMemory", "PeerLost", "Placement", "Plan",
     "PublishReport", "Publisher", "Receiver", "RefitReport", "Refused",
-    "ScaledTensor", "StoredTensor", "Tensors", "VersionChanged", "WeftError", "explain", "plan",
+    "RollbackReport", "ScaledTensor", "StoredTensor", "Tensors",
+    "VersionChanged", "WeftError", "explain", "plan",
     "recipe_placement", "tensors", "ucx",
 ]
 

@@ -35,6 +35,12 @@ class RefitReport:
     staging_peak_bytes: int
     peers: list[dict] = field(default_factory=list)
     conversions: list[dict] = field(default_factory=list)
+    bytes_resumed: int = 0
+    pause_seconds: float = 0
+    bytes_copied: int = 0
+    unrecorded: str = ""
+    # Sources that were lost on the way, and who took over what they held.
+    replaced: list[dict] = field(default_factory=list)
 
     @property
     def bytes_per_second(self) -> float:
@@ -63,6 +69,17 @@ class RefitReport:
                 f"{self.tiles_checked} tiles verified")
 
 
+@dataclass(frozen=True)
+class RollbackReport:
+    """What is live now, and how long the engine stood still for it."""
+
+    version: str
+    seconds: float
+    pause_seconds: float
+    bytes_copied: int
+    unrecorded: str
+
+
 class Receiver:
     """One engine rank: brings live memory to a version, as a transaction.
 
@@ -77,6 +94,13 @@ class Receiver:
     four. stream: where tensors lie on a GPU, the stream in which the engine
     reads them: a refit begins after what it holds. The rest as for Publisher.
 
+    mode: "in-place", or "shadow": versions arrive in a second set of buffers (at
+    most shadow_bytes) while the first one serves; then pause() is called, the
+    contents change places, hook runs, resume() is called, and rollback() goes
+    back. state_file: keeps on disk whether the memory may be torn, one file a
+    rank. resume_interrupted: a refit to the version that the last one was about
+    moves only what does not lie in place. docs/receiver.md says all of it.
+
     From the first byte of a refit until its commit the receiver is `fenced`:
     its memory may be torn and must not serve. A refit that fails leaves it
     fenced; the next one that commits heals it.
@@ -87,7 +111,13 @@ class Receiver:
                  threads: int = 0, verify: bool = True,
                  measure_bound: bool = False,
                  hook: Callable[[str], Any] | None = None, timeout: float = 30,
-                 stream: int | None = None):
+                 stream: int | None = None, mode: str = "in-place",
+                 shadow_bytes: int | None = None,
+                 pause: Callable[[], Any] | None = None,
+                 resume: Callable[[], Any] | None = None,
+                 state_file: str = "", resume_interrupted: bool = False):
+        if mode not in ("in-place", "shadow"):
+            raise ValueError(f'mode is "in-place" or "shadow", not "{mode}"')
         self._target = target
         self._held = _memory.of_tensors(target.placement, target.tensors(),
                                         to_write=True)
@@ -96,7 +126,8 @@ class Receiver:
             _memory.addresses(self._held), transports,
             staging_bytes, threads or _memory.default_threads(), verify,
             measure_bound, list(getattr(target, "known_tensors", ())), hook,
-            timeout, stream)
+            timeout, stream, mode == "shadow", shadow_bytes, pause, resume,
+            str(state_file), resume_interrupted)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError
@@ -117,6 +148,12 @@ class Receiver:
                           newer: bool = False) -> RefitReport:
         """refit() without blocking the event loop."""
         return await asyncio.to_thread(self.refit, version, timeout, newer=newer)
+
+    def rollback(self, timeout: float = 30) -> RollbackReport:
+        """Back to the version that was live before the last switch (mode
+        "shadow"); called again, forward again. Raises Refused when none is
+        held."""
+        return RollbackReport(**self._native.rollback(timeout))
 
     @property
     def fenced(self) -> bool:

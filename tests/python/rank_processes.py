@@ -1,6 +1,7 @@
 """Ranks as real processes, joined by gloo."""
 
 import multiprocessing
+import multiprocessing.connection
 import pickle
 import time
 import traceback
@@ -24,8 +25,13 @@ def run_ranks(function, num_ranks, folder, *args, deadline_seconds=120):
     for process in processes:
         process.start()
     deadline = time.monotonic() + deadline_seconds
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
+    running = {process.sentinel: process for process in processes}
+    while running and time.monotonic() < deadline:
+        for ended in multiprocessing.connection.wait(
+                running, max(0.0, deadline - time.monotonic())):
+            # The others may wait for one that failed for ever.
+            if running.pop(ended).exitcode != 0:
+                deadline = min(deadline, time.monotonic() + 2)
     for process in processes:
         if process.is_alive():
             process.kill()

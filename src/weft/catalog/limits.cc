@@ -68,13 +68,33 @@ absl::Status CheckPlacement(const std::string& digest_hex,
                    digest_hex, " but its digest is ", actual));
 }
 
+absl::Status CheckLabels(const Labels& labels) {
+  base::FaultList faults;
+  if (static_cast<int64_t>(labels.size()) > kMaxLabels) {
+    faults.Add(absl::StrCat(labels.size(), " labels, at most ", kMaxLabels,
+                            " are allowed"));
+  }
+  for (const auto& [name, value] : labels) {
+    AddIfFault(CheckName("label", name), faults);
+    AddIfFault(
+        CheckText(absl::StrCat("label \"", CleanReason(name), "\""), value),
+        faults);
+    AddIfFault(CheckByteCount(absl::StrCat("label \"", CleanReason(name), "\""),
+                              value, kMaxLabelBytes),
+               faults);
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
 absl::Status CheckWorkerInfo(const WorkerInfo& info) {
   base::FaultList faults;
-  const bool publishes = info.role == Role::kPublisher;
+  const bool publishes =
+      info.role == Role::kPublisher || info.role == Role::kCopy;
   AddIfFault(CheckName("model", info.model), faults);
   if (!publishes && info.role != Role::kReceiver) {
     faults.Add(absl::StrCat("role ", static_cast<int>(info.role),
-                            " is neither publisher (1) nor receiver (2)"));
+                            " is neither publisher (1) nor receiver (2) nor "
+                            "copy (3)"));
   }
   AddIfFault(CheckText("layout_spec", info.layout_spec), faults);
   AddIfFault(CheckText("host_id", info.host_id), faults);
@@ -95,6 +115,16 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info) {
   if (!info.model_card_digest_hex.empty()) {
     AddIfFault(CheckDigestHex(info.model_card_digest_hex), faults);
   }
+  if (!info.shard_key.empty()) {
+    if (absl::Status status = CheckDigestHex(info.shard_key); !status.ok()) {
+      faults.Add(absl::StrCat("shard key: ", std::string(status.message())));
+    }
+  }
+  AddIfFault(CheckLabels(info.labels), faults);
+  if (!publishes && !info.labels.empty()) {
+    faults.Add("labels are for publishers, a receiver has none");
+  }
+  if (!info.owner.empty()) AddIfFault(CheckName("owner", info.owner), faults);
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 

@@ -19,6 +19,13 @@ inline constexpr int64_t kMaxRanks = int64_t{1} << 20;
 inline constexpr int64_t kMaxMessageBytes = int64_t{256} << 20;
 inline constexpr int64_t kMaxPlacementBytes = kMaxMessageBytes - (1 << 16);
 inline constexpr int64_t kMaxBindingBytes = int64_t{64} << 20;
+inline constexpr int64_t kMaxLabels = 16;
+inline constexpr int64_t kMaxLabelBytes = 256;
+// Of one catalog, dead workers that are still listed included.
+inline constexpr int64_t kMaxWorkers = 100'000;
+inline constexpr int64_t kMaxModels = 4096;
+// That one worker may hold at a time.
+inline constexpr int64_t kMaxLeasesOfWorker = 64;
 
 // Printable ASCII of at most kMaxTextBytes; kInvalidArgument with what is
 // wrong.
@@ -35,7 +42,9 @@ absl::Status CheckDigestHex(std::string_view digest_hex);
 absl::Status CheckPlacement(const std::string& digest_hex,
                             const std::string& bytes);
 
-// Names, texts, rank in [0, num_ranks), digest: all faults at once.
+absl::Status CheckLabels(const Labels& labels);
+
+// Names, texts, labels, rank in [0, num_ranks), digest: all faults at once.
 absl::Status CheckWorkerInfo(const WorkerInfo& info);
 
 // `reason` made fit to be stored and sent: cut to kMaxTextBytes, every byte

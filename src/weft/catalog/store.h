@@ -15,8 +15,10 @@
 #ifndef WEFT_CATALOG_STORE_H_
 #define WEFT_CATALOG_STORE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -27,6 +29,9 @@
 #include "weft/base/deadline.h"
 
 namespace weft::catalog {
+
+struct EventPage;   // event.h
+struct EventQuery;  // event.h
 
 // run id : epoch : step. Within a run a larger epoch is a restart that takes
 // over; within an epoch steps grow.
@@ -54,7 +59,21 @@ enum class VersionState : uint8_t {
 };
 std::string_view ToString(VersionState state);
 
-enum class Role : uint8_t { kPublisher = 1, kReceiver = 2 };
+// What a publisher says of its weights beyond their layout: "precision" ->
+// "fp8". Names as CheckName has them, values of at most 256 bytes, 16 of them.
+using Labels = std::map<std::string, std::string>;
+// Whether all of `required` are among `labels`.
+bool HasLabels(const Labels& labels, const Labels& required);
+std::string ToString(const Labels& labels);  // "precision=fp8,revision=a1b2"
+
+enum class Role : uint8_t {
+  kPublisher = 1,
+  kReceiver = 2,
+  // Serves what a receiver has committed, byte for byte: a further source of a
+  // version for receivers that come later.
+  kCopy = 3,
+};
+std::string_view ToString(Role role);
 
 struct WorkerInfo {
   std::string model;
@@ -62,7 +81,7 @@ struct WorkerInfo {
   std::string layout_spec;
   int64_t rank = 0;
   int64_t num_ranks = 1;
-  // Publishers only: which run and epoch they belong to.
+  // Publishers and copies: which run and epoch they belong to.
   std::string run_id;
   uint64_t epoch = 0;
   std::string host_id;
@@ -71,6 +90,15 @@ struct WorkerInfo {
   // Opaque bytes, put like a placement, that describe the model to receivers
   // that know nothing of it; empty for none.
   std::string model_card_digest_hex;
+  // Publishers: names what this rank holds, as a digest; ranks with the same
+  // one are replicas, each of which can stand in for the others. Opaque to the
+  // catalog; empty: nobody else holds it.
+  std::string shard_key{};
+  // Publishers only: equal for all of an epoch.
+  Labels labels{};
+  // The name of the token that it was registered with, set by the server that
+  // checked it; empty: none. What a client says here is not listened to.
+  std::string owner{};
 };
 
 struct WorkerRecord {
@@ -80,6 +108,7 @@ struct WorkerRecord {
   bool alive = false;
   std::string fenced_reason;  // receivers: why they must not serve, or empty
   VersionId committed;        // receivers: last commit; run_id empty = none
+  std::string death_reason;   // dead ones: "publisher rank 2 died"
 };
 
 struct Registration {
@@ -108,30 +137,58 @@ struct VersionRecord {
   int64_t ranks_published = 0;
   int64_t ranks_expected = 0;
   int64_t leases = 0;
-  // Changes when the set of live sources or their generations change: a
-  // receiver that holds a plan for the same value need not ask for manifests.
+  // SourceSetOf the live sources that hold it (STAGING: of the epoch's
+  // publishers). A receiver that holds a plan for the same value need not ask
+  // for manifests.
   uint64_t source_set = 0;
+  Labels labels{};  // of its publishers
 };
 
-// One source rank of a version, with what a receiver needs to reach it.
+// One source of a version, with what a receiver needs to reach it.
 struct SourceRecord {
-  int64_t rank = 0;
+  int64_t rank = 0;  // in its mesh: a copy's is that of the receivers
   uint64_t generation = 0;
   std::string host_id;
   std::string placement_digest_hex;
-  std::string binding;  // manifest::EncodeBinding
+  // manifest::EncodeBinding: addresses and keys. Only for a lease; else empty.
+  std::string binding;
+  Role role = Role::kPublisher;
+  std::string worker_id;
+  // The version that its memory is known to hold; run_id empty: none.
+  VersionId holds;
 };
 
 struct SourceSet {
   uint64_t source_set = 0;
   int64_t num_ranks = 0;
   std::string model_card_digest_hex;  // of the lowest rank that gave one
-  std::vector<SourceRecord> sources;  // by ascending rank
+  // Publishers by ascending rank, then the copies that hold something by
+  // ascending generation.
+  std::vector<SourceRecord> sources;
 };
 
+// Names a set of sources by their generations, whatever their order: a sum of
+// a term for each, so that it is kept up to date without looking at the others.
+// Two sets share a number with probability 2^-64.
+uint64_t SourceSetTerm(uint64_t generation);
+uint64_t SourceSetOf(const std::vector<SourceRecord>& sources);
+
 struct Lease {
-  std::string lease_id;
+  std::string lease_id;   // WorkerOfLease(lease_id) holds it
   VersionRecord version;  // state at the time; source_set is what is leased
+};
+
+// The worker that a lease was given to: its id is a part of the lease's, so
+// that a server can see whose a lease is. Empty for what is no lease id.
+std::string WorkerOfLease(std::string_view lease_id);
+
+// A lease that is held, for a person.
+struct LeaseRecord {
+  std::string lease_id;
+  std::string model;
+  VersionId version;
+  std::string worker_id;
+  std::chrono::nanoseconds expires_in{0};
 };
 
 // Events of one model: first the versions that exist, then every change of a
@@ -172,7 +229,9 @@ class CatalogStore {
   // fenced and their versions GONE. layout_spec and num_ranks must agree with
   // the live publishers of that epoch (kInvalidArgument). A publisher's
   // placement must have been put (kNotFound). A publisher that has registered
-  // and may still attach counts as live here.
+  // and may still attach counts as live here. A copy belongs to the epoch that
+  // runs (kFailedPrecondition), and ends with it; its rank, mesh and layout are
+  // those of its receiver.
   virtual absl::StatusOr<Registration> Register(const WorkerInfo& info,
                                                 const std::string& binding,
                                                 base::Deadline deadline) = 0;
@@ -194,7 +253,14 @@ class CatalogStore {
   // (kFailedPrecondition); any older version that this rank still has is
   // withdrawn. A rank that comes late, when another one has withdrawn the
   // version already, gets OK and a record that is GONE. The worker must be an
-  // attached publisher (kFailedPrecondition, kInvalidArgument).
+  // attached publisher or copy (kFailedPrecondition, kInvalidArgument).
+  //
+  // When a publisher dies, a version that was READY stays READY as long as each
+  // of its ranks that died has a live replica (WorkerInfo::shard_key) that
+  // holds it; all else that the dead rank held is withdrawn.
+  //
+  // A copy joins the holders of a version that is READY (kFailedPrecondition).
+  // No version waits for it, or lives on by it.
   virtual absl::StatusOr<VersionRecord> PublishShard(
       const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
   // The same for a publisher that lost the answer of PublishShard: OK if `step`
@@ -207,17 +273,26 @@ class CatalogStore {
   // `revoke_after`; remaining leases are then revoked and the version GONE.
   // Returns the number of leases that this call revoked. OK with 0 if nothing
   // is published. kFailedPrecondition if the worker dies or is fenced
-  // meanwhile.
+  // meanwhile. A copy just leaves the holders of its version, with 0: who reads
+  // it sees its epoch word, and has other sources.
   virtual absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
                                               base::Deadline revoke_after) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) = 0;
 
-  // Live sources of the newest run and epoch of `model`, whatever its
-  // versions' states. kNotFound if the model has no publisher.
+  // Live publishers of the newest run and epoch of `model`, whatever its
+  // versions' states, and copies that hold one. kNotFound if the model has no
+  // publisher. With the id of a lease on a version of the model, their bindings
+  // too: kNotFound or kFailedPrecondition if it is not known or no longer in
+  // force.
   virtual absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                               const std::string& lease_id,
                                                base::Deadline deadline) = 0;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       base::Deadline deadline) {
+    return GetSources(model, "", deadline);
+  }
 
   // The version must be READY, the worker an attached receiver.
   virtual absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
@@ -237,23 +312,43 @@ class CatalogStore {
                                     const std::string& fenced_reason,
                                     base::Deadline deadline) = 0;
 
+  // Without a lease: an attached receiver serves `committed` (one that it kept,
+  // or that it holds in full since its lease ended), or must not serve because
+  // of `fenced_reason` (`committed` is nullptr then: the last commit stays as
+  // it was told). kInvalidArgument when both or neither is given.
+  virtual absl::Status ReportServing(const std::string& worker_id,
+                                     const VersionId* committed,
+                                     const std::string& fenced_reason,
+                                     base::Deadline deadline) = 0;
+
   // Sorted by model, then version / rank. Empty model = all.
   virtual absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) = 0;
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) = 0;
+
+  // What a person or a checker may see of the catalog; a store need not have
+  // it (kUnimplemented). Leases that are held, sorted by model, version and
+  // worker; empty model = all.
+  virtual absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline);
+  // The events from a number on, as far as they are kept.
+  virtual absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                               base::Deadline deadline);
 };
 
 // Waits by a watch until the version is READY: `exact`, or the newest one if
 // `exact` is nullptr (newer than `newer_than` if that is given).
 // kDeadlineExceeded says what state things were in: "model \"m\" has no READY
 // version after 5 s; newest is run:0:3 STAGING with 2 of 4 ranks".
-// kFailedPrecondition when `exact` is GONE. `while_waiting`, if given, is
+// kFailedPrecondition when `exact` is GONE. Without `exact`, only versions that
+// have the labels `required` count. `while_waiting`, if given, is
 // called some times a second; an error of it ends the wait and is returned.
 absl::StatusOr<VersionRecord> WaitForReady(
     CatalogStore& store, const std::string& model, const VersionId* exact,
     const VersionId* newer_than, base::Deadline deadline,
-    const std::function<absl::Status()>& while_waiting = nullptr);
+    const std::function<absl::Status()>& while_waiting = nullptr,
+    const Labels& required = {});
 
 }  // namespace weft::catalog
 

@@ -85,6 +85,18 @@ std::string_view ToString(VersionState state) {
   return "unknown";
 }
 
+std::string_view ToString(Role role) {
+  switch (role) {
+    case Role::kPublisher:
+      return "publisher";
+    case Role::kReceiver:
+      return "receiver";
+    case Role::kCopy:
+      return "copy";
+  }
+  return "unknown";
+}
+
 bool IsNewer(const VersionId& version, const VersionId& than) {
   if (version.run_id != than.run_id) return true;
   return std::pair(version.epoch, version.step) >

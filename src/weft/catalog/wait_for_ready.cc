@@ -30,6 +30,9 @@ std::string Describe(const VersionRecord& record) {
                     record.ranks_expected, " ranks");
   }
   if (!record.reason.empty()) absl::StrAppend(&text, " (", record.reason, ")");
+  if (!record.labels.empty()) {
+    absl::StrAppend(&text, " with the labels ", ToString(record.labels));
+  }
   return text;
 }
 
@@ -38,11 +41,13 @@ struct Waiting {
   const std::string& model;
   const VersionId* exact;
   const VersionId* newer_than;
+  const Labels& required;
   base::Deadline::Clock::time_point since = base::Deadline::Clock::now();
   std::optional<VersionRecord> newest = std::nullopt;
 
   bool Matches(const VersionRecord& record) const {
     if (exact != nullptr) return record.version == *exact;
+    if (!HasLabels(record.labels, required)) return false;
     return newer_than == nullptr || IsNewer(record.version, *newer_than);
   }
 
@@ -65,14 +70,17 @@ struct Waiting {
                        newest ? absl::StrCat("it is ", Describe(*newest))
                               : std::string("the catalog does not know it")));
     }
-    return absl::DeadlineExceededError(
-        absl::StrCat("model \"", model, "\" has no READY version",
-                     newer_than == nullptr
-                         ? std::string()
-                         : absl::StrCat(" newer than ", ToString(*newer_than)),
-                     " after ", elapsed, "; ",
-                     newest ? absl::StrCat("newest is ", Describe(*newest))
-                            : std::string("nothing has been published")));
+    return absl::DeadlineExceededError(absl::StrCat(
+        "model \"", model, "\" has no READY version",
+        newer_than == nullptr
+            ? std::string()
+            : absl::StrCat(" newer than ", ToString(*newer_than)),
+        required.empty()
+            ? ""
+            : absl::StrCat(" with the labels ", ToString(required)),
+        " after ", elapsed, "; ",
+        newest ? absl::StrCat("newest is ", Describe(*newest))
+               : std::string("nothing has been published")));
   }
 };
 
@@ -94,8 +102,12 @@ absl::StatusOr<VersionRecord> NextOf(
 absl::StatusOr<VersionRecord> WaitForReady(
     CatalogStore& store, const std::string& model, const VersionId* exact,
     const VersionId* newer_than, base::Deadline deadline,
-    const std::function<absl::Status()>& while_waiting) {
-  Waiting waiting{.model = model, .exact = exact, .newer_than = newer_than};
+    const std::function<absl::Status()>& while_waiting,
+    const Labels& required) {
+  Waiting waiting{.model = model,
+                  .exact = exact,
+                  .newer_than = newer_than,
+                  .required = required};
   absl::StatusOr<std::unique_ptr<VersionWatch>> watch =
       store.WatchVersions(model, deadline);
   if (absl::IsDeadlineExceeded(watch.status())) {

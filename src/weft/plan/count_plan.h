@@ -1,4 +1,4 @@
-// Inside of room `plan`: the sums of a plan, and parts of plans.
+// The sums of a plan, and parts of plans.
 #ifndef WEFT_PLAN_COUNT_PLAN_H_
 #define WEFT_PLAN_COUNT_PLAN_H_
 
@@ -18,7 +18,8 @@ namespace weft::plan {
 absl::Status CountPlan(Plan& plan, int64_t staging_bytes);
 
 // The plan in `num_parts` plans: each move, with its witnesses, in the one that
-// `part_of` says; the zero fills in the first. Counted anew.
+// `part_of` says, asked in the plan's order; the zero fills in the first.
+// Counted anew.
 std::vector<Plan> SplitMoves(const Plan& plan, size_t num_parts,
                              absl::FunctionRef<size_t(const Move&)> part_of);
 

@@ -103,23 +103,22 @@ absl::StatusOr<std::shared_ptr<const Checkpoint>> CheckpointCache::Find(
   return last_;
 }
 
-absl::StatusOr<std::shared_ptr<const std::vector<bool>>>
-CheckpointCache::InMemory(
+absl::StatusOr<std::shared_ptr<const std::vector<int32_t>>>
+CheckpointCache::AsInFile(
     const std::shared_ptr<const Checkpoint>& checkpoint) const {
   const std::lock_guard lock(mutex_);
-  if (last_in_memory_of_ != checkpoint) {
-    WEFT_ASSIGN_OR_RETURN(std::vector<bool> found, FindInMemory(*checkpoint));
-    last_in_memory_ =
-        std::make_shared<const std::vector<bool>>(std::move(found));
-    last_in_memory_of_ = checkpoint;
+  if (last_as_in_file_of_ != checkpoint) {
+    WEFT_ASSIGN_OR_RETURN(std::vector<int32_t> found,
+                          FindAsInFile(*checkpoint));
+    last_as_in_file_ =
+        std::make_shared<const std::vector<int32_t>>(std::move(found));
+    last_as_in_file_of_ = checkpoint;
   }
-  return last_in_memory_;
+  return last_as_in_file_;
 }
 
-absl::StatusOr<std::vector<bool>> CheckpointCache::FindInMemory(
+absl::StatusOr<std::vector<int32_t>> CheckpointCache::FindAsInFile(
     const Checkpoint& checkpoint) const {
-  std::vector<bool> result(checkpoint.index.specs.size(), false);
-  if (tables_.memory.empty()) return result;
   // Which tensors are meant does not depend on the rank; one rank has all.
   WEFT_ASSIGN_OR_RETURN(const LayoutSpec spec, ParseLayoutSpec("fsdp"));
   WEFT_ASSIGN_OR_RETURN(const layout::Mesh mesh, MeshOf(spec));
@@ -127,17 +126,24 @@ absl::StatusOr<std::vector<bool>> CheckpointCache::FindInMemory(
   const std::vector<int64_t> values = FrameworkSymbolValues(spec, mesh, 0, {});
   environment.values.insert(environment.values.end(), values.begin(),
                             values.end());
-  WEFT_ASSIGN_OR_RETURN(const std::vector<StoredDescription> held,
-                        ExpandStored(tables_.memory, environment, nullptr));
-  for (const StoredDescription& description : held) {
-    for (const std::vector<StoredPart>& entry : description.entries) {
+  WEFT_ASSIGN_OR_RETURN(
+      const ExpandedTensors held,
+      ExpandStored(tables_.memory, environment, nullptr, "", nullptr));
+  std::vector<bool> taken(checkpoint.index.specs.size(), false);
+  for (const std::shared_ptr<ExpandedTensor>& tensor : held) {
+    for (const std::vector<StoredPart>& entry : tensor->description.entries) {
       for (const StoredPart& part : entry) {
         const auto found = checkpoint.index.by_name.find(part.of);
         if (found != checkpoint.index.by_name.end()) {
-          result[found->second] = true;
+          taken[found->second] = true;
         }
       }
     }
+  }
+  std::vector<int32_t> result;
+  for (std::size_t i = 0; i < taken.size(); ++i) {
+    if (taken[i] || !checkpoint.expected[i].memory) continue;
+    result.push_back(static_cast<int32_t>(i));
   }
   return result;
 }

@@ -3,6 +3,7 @@
 #ifndef WEFT_RECIPE_CHECKPOINT_TENSORS_H_
 #define WEFT_RECIPE_CHECKPOINT_TENSORS_H_
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -54,9 +55,10 @@ class CheckpointCache {
       const Environment& environment, tensor::DType dtype,
       const TensorNames& held) const;
 
-  // Which tensors transformers holds in another form (RecipeTables::memory), by
-  // index. Requires checkpoint.matched.ok(); found once for a checkpoint.
-  absl::StatusOr<std::shared_ptr<const std::vector<bool>>> InMemory(
+  // The tensors that transformers holds as the file does, neither in another
+  // form (RecipeTables::memory) nor not at all; indices, ascending. Requires
+  // checkpoint.matched.ok(); found once for a checkpoint.
+  absl::StatusOr<std::shared_ptr<const std::vector<int32_t>>> AsInFile(
       const std::shared_ptr<const Checkpoint>& checkpoint) const;
 
   absl::StatusOr<std::shared_ptr<const Checkpoint>> Find(
@@ -65,15 +67,15 @@ class CheckpointCache {
 
  private:
   absl::Status Match(const TensorNames& held, Checkpoint& checkpoint) const;
-  absl::StatusOr<std::vector<bool>> FindInMemory(
+  absl::StatusOr<std::vector<int32_t>> FindAsInFile(
       const Checkpoint& checkpoint) const;
 
   const RecipeTables& tables_;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Checkpoint> last_;  // guarded by mutex_
-  // Of last_in_memory_of_; guarded by mutex_.
-  mutable std::shared_ptr<const std::vector<bool>> last_in_memory_;
-  mutable std::shared_ptr<const Checkpoint> last_in_memory_of_;
+  // Of last_as_in_file_of_; guarded by mutex_.
+  mutable std::shared_ptr<const std::vector<int32_t>> last_as_in_file_;
+  mutable std::shared_ptr<const Checkpoint> last_as_in_file_of_;
 };
 
 }  // namespace weft::recipe

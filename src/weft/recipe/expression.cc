@@ -174,6 +174,14 @@ class Evaluator {
   const Environment& environment_;
 };
 
+// Text is parsed to code of its own, so all of it counts.
+void AddSlotsOf(const ExpressionCode& code, std::set<int>& slots) {
+  for (const ExpressionNode& node : code.nodes) {
+    if (node.op == Operator::kSymbol)
+      slots.insert(static_cast<int>(node.value));
+  }
+}
+
 }  // namespace
 
 int64_t WordCode(std::string_view word) {
@@ -244,6 +252,10 @@ absl::StatusOr<int64_t> Expression::Evaluate(
   return Evaluator(*code_, environment).Value(root_);
 }
 
+void Expression::AddSlots(std::set<int>& slots) const {
+  AddSlotsOf(*code_, slots);
+}
+
 absl::StatusOr<RangeExpression> RangeExpression::Parse(std::string_view text,
                                                        const Scope& scope,
                                                        std::string_view where) {
@@ -283,6 +295,10 @@ absl::StatusOr<tensor::Range> RangeExpression::Evaluate(
     WEFT_ASSIGN_OR_RETURN(values[i], evaluator.Value(roots_[i]));
   }
   return Compute(values[0], values[1], values[2]);
+}
+
+void RangeExpression::AddSlots(std::set<int>& slots) const {
+  AddSlotsOf(*code_, slots);
 }
 
 absl::StatusOr<tensor::Range> RangeExpression::Compute(int64_t a, int64_t b,
@@ -371,6 +387,14 @@ absl::StatusOr<std::vector<int64_t>> ListExpression::Evaluate(
   return PlacedExperts(*environment.experts, args[0], args[1], args[2]);
 }
 
+void ListExpression::AddSlots(std::set<int>& slots) const {
+  if (range_) {
+    range_->AddSlots(slots);
+  } else {
+    AddSlotsOf(*code_, slots);
+  }
+}
+
 absl::StatusOr<Template> Template::Parse(std::string_view text,
                                          const Scope& scope,
                                          std::string_view where) {
@@ -418,6 +442,12 @@ absl::StatusOr<std::string> Template::Evaluate(
     absl::StrAppend(&text, value);
   }
   return text;
+}
+
+void Template::AddSlots(std::set<int>& slots) const {
+  for (const Piece& piece : pieces_) {
+    if (piece.expression) piece.expression->AddSlots(slots);
+  }
 }
 
 }  // namespace weft::recipe

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -83,6 +84,8 @@ class Expression {
   // kInvalidArgument on overflow, a divisor below 1, or a `/` with remainder.
   // Requires an environment that holds every slot of the scope.
   absl::StatusOr<int64_t> Evaluate(const Environment& environment) const;
+  // Adds the slots that Evaluate may read.
+  void AddSlots(std::set<int>& slots) const;
 
  private:
   std::shared_ptr<const ExpressionCode> code_;
@@ -97,6 +100,7 @@ class RangeExpression {
                                                std::string_view where);
   // kInvalidArgument as above, and when begin < 0 or end < begin.
   absl::StatusOr<tensor::Range> Evaluate(const Environment& environment) const;
+  void AddSlots(std::set<int>& slots) const;
 
  private:
   enum class Kind { kInterval, kEven, kChunk, kBlock };
@@ -118,6 +122,8 @@ class ListExpression {
   absl::StatusOr<std::vector<int64_t>> Evaluate(
       const Environment& environment) const;
   bool is_range() const { return range_.has_value(); }
+  // Those of placed() read the rank's experts as well.
+  void AddSlots(std::set<int>& slots) const;
 
  private:
   std::string where_;
@@ -134,6 +140,7 @@ class Template {
                                         const Scope& scope,
                                         std::string_view where);
   absl::StatusOr<std::string> Evaluate(const Environment& environment) const;
+  void AddSlots(std::set<int>& slots) const;
 
  private:
   struct Piece {

@@ -72,6 +72,18 @@ TEST(FamiliesTest, TotalsOfRealModels) {
   EXPECT_EQ(totals(Nemotron3Nano()), (Totals{6'243, 31'577'940'288}));
 }
 
+// `all`: laid out with what other ranks' rules came to; `alone`: each rule
+// anew.
+void ExpectSame(const RankLayout& all, const RankLayout& alone) {
+  EXPECT_EQ(all.layout_spec, alone.layout_spec);
+  EXPECT_EQ(all.rank, alone.rank);
+  EXPECT_EQ(all.num_ranks, alone.num_ranks);
+  EXPECT_EQ(all.tensors, alone.tensors);
+  EXPECT_EQ(all.stored, alone.stored);
+  EXPECT_EQ(all.scaled, alone.scaled);
+  EXPECT_EQ(all.origins, alone.origins);
+}
+
 // Every layout of a small model of each family holds each element of each of
 // its stored tensors once, and its parts in all the whole checkpoint but for
 // what `unused` says.
@@ -85,10 +97,14 @@ void ExpectTiles(const Family& family, const std::string& spec_text) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   const auto num_ranks = recipe.NumRanks(config, *spec);
   ASSERT_TRUE(num_ranks.ok()) << num_ranks.status();
+  const auto all = recipe.Layouts(config, *spec, *logical);
+  ASSERT_TRUE(all.ok()) << all.status();
+  ASSERT_EQ(static_cast<int64_t>(all->size()), *num_ranks);
   for (int64_t rank = 0; rank < *num_ranks; ++rank) {
     const auto layout = recipe.Layout(config, *spec, rank, *logical);
     ASSERT_TRUE(layout.ok()) << layout.status();
     EXPECT_GT(layout->stored.size(), 5u);
+    ExpectSame((*all)[rank], *layout);
     ASSERT_EQ(layout->origins.size(), layout->stored.size());
     for (std::size_t i = 0; i < layout->stored.size(); ++i) {
       const absl::Status tiles =

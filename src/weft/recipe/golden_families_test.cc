@@ -525,6 +525,21 @@ TEST(GoldenFamiliesTest, ANormThatMegatronHoldsLessOne) {
   }
 }
 
+// Trap 5: what Megatron Bridge writes is not what the runtime computes with.
+TEST(GoldenFamiliesTest, CutExpertsOfGptOssAreRefusedByBothNames) {
+  const Family family = {"GptOssForCausalLM", R"(
+    "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 3, "intermediate_size": 8,
+    "vocab_size": 66, "num_local_experts": 4, "attention_bias": true)"};
+  for (const std::string spec : {"megatron:tp=2,etp=2,vocab_divisor=1",
+                                 "megatron:tp=2,vocab_divisor=1"}) {
+    EXPECT_THAT(std::string(TryLayout(family, spec, 0).status().message()),
+                AllOf(HasSubstr("etp=2"), HasSubstr("Megatron-Core"),
+                      HasSubstr("Megatron Bridge"), HasSubstr("give etp=1")));
+  }
+  EXPECT_TRUE(TryLayout(family, "megatron:tp=2,etp=1,vocab_divisor=1", 0).ok());
+}
+
 TEST(GoldenFamiliesTest, OriginsNameTheRule) {
   const RankLayout layout = LayoutOf(Deepseek(1, 2), "vllm", 0);
   for (std::size_t i = 0; i < layout.stored.size(); ++i) {

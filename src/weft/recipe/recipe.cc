@@ -13,6 +13,7 @@
 #include "weft/recipe/fsdp_layout.h"
 #include "weft/recipe/quant_choice.h"
 #include "weft/recipe/recipe_parser.h"
+#include "weft/recipe/rule_memo.h"
 #include "weft/recipe/stored_builder.h"
 #include "weft/recipe/table_expander.h"
 
@@ -86,7 +87,7 @@ class DataRecipe : public Recipe {
     WEFT_RETURN_IF_ERROR(CheckRank(spec, mesh, rank));
     WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                           checkpoints_.Find(config, logical));
-    return LayoutOf(checkpoint, spec, mesh, rank);
+    return LayoutOf(checkpoint, spec, mesh, rank, nullptr);
   }
 
   absl::StatusOr<std::vector<RankLayout>> Layouts(
@@ -97,9 +98,11 @@ class DataRecipe : public Recipe {
     WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                           checkpoints_.Find(config, logical));
     std::vector<RankLayout> layouts;
+    layouts.reserve(mesh.num_ranks());
+    RuleMemo memo;
     for (int64_t rank = 0; rank < mesh.num_ranks(); ++rank) {
       WEFT_ASSIGN_OR_RETURN(RankLayout layout,
-                            LayoutOf(checkpoint, spec, mesh, rank));
+                            LayoutOf(checkpoint, spec, mesh, rank, &memo));
       layouts.push_back(std::move(layout));
     }
     return layouts;
@@ -108,16 +111,16 @@ class DataRecipe : public Recipe {
  private:
   absl::StatusOr<RankLayout> LayoutOf(
       const std::shared_ptr<const Checkpoint>& checkpoint,
-      const LayoutSpec& spec, const layout::Mesh& mesh, int64_t rank) const {
+      const LayoutSpec& spec, const layout::Mesh& mesh, int64_t rank,
+      RuleMemo* memo) const {
     WEFT_ASSIGN_OR_RETURN(const FrameworkTable* const table, TableOf(spec));
     // The spec's faults before the checkpoint's: they need no file.
     WEFT_ASSIGN_OR_RETURN(const std::optional<QuantChoice> quant,
                           QuantOf(spec));
-    std::vector<StoredDescription> descriptions;
+    ExpandedTensors tensors;
     if (table != nullptr) {
-      WEFT_ASSIGN_OR_RETURN(
-          descriptions,
-          Describe(*table, checkpoint->environment, spec, mesh, rank));
+      WEFT_ASSIGN_OR_RETURN(tensors, Describe(*table, checkpoint->environment,
+                                              spec, mesh, rank, memo));
     } else {
       WEFT_RETURN_IF_ERROR(CheckGrids(spec, mesh));
     }
@@ -129,11 +132,12 @@ class DataRecipe : public Recipe {
                            .dtype_of_zeros = checkpoint->config.dtype,
                            .quant = is_engine ? quant : std::nullopt,
                            .offer_quant = is_engine ? std::nullopt : quant});
-    for (const StoredDescription& description : descriptions) {
-      WEFT_RETURN_IF_ERROR(builder.AddDescribed(description));
+    for (const std::shared_ptr<ExpandedTensor>& tensor : tensors) {
+      WEFT_RETURN_IF_ERROR(builder.AddDescribed(*tensor));
     }
     if (table == nullptr) {
-      WEFT_RETURN_IF_ERROR(AddBoxes(checkpoint, spec, mesh, rank, builder));
+      WEFT_RETURN_IF_ERROR(
+          AddBoxes(checkpoint, spec, mesh, rank, memo, builder));
     }
     RankLayout result;
     result.layout_spec = spec.ToString();
@@ -165,9 +169,11 @@ class DataRecipe : public Recipe {
         "recipe ", tables_.file, " has no table for ", spec.ToString()));
   }
 
-  absl::StatusOr<std::vector<StoredDescription>> Describe(
-      const FrameworkTable& table, const Environment& config,
-      const LayoutSpec& spec, const layout::Mesh& mesh, int64_t rank) const {
+  absl::StatusOr<ExpandedTensors> Describe(const FrameworkTable& table,
+                                           const Environment& config,
+                                           const LayoutSpec& spec,
+                                           const layout::Mesh& mesh,
+                                           int64_t rank, RuleMemo* memo) const {
     WEFT_ASSIGN_OR_RETURN(const int64_t num_layers,
                           tables_.layers.Evaluate(config));
     const absl::StatusOr<std::vector<StageChunk>> chunks =
@@ -195,27 +201,29 @@ class DataRecipe : public Recipe {
         !status.ok()) {
       return base::Annotate(status, spec.ToString());
     }
-    std::vector<StoredDescription> all;
+    ExpandedTensors all;
     for (std::size_t c = 0; c < chunks->size(); ++c) {
       Environment environment = environment_of((*chunks)[c]);
       WEFT_RETURN_IF_ERROR(EvaluateLets(table.lets, environment));
-      WEFT_ASSIGN_OR_RETURN(std::vector<StoredDescription> stored,
-                            ExpandStored(table.tensors, environment, nullptr));
-      for (StoredDescription& one : stored) {
-        // As torch names the members of a list of model chunks.
-        if (chunks->size() > 1)
-          one.name = absl::StrCat("model", c, ".", one.name);
-        all.push_back(std::move(one));
-      }
+      // As torch names the members of a list of model chunks.
+      const std::string prefix =
+          chunks->size() > 1 ? absl::StrCat("model", c, ".") : "";
+      WEFT_ASSIGN_OR_RETURN(
+          const ExpandedTensors stored,
+          ExpandStored(table.tensors, environment, nullptr, prefix, memo));
+      all.insert(all.end(), stored.begin(), stored.end());
     }
     return all;
   }
 
   // Of what fsdp holds under other names than the file's: this rank's entries
   // of the stacks, the rest whole.
-  absl::StatusOr<std::vector<StoredDescription>> InMemory(
-      const Environment& config, const LayoutSpec& spec,
-      const layout::Mesh& mesh, int64_t rank, const FsdpCoordinates& at) const {
+  absl::StatusOr<ExpandedTensors> InMemory(const Environment& config,
+                                           const LayoutSpec& spec,
+                                           const layout::Mesh& mesh,
+                                           int64_t rank,
+                                           const FsdpCoordinates& at,
+                                           RuleMemo* memo) const {
     Environment environment = config;
     const std::vector<int64_t> values =
         FrameworkSymbolValues(spec, mesh, rank, {});
@@ -229,9 +237,10 @@ class DataRecipe : public Recipe {
         !status.ok()) {
       return base::Annotate(status, spec.ToString());
     }
-    return ExpandStored(tables_.memory, environment, [&](int64_t num_entries) {
+    const auto share = [&](int64_t num_entries) {
       return FsdpExperts(num_entries, at);
-    });
+    };
+    return ExpandStored(tables_.memory, environment, share, "", memo);
   }
 
   // What fsdp holds a tensor in where that is not what files do: a buffer stays
@@ -247,28 +256,31 @@ class DataRecipe : public Recipe {
   }
 
   // The tensor that `description` is whole and unchanged, under a name of its
-  // own; nullptr if it is something else.
-  static const LogicalTensor* RenamedBy(const StoredDescription& description,
-                                        const Checkpoint& checkpoint) {
+  // own, by number; nullopt if it is something else.
+  static std::optional<int32_t> RenamedBy(const StoredDescription& description,
+                                          const Checkpoint& checkpoint) {
     if (description.is_stack || description.entries[0].size() != 1) {
-      return nullptr;
+      return std::nullopt;
     }
     const StoredPart& part = description.entries[0][0];
     const auto found = checkpoint.index.by_name.find(part.of);
     const bool is_whole = !part.rows && !part.columns && !part.index &&
                           !part.transpose && part.ways == 1 &&
                           !description.dtype;
-    if (!is_whole || found == checkpoint.index.by_name.end()) return nullptr;
-    return &checkpoint.expected[found->second];
+    if (!is_whole || found == checkpoint.index.by_name.end()) {
+      return std::nullopt;
+    }
+    return found->second;
   }
 
   // kUnimplemented if tensor parallelism cuts what memory is made of but the
   // table of memory does not say how.
   absl::Status CheckCut(const Checkpoint& checkpoint,
-                        const std::vector<StoredDescription>& in_memory,
+                        const ExpandedTensors& in_memory,
                         const LayoutSpec& spec) const {
-    for (const StoredDescription& description : in_memory) {
-      if (RenamedBy(description, checkpoint) != nullptr) continue;
+    for (const std::shared_ptr<ExpandedTensor>& tensor : in_memory) {
+      const StoredDescription& description = tensor->description;
+      if (RenamedBy(description, checkpoint)) continue;
       for (const std::vector<StoredPart>& entry : description.entries) {
         for (const StoredPart& part : entry) {
           const auto found = checkpoint.index.by_name.find(part.of);
@@ -294,7 +306,8 @@ class DataRecipe : public Recipe {
   // another form.
   absl::Status AddBoxes(const std::shared_ptr<const Checkpoint>& found,
                         const LayoutSpec& spec, const layout::Mesh& mesh,
-                        int64_t rank, StoredBuilder& builder) const {
+                        int64_t rank, RuleMemo* memo,
+                        StoredBuilder& builder) const {
     const Checkpoint& checkpoint = *found;
     const FsdpCoordinates at{.shard = mesh.Degree("shard"),
                              .shard_rank = mesh.Coordinate(rank, "shard"),
@@ -305,41 +318,53 @@ class DataRecipe : public Recipe {
                            spec.Word("names", "memory") == "memory";
     const bool has_memory = as_loaded && (!tables_.memory.empty() ||
                                           !tables_.memory_requirements.empty());
-    std::vector<StoredDescription> in_memory;
-    std::shared_ptr<const std::vector<bool>> taken;
+    ExpandedTensors in_memory;
     if (has_memory) {
-      WEFT_ASSIGN_OR_RETURN(taken, checkpoints_.InMemory(found));
-      WEFT_ASSIGN_OR_RETURN(
-          in_memory, InMemory(checkpoint.environment, spec, mesh, rank, at));
+      WEFT_ASSIGN_OR_RETURN(in_memory, InMemory(checkpoint.environment, spec,
+                                                mesh, rank, at, memo));
       if (at.tp > 1) {
         WEFT_RETURN_IF_ERROR(CheckCut(checkpoint, in_memory, spec));
       }
     }
     // Whole for hf, the rank's part for fsdp.
-    const auto add = [&](const LogicalTensor& logical, const std::string& name,
+    const auto add = [&](int32_t tensor, const std::string& name,
                          std::string_view where) -> absl::Status {
+      // The index has what is expected, in that order.
+      const LogicalTensor& logical = checkpoint.expected[tensor];
       WEFT_ASSIGN_OR_RETURN(const tensor::Box box,
                             logical.shard
                                 ? FsdpBox(logical.spec.shape, logical.tp, at)
                                 : tensor::Box::OfShape(logical.spec.shape));
-      return builder.AddBox(logical, box, name, where,
+      return builder.AddBox(tensor, box, name, where,
                             FsdpDType(checkpoint, logical, spec));
     };
-    for (std::size_t i = 0; i < checkpoint.expected.size(); ++i) {
-      if (taken != nullptr && (*taken)[i]) continue;
-      const LogicalTensor& logical = checkpoint.expected[i];
-      if (as_loaded && !logical.memory) continue;
-      WEFT_RETURN_IF_ERROR(add(logical, logical.spec.name, logical.where));
+    const auto add_same = [&](int32_t tensor) {
+      const LogicalTensor& logical = checkpoint.expected[tensor];
+      return add(tensor, logical.spec.name, logical.where);
+    };
+    if (as_loaded) {
+      WEFT_ASSIGN_OR_RETURN(
+          const std::shared_ptr<const std::vector<int32_t>> as_in_file,
+          checkpoints_.AsInFile(found));
+      for (const int32_t tensor : *as_in_file) {
+        WEFT_RETURN_IF_ERROR(add_same(tensor));
+      }
+    } else {
+      const auto all = static_cast<int32_t>(checkpoint.expected.size());
+      for (int32_t tensor = 0; tensor < all; ++tensor) {
+        WEFT_RETURN_IF_ERROR(add_same(tensor));
+      }
     }
-    for (const StoredDescription& description : in_memory) {
-      if (const LogicalTensor* same = RenamedBy(description, checkpoint)) {
+    for (const std::shared_ptr<ExpandedTensor>& tensor : in_memory) {
+      const StoredDescription& description = tensor->description;
+      if (const auto same = RenamedBy(description, checkpoint)) {
         WEFT_RETURN_IF_ERROR(add(*same, description.name, description.where));
         continue;
       }
       WEFT_RETURN_IF_ERROR(
           description.is_stack
-              ? builder.AddDescribed(description)
-              : builder.AddChunk(description, at.shard, at.shard_rank));
+              ? builder.AddDescribed(*tensor)
+              : builder.AddChunk(*tensor, at.shard, at.shard_rank));
     }
     return absl::OkStatus();
   }

@@ -32,8 +32,9 @@ struct RankLayout {
   // is to offer so; by ascending `tensor`.
   std::vector<layout::ScaledTensor> scaled = {};
   // Where each stored tensor comes from: file and line of the rule, by index
-  // into `stored`: "include/attention_gqa.yaml:120".
-  std::vector<std::string> origins = {};
+  // into `stored`: "include/attention_gqa.yaml:120". Text of the recipe, and
+  // valid as long as it lives.
+  std::vector<std::string_view> origins = {};
 };
 
 class Recipe {

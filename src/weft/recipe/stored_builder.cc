@@ -104,35 +104,65 @@ absl::StatusOr<tensor::DType> StoredBuilder::DTypeOf(
   return first == nullptr ? options_.dtype_of_zeros : first->dtype;
 }
 
-absl::Status StoredBuilder::AddDescribed(const StoredDescription& description) {
-  WEFT_ASSIGN_OR_RETURN(const StoredContent content,
-                        ResolveContent(description, logical_));
-  if (description.is_stack) {
-    return Add(description, content, {0, description.num_entries});
-  }
-  const tensor::Range kept =
-      description.cut.value_or(tensor::Range{0, content.num_rows()});
-  if (kept.end > content.num_rows()) {
-    return FailAt(description.where,
-                  absl::StrCat("cut [", kept.begin, ",", kept.end,
-                               ") exceeds the ", content.num_rows(),
-                               " rows of \"", description.name, "\""));
-  }
-  return Add(description, content, kept);
+absl::StatusOr<std::shared_ptr<const StoredContent>> StoredBuilder::ContentOf(
+    ExpandedTensor& tensor) const {
+  if (tensor.content != nullptr) return tensor.content;
+  WEFT_ASSIGN_OR_RETURN(StoredContent content,
+                        ResolveContent(tensor.description, logical_));
+  auto shared = std::make_shared<const StoredContent>(std::move(content));
+  if (tensor.is_kept) tensor.content = shared;
+  return shared;
 }
 
-absl::Status StoredBuilder::AddChunk(const StoredDescription& description,
-                                     int64_t shard, int64_t shard_rank) {
-  WEFT_ASSIGN_OR_RETURN(const StoredContent content,
-                        ResolveContent(description, logical_));
-  return Add(description, content,
-             layout::ChunkSplit(content.num_rows(), shard, shard_rank));
+absl::Status StoredBuilder::AddDescribed(ExpandedTensor& tensor) {
+  const StoredDescription& description = tensor.description;
+  if (tensor.stored != nullptr) {
+    Append(*tensor.stored, description.where);
+    return absl::OkStatus();
+  }
+  WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const StoredContent> content,
+                        ContentOf(tensor));
+  const int64_t rows = content->num_rows();
+  const tensor::Range kept =
+      description.is_stack ? tensor::Range{0, description.num_entries}
+                           : description.cut.value_or(tensor::Range{0, rows});
+  if (!description.is_stack && kept.end > rows) {
+    return FailAt(
+        description.where,
+        absl::StrCat("cut [", kept.begin, ",", kept.end, ") exceeds the ", rows,
+                     " rows of \"", description.name, "\""));
+  }
+  WEFT_ASSIGN_OR_RETURN(layout::StoredTensor stored,
+                        Build(description, *content, kept));
+  if (IsQuantised(description, *content)) {
+    Append(std::move(stored), description.where);
+    return AddScales(description, *content, kept);
+  }
+  if (tensor.is_kept) {
+    // All that is needed from here on.
+    tensor.stored = std::make_shared<const layout::StoredTensor>(stored);
+    tensor.content.reset();
+  }
+  Append(std::move(stored), description.where);
+  return absl::OkStatus();
+}
+
+absl::Status StoredBuilder::AddChunk(ExpandedTensor& tensor, int64_t shard,
+                                     int64_t shard_rank) {
+  WEFT_ASSIGN_OR_RETURN(const std::shared_ptr<const StoredContent> content,
+                        ContentOf(tensor));
+  WEFT_ASSIGN_OR_RETURN(
+      layout::StoredTensor stored,
+      Build(tensor.description, *content,
+            layout::ChunkSplit(content->num_rows(), shard, shard_rank)));
+  Append(std::move(stored), tensor.description.where);
+  return absl::OkStatus();
 }
 
 // `kept`: along dimension 0 of the stored tensor.
-absl::Status StoredBuilder::Add(const StoredDescription& description,
-                                const StoredContent& content,
-                                tensor::Range kept) {
+absl::StatusOr<layout::StoredTensor> StoredBuilder::Build(
+    const StoredDescription& description, const StoredContent& content,
+    tensor::Range kept) const {
   layout::StoredTensor stored;
   stored.name = description.name;
   WEFT_ASSIGN_OR_RETURN(stored.dtype, DTypeOf(description, content));
@@ -168,9 +198,7 @@ absl::Status StoredBuilder::Add(const StoredDescription& description,
     WEFT_RETURN_IF_ERROR(ForEachEntry(description, content, kept, place));
     fragments.Join(description.transform, stored.fragments);
   }
-  Append(std::move(stored), description.where);
-  if (!IsQuantised(description, content)) return absl::OkStatus();
-  return AddScales(description, content, kept);
+  return stored;
 }
 
 // The scales of what was just added, under its name with a suffix.
@@ -243,21 +271,15 @@ absl::StatusOr<int32_t> StoredBuilder::ScalesOf(int32_t tensor,
   return scales;
 }
 
-absl::Status StoredBuilder::AddBox(const LogicalTensor& logical,
-                                   const tensor::Box& box,
+absl::Status StoredBuilder::AddBox(int32_t tensor, const tensor::Box& box,
                                    const std::string& name,
                                    std::string_view where,
                                    std::optional<tensor::DType> dtype) {
-  const auto found = logical_.by_name.find(logical.spec.name);
-  if (found == logical_.by_name.end()) {
-    return FailAt(logical.where, absl::StrCat("the checkpoint has no tensor \"",
-                                              logical.spec.name, "\""));
-  }
   layout::StoredTensor stored;
   stored.name = name;
-  stored.dtype = logical_.specs[found->second].dtype;
-  const bool is_free = !logical_.dtype_pinned[found->second] &&
-                       stored.dtype != tensor::DType::kF8E4M3;
+  stored.dtype = logical_.specs[tensor].dtype;
+  const bool is_free =
+      !logical_.dtype_pinned[tensor] && stored.dtype != tensor::DType::kF8E4M3;
   if (options_.dtype && is_free) stored.dtype = *options_.dtype;
   if (dtype) stored.dtype = *dtype;
   stored.shape = box.shape();
@@ -265,7 +287,7 @@ absl::Status StoredBuilder::AddBox(const LogicalTensor& logical,
     const tensor::Shape origin(stored.shape.size(), 0);
     WEFT_ASSIGN_OR_RETURN(layout::IndexMap map, layout::IndexMap::RowMajor(
                                                     box, stored.shape, origin));
-    stored.fragments.push_back({found->second, std::move(map)});
+    stored.fragments.push_back({tensor, std::move(map)});
   }
   Append(std::move(stored), where);
   return absl::OkStatus();
@@ -294,33 +316,39 @@ absl::Status StoredBuilder::Offer() {
 
 absl::Status StoredBuilder::Finish(RankLayout& layout) {
   if (options_.offer_quant.has_value()) WEFT_RETURN_IF_ERROR(Offer());
-  std::vector<int32_t> new_index(logical_.specs.size() + scales_.size(), -1);
+  // A rank may hold few of very many tensors: nothing is done for each of all.
+  std::vector<int32_t> used;
   for (const layout::StoredTensor& stored : stored_) {
     for (const layout::Fragment& fragment : stored.fragments) {
-      new_index[fragment.tensor] = 0;
+      if (used.empty() || used.back() != fragment.tensor) {
+        used.push_back(fragment.tensor);
+      }
     }
   }
   for (const layout::ScaledTensor& scaled : scaled_) {
-    new_index[scaled.tensor] = new_index[scaled.scales] = 0;
+    used.insert(used.end(), {scaled.tensor, scaled.scales});
   }
-  layout.tensors.reserve(new_index.size() -
-                         static_cast<std::size_t>(std::count(
-                             new_index.begin(), new_index.end(), -1)));
-  for (std::size_t i = 0; i < new_index.size(); ++i) {
-    if (new_index[i] < 0) continue;
-    new_index[i] = static_cast<int32_t>(layout.tensors.size());
+  std::sort(used.begin(), used.end());
+  used.erase(std::unique(used.begin(), used.end()), used.end());
+  const auto new_index = [&used](int32_t tensor) {
+    return static_cast<int32_t>(
+        std::lower_bound(used.begin(), used.end(), tensor) - used.begin());
+  };
+  layout.tensors.reserve(used.size());
+  for (const int32_t tensor : used) {
+    const auto i = static_cast<std::size_t>(tensor);
     layout.tensors.push_back(i < logical_.specs.size()
                                  ? logical_.specs[i]
                                  : scales_[i - logical_.specs.size()]);
   }
   for (layout::StoredTensor& stored : stored_) {
     for (layout::Fragment& fragment : stored.fragments) {
-      fragment.tensor = new_index[fragment.tensor];
+      fragment.tensor = new_index(fragment.tensor);
     }
   }
   for (const layout::ScaledTensor& scaled : scaled_) {
     layout.scaled.push_back(
-        {new_index[scaled.tensor], new_index[scaled.scales], scaled.scheme});
+        {new_index(scaled.tensor), new_index(scaled.scales), scaled.scheme});
   }
   std::sort(layout.scaled.begin(), layout.scaled.end(),
             [](const layout::ScaledTensor& a, const layout::ScaledTensor& b) {

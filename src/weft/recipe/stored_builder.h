@@ -4,6 +4,7 @@
 #define WEFT_RECIPE_STORED_BUILDER_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,14 +47,14 @@ class StoredBuilder {
   // of one logical tensor are joined; fragments come in the order in which
   // their logical tensors are named first. kInvalidArgument if a part lies
   // outside of its tensor or does not fit to the others.
-  absl::Status AddDescribed(const StoredDescription& description);
+  absl::Status AddDescribed(ExpandedTensor& tensor);
   // Of the concatenation, which is no stack, the rows that torch.chunk gives
   // `shard_rank` of `shard` ranks; possibly none.
-  absl::Status AddChunk(const StoredDescription& description, int64_t shard,
+  absl::Status AddChunk(ExpandedTensor& tensor, int64_t shard,
                         int64_t shard_rank);
-  // `box` of a logical tensor, stored under `name`. `dtype`: what it is held in
-  // whatever the layout says; nullopt = as the checkpoint's.
-  absl::Status AddBox(const LogicalTensor& logical, const tensor::Box& box,
+  // `box` of logical tensor number `tensor`, stored under `name`. `dtype`: what
+  // it is held in whatever the layout says; nullopt = as the checkpoint's.
+  absl::Status AddBox(int32_t tensor, const tensor::Box& box,
                       const std::string& name, std::string_view where,
                       std::optional<tensor::DType> dtype);
 
@@ -66,8 +67,11 @@ class StoredBuilder {
                                         const StoredContent& content) const;
   bool IsQuantised(const StoredDescription& description,
                    const StoredContent& content) const;
-  absl::Status Add(const StoredDescription& description,
-                   const StoredContent& content, tensor::Range kept);
+  absl::StatusOr<std::shared_ptr<const StoredContent>> ContentOf(
+      ExpandedTensor& tensor) const;
+  absl::StatusOr<layout::StoredTensor> Build(
+      const StoredDescription& description, const StoredContent& content,
+      tensor::Range kept) const;
   absl::Status AddScales(const StoredDescription& description,
                          const StoredContent& content, tensor::Range kept);
   absl::StatusOr<int32_t> ScalesOf(int32_t tensor, const QuantChoice& choice,
@@ -78,7 +82,7 @@ class StoredBuilder {
   const LogicalIndex& logical_;
   const BuilderOptions options_;
   std::vector<layout::StoredTensor> stored_;
-  std::vector<std::string> origins_;
+  std::vector<std::string_view> origins_;
   // Scales that the checkpoint does not have; indices go on after `logical_`.
   std::vector<tensor::TensorSpec> scales_;
   std::vector<layout::ScaledTensor> scaled_;  // indices as in fragments

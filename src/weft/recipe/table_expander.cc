@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "weft/recipe/rule_memo.h"
 
 namespace weft::recipe {
 
@@ -96,8 +97,11 @@ class LogicalExpander {
 
 class StoredExpander {
  public:
-  StoredExpander(const Environment& environment, const EntryShare& share)
-      : environment_(environment), share_(share) {}
+  StoredExpander(const Environment& environment, const EntryShare& share,
+                 RuleMemo* memo)
+      : environment_(environment), share_(share), memo_(memo) {
+    if (memo_ != nullptr) names_.reserve(memo_->last_size());
+  }
 
   absl::Status Expand(const std::vector<StoredRule>& rules,
                       const std::string& prefix, const std::string& of_prefix) {
@@ -116,34 +120,52 @@ class StoredExpander {
     return absl::OkStatus();
   }
 
-  std::vector<StoredDescription> Take() { return std::move(stored_); }
+  ExpandedTensors Take() {
+    if (memo_ != nullptr) memo_->set_last_size(stored_.size());
+    return std::move(stored_);
+  }
 
  private:
   absl::Status Add(const StoredRule& rule, const std::string& prefix,
                    const std::string& of_prefix) {
+    // Which entries `share_` keeps is not in the environment.
+    const bool is_kept = memo_ != nullptr && !(share_ && rule.stack);
+    std::shared_ptr<ExpandedTensor> expanded;
+    std::shared_ptr<ExpandedTensor>* place = &expanded;
+    if (is_kept) place = memo_->Find(rule, prefix, of_prefix, environment_);
+    if (place == nullptr) place = &expanded;
+    if (*place == nullptr) {
+      auto made = std::make_shared<ExpandedTensor>();
+      made->is_kept = place != &expanded;
+      WEFT_RETURN_IF_ERROR(
+          Describe(rule, prefix, of_prefix, made->description));
+      *place = std::move(made);
+    }
+    // Lives as long as the tensor, which stored_ shares.
+    if (!names_.insert((*place)->description.name).second) {
+      return FailAt(rule.where,
+                    absl::StrCat("stored tensor \"", (*place)->description.name,
+                                 "\" is described twice"));
+    }
+    stored_.push_back(*place);
+    return absl::OkStatus();
+  }
+
+  absl::Status Describe(const StoredRule& rule, const std::string& prefix,
+                        const std::string& of_prefix,
+                        StoredDescription& stored) {
     WEFT_ASSIGN_OR_RETURN(const std::string name,
                           rule.name.Evaluate(environment_));
-    StoredDescription stored;
     stored.name = prefix + name;
     stored.where = rule.where;
     stored.dtype = rule.dtype;
     stored.transform = rule.transform;
     stored.quant = rule.quant;
-    if (!names_.insert(stored.name).second) {
-      return FailAt(rule.where, absl::StrCat("stored tensor \"", stored.name,
-                                             "\" is described twice"));
-    }
     if (rule.cut) {
       WEFT_ASSIGN_OR_RETURN(stored.cut, rule.cut->Evaluate(environment_));
     }
-    if (rule.stack) {
-      WEFT_RETURN_IF_ERROR(AddEntries(rule, of_prefix, stored));
-    } else {
-      WEFT_RETURN_IF_ERROR(
-          AddParts(rule.parts, of_prefix, stored.entries.emplace_back()));
-    }
-    stored_.push_back(std::move(stored));
-    return absl::OkStatus();
+    if (rule.stack) return AddEntries(rule, of_prefix, stored);
+    return AddParts(rule.parts, of_prefix, stored.entries.emplace_back());
   }
 
   // The kept entries of a stack only: a rank with few of many experts does not
@@ -239,8 +261,9 @@ class StoredExpander {
 
   Environment environment_;
   const EntryShare& share_;
-  absl::flat_hash_set<std::string> names_;
-  std::vector<StoredDescription> stored_;
+  RuleMemo* const memo_;
+  absl::flat_hash_set<std::string_view> names_;
+  ExpandedTensors stored_;
 };
 
 }  // namespace
@@ -276,11 +299,11 @@ absl::StatusOr<std::vector<LogicalTensor>> ExpandLogical(
   return expander.Take();
 }
 
-absl::StatusOr<std::vector<StoredDescription>> ExpandStored(
+absl::StatusOr<ExpandedTensors> ExpandStored(
     const std::vector<StoredRule>& rules, const Environment& environment,
-    const EntryShare& share) {
-  StoredExpander expander(environment, share);
-  WEFT_RETURN_IF_ERROR(expander.Expand(rules, "", ""));
+    const EntryShare& share, const std::string& name_prefix, RuleMemo* memo) {
+  StoredExpander expander(environment, share, memo);
+  WEFT_RETURN_IF_ERROR(expander.Expand(rules, name_prefix, ""));
   return expander.Take();
 }
 

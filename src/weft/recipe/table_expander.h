@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,10 +14,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weft/base/status.h"
+#include "weft/layout/stored_tensor.h"
 #include "weft/recipe/recipe_tables.h"
 #include "weft/tensor/tensor_spec.h"
 
 namespace weft::recipe {
+
+class RuleMemo;
 
 // kInvalidArgument "WHERE: MESSAGE"; `where` is file and line of a rule.
 absl::Status FailAt(std::string_view where, std::string_view message);
@@ -65,6 +69,19 @@ struct StoredDescription {
   std::string_view where;
 };
 
+struct StoredContent;
+
+// What a stored rule came to, on a rank and on those that it is the same on.
+struct ExpandedTensor {
+  StoredDescription description;
+  // Others will ask for it again, so that it is worth to keep what is made of
+  // it. Of one call for all ranks: options and checkpoint are the same.
+  bool is_kept = false;
+  std::shared_ptr<const StoredContent> content;
+  std::shared_ptr<const layout::StoredTensor> stored;
+};
+using ExpandedTensors = std::vector<std::shared_ptr<ExpandedTensor>>;
+
 // Adds the sentence of each requirement that does not hold to `faults`. An
 // error is one of the recipe file.
 absl::Status CheckRequirements(const std::vector<Requirement>& requirements,
@@ -82,9 +99,11 @@ absl::StatusOr<std::vector<LogicalTensor>> ExpandLogical(
 // there are; a rank with few of many does not pay for the others.
 using EntryShare =
     std::function<absl::StatusOr<tensor::Range>(int64_t num_entries)>;
-absl::StatusOr<std::vector<StoredDescription>> ExpandStored(
+// `name_prefix` goes before the names of all. `memo`, if not null: of the same
+// rules for other ranks of the layout.
+absl::StatusOr<ExpandedTensors> ExpandStored(
     const std::vector<StoredRule>& rules, const Environment& environment,
-    const EntryShare& share);
+    const EntryShare& share, const std::string& name_prefix, RuleMemo* memo);
 
 }  // namespace weft::recipe
 

@@ -34,15 +34,14 @@ void AddGrid(const tensor::TileGrid& from, absl::Span<const DigestValue> values,
   }
 }
 
-// So that two tensors of one shape that change places change the sum.
+}  // namespace
+
 uint64_t NameHash(const std::string& name) {
   const manifest::LayoutDigest digest = manifest::DigestOf(name);
   uint64_t hash = 0;
   for (int i = 0; i < 8; ++i) hash = hash << 8 | digest.bytes[i];
   return hash;
 }
-
-}  // namespace
 
 ArrivalCheck::ArrivalCheck(const plan::Plan& plan,
                            const plan::SourceIndex& sources,
@@ -149,6 +148,28 @@ void ArrivalCheck::AddWitnesses(const Item& item,
   }
 }
 
+absl::StatusOr<std::vector<verify::TileMismatch>> ArrivalCheck::Compare(
+    const Item& item, absl::Span<const DigestValue> table,
+    const Values& values) const {
+  const int64_t fragment_tiles =
+      tensor::TileGrid::Of(item.fragment_box).num_tiles;
+  return verify::CompareTables(
+      item.fragment_box, plan_.peers[item.peer].moves[item.move].box,
+      table.subspan(static_cast<size_t>(item.table_begin),
+                    static_cast<size_t>(fragment_tiles)),
+      values);
+}
+
+void ArrivalCheck::Count(const Item& item, const Values& values,
+                         ArrivalResult& result) const {
+  const plan::Move& move = plan_.peers[item.peer].moves[item.move];
+  result.tiles_checked += item.cover_grid.num_tiles;
+  result.bytes_digested += item.bytes;
+  verify::AddToTensorDigest(constants_->seed ^ item.name_hash,
+                            target_.tensors[move.tensor].shape, item.cover_box,
+                            values, result.digest);
+}
+
 std::string ArrivalCheck::CheckItem(size_t index,
                                     const execute::Program& program,
                                     absl::Span<const DigestValue> table,
@@ -167,25 +188,55 @@ std::string ArrivalCheck::CheckItem(size_t index,
   } else if (values.empty()) {
     values = DigestInPlace(item);
   }
-  result.tiles_checked += item.cover_grid.num_tiles;
-  result.bytes_digested += item.bytes;
   // Before the witnesses: what this receiver holds, and nothing else.
-  const tensor::TensorSpec& logical = target_.tensors[move.tensor];
-  verify::AddToTensorDigest(constants_->seed ^ item.name_hash, logical.shape,
-                            item.cover_box, values, result.digest);
+  Count(item, values, result);
   AddWitnesses(item, program, values);
-  const int64_t fragment_tiles =
-      tensor::TileGrid::Of(item.fragment_box).num_tiles;
   const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
-      verify::CompareTables(item.fragment_box, move.box,
-                            table.subspan(static_cast<size_t>(item.table_begin),
-                                          static_cast<size_t>(fragment_tiles)),
-                            values);
+      Compare(item, table, values);
   if (!mismatches.ok()) return std::string(mismatches.status().message());
   if (mismatches->empty()) return "";
-  return verify::DescribeMismatches(logical.name,
+  return verify::DescribeMismatches(target_.tensors[move.tensor].name,
                                     plan_.peers[item.peer].src_rank,
                                     item.cover_grid.num_tiles, *mismatches);
+}
+
+bool ArrivalCheck::IsInPlace(const Item& item,
+                             const execute::Program& witnesses,
+                             absl::Span<const DigestValue> table,
+                             ArrivalResult& result) const {
+  const plan::Move& move = plan_.peers[item.peer].moves[item.move];
+  if (!move.conversion.identity()) return false;
+  const Values held = DigestInPlace(item);
+  Values completed = held;
+  AddWitnesses(item, witnesses, completed);
+  const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
+      Compare(item, table, completed);
+  if (!mismatches.ok() || !mismatches->empty()) return false;
+  Count(item, held, result);
+  return true;
+}
+
+ArrivalCheck::Sieve ArrivalCheck::FindInPlace(const execute::Program& witnesses,
+                                              absl::Span<const Values> tables,
+                                              int num_threads) {
+  std::mutex mutex;
+  Sieve sieve;
+  sieve.in_place.resize(items_.size(), 0);
+  std::atomic<size_t> next{0};
+  base::RunThreads(num_threads, items_.size(), [&] {
+    ArrivalResult mine;
+    for (size_t i = next++; i < items_.size(); i = next++) {
+      const Item& item = items_[i];
+      sieve.in_place[i] =
+          IsInPlace(item, witnesses, tables[item.peer], mine) ? 1 : 0;
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    sieve.result += mine;
+  });
+  for (size_t i = 0; i < items_.size(); ++i) {
+    if (sieve.in_place[i] != 0) sieve.bytes_in_place += items_[i].bytes;
+  }
+  return sieve;
 }
 
 absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
@@ -194,6 +245,7 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
   std::mutex mutex;
   base::FaultList faults;
   ArrivalResult result;
+  failed_peers_.clear();
   std::atomic<size_t> next{0};
   const auto work = [&] {
     ArrivalResult mine;
@@ -205,11 +257,10 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
       if (fault.empty()) continue;
       const std::lock_guard<std::mutex> lock(mutex);
       faults.Add(fault);
+      failed_peers_.insert(items_[i].peer);
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    result.tiles_checked += mine.tiles_checked;
-    result.bytes_digested += mine.bytes_digested;
-    result.digest += mine.digest;
+    result += mine;
   };
   base::RunThreads(num_threads, items_.size(), work);
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss));

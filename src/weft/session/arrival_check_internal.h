@@ -3,6 +3,7 @@
 #define WEFT_SESSION_ARRIVAL_CHECK_INTERNAL_H_
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,14 +14,25 @@
 #include "weft/execute/executor.h"
 #include "weft/plan/plan.h"
 #include "weft/session/memory_area.h"
+#include "weft/verify/compare.h"
 #include "weft/verify/digest_table.h"
 
 namespace weft::session {
+
+// So that two tensors of one shape that change places change the sum.
+uint64_t NameHash(const std::string& name);
 
 struct ArrivalResult {
   int64_t tiles_checked = 0;
   int64_t bytes_digested = 0;
   convert::DigestValue digest;  // weighted sum over all tiles received
+
+  ArrivalResult& operator+=(const ArrivalResult& more) {
+    tiles_checked += more.tiles_checked;
+    bytes_digested += more.bytes_digested;
+    digest += more.digest;
+    return *this;
+  }
 };
 
 // Prepared once a plan: which index maps to walk, where each fragment's table
@@ -47,6 +59,19 @@ class ArrivalCheck {
   // different moves at the same time, between Begin and Run.
   void Landed(size_t peer, size_t move);
 
+  // Instead of an arrival: for each move, in the plan's order, whether the
+  // destination holds what the tables say already. `witnesses` has read those
+  // of the plan. Moves that convert never do: what they were made of cannot be
+  // told from the result. The result is of the moves that do.
+  struct Sieve {
+    std::vector<uint8_t> in_place;
+    ArrivalResult result;
+    int64_t bytes_in_place = 0;
+  };
+  Sieve FindInPlace(const execute::Program& witnesses,
+                    absl::Span<const std::vector<convert::DigestValue>> tables,
+                    int num_threads);
+
   // Digests the received boxes that have not been digested where they lie now,
   // adds the witnesses, and compares tile by tile. `tables[p]` holds
   // table_ranges()[p] of peer p. kDataLoss with every tensor that differs.
@@ -54,6 +79,8 @@ class ArrivalCheck {
       const execute::Program& program,
       absl::Span<const std::vector<convert::DigestValue>> tables,
       int num_threads);
+  // Peers of the plan that the last Run found to differ.
+  const std::set<size_t>& failed_peers() const { return failed_peers_; }
 
  private:
   struct Item {  // one move
@@ -78,6 +105,17 @@ class ArrivalCheck {
   Values DigestInPlace(const Item& item) const;
   void AddWitnesses(const Item& item, const execute::Program& program,
                     Values& values) const;
+  // `values` with its witnesses, against `table` of its source.
+  absl::StatusOr<std::vector<verify::TileMismatch>> Compare(
+      const Item& item, absl::Span<const convert::DigestValue> table,
+      const Values& values) const;
+  // Adds the item, whose digests are `values`, to `result`.
+  void Count(const Item& item, const Values& values,
+             ArrivalResult& result) const;
+  // Whether the tables say of the item what lies in place; adds to `result`.
+  bool IsInPlace(const Item& item, const execute::Program& witnesses,
+                 absl::Span<const convert::DigestValue> table,
+                 ArrivalResult& result) const;
   // Adds to `result`; returns what differs, or "".
   std::string CheckItem(size_t index, const execute::Program& program,
                         absl::Span<const convert::DigestValue> table,
@@ -93,6 +131,7 @@ class ArrivalCheck {
   const convert::DigestConstants* constants_ = nullptr;
   std::vector<Values> landed_;  // by item; empty = not digested yet
   std::vector<TableRange> ranges_;
+  std::set<size_t> failed_peers_;
 };
 
 }  // namespace weft::session

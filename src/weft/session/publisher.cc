@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
+#include "weft/session/copy_publisher_internal.h"
 #include "weft/session/device_memory_internal.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/quantised_copy_internal.h"
@@ -27,10 +28,16 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
+// Ranks whose placements differ in nothing but the rank are replicas.
+std::string ShardKey(manifest::Placement placement) {
+  placement.rank = 0;
+  return manifest::DigestOf(manifest::EncodePlacement(placement)).ToHex();
+}
+
 class PublisherImpl : public Publisher {
  public:
-  explicit PublisherImpl(PublisherOptions options)
-      : options_(std::move(options)) {}
+  PublisherImpl(PublisherOptions options, CheckTables check)
+      : options_(std::move(options)), check_tables_(std::move(check)) {}
 
   absl::Status Start(base::Deadline deadline) {
     WEFT_RETURN_IF_ERROR(base::Annotate(
@@ -40,7 +47,7 @@ class PublisherImpl : public Publisher {
     WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(options_.memory));
     WEFT_ASSIGN_OR_RETURN(device_areas_,
                           DeviceAreas::Make(options_.memory, options_.device));
-    WEFT_RETURN_IF_ERROR(AddQuantisedCopies());
+    if (!is_copy()) WEFT_RETURN_IF_ERROR(AddQuantisedCopies());
     const verify::TableLayout tables = verify::LayOutTables(options_.placement);
     table_.resize(static_cast<size_t>(tables.num_values));
     WEFT_ASSIGN_OR_RETURN(control_,
@@ -67,6 +74,8 @@ class PublisherImpl : public Publisher {
 
   absl::StatusOr<int64_t> BeginUpdate(base::Deadline revoke_after) override {
     if (updating_) return 0;
+    // Nobody is waited for: who reads a copy goes on from another source.
+    if (is_copy()) StoreEpochWord(kUpdatingWord);
     WEFT_ASSIGN_OR_RETURN(
         const int64_t revoked,
         options_.catalog->BeginUpdate(registration_.worker_id, revoke_after));
@@ -79,7 +88,8 @@ class PublisherImpl : public Publisher {
   absl::StatusOr<PublishReport> Publish(uint64_t step,
                                         base::Deadline deadline) override {
     const auto start = std::chrono::steady_clock::now();
-    if (has_published_ && step <= last_step_) {
+    // A copy may come back to what it has served before.
+    if (!is_copy() && has_published_ && step <= last_step_) {
       return absl::FailedPreconditionError(absl::StrCat(
           "step ", step, " is not above the last published step ", last_step_));
     }
@@ -91,16 +101,19 @@ class PublisherImpl : public Publisher {
     report.quantise_seconds = SecondsSince(start);
     const auto digest_start = std::chrono::steady_clock::now();
     WEFT_RETURN_IF_ERROR(Digest(version, deadline));
+    if (is_copy()) WEFT_RETURN_IF_ERROR(check_tables_(version, table_));
     std::memcpy(control_->data() + kDigestTableOffsetBytes, table_.data(),
                 table_.size() * sizeof(convert::DigestValue));
     report.digest_seconds = SecondsSince(digest_start);
     report.digest_bytes = weight_bytes_;
     StoreEpochWord(EpochWord(version));
+    // Even if the call fails: its answer may be what was lost, and then others
+    // read this version until the next update is begun.
+    updating_ = false;
     absl::StatusOr<catalog::VersionRecord> published =
         options_.catalog->PublishShard(registration_.worker_id, step, deadline);
     WEFT_RETURN_IF_ERROR(Explained(published.status()));
     report.version = *std::move(published);
-    updating_ = false;
     has_published_ = true;
     last_step_ = step;
     report.control_seconds =
@@ -112,8 +125,11 @@ class PublisherImpl : public Publisher {
   const manifest::LayoutDigest& layout_digest() const override {
     return layout_digest_;
   }
+  uint64_t generation() const override { return registration_.generation; }
 
  private:
+  bool is_copy() const { return check_tables_ != nullptr; }
+
   // Makes room for them behind the trainer's own memory.
   absl::Status AddQuantisedCopies() {
     const size_t num_own = options_.placement.stored.size();
@@ -238,15 +254,17 @@ class PublisherImpl : public Publisher {
         options_.catalog->PutPlacement(digest_hex, packed, deadline));
     catalog::WorkerInfo info;
     info.model = options_.model;
-    info.role = catalog::Role::kPublisher;
+    info.role = is_copy() ? catalog::Role::kCopy : catalog::Role::kPublisher;
     info.layout_spec = options_.placement.layout_spec;
     info.rank = options_.placement.rank;
     info.num_ranks = options_.placement.num_ranks;
     info.run_id = options_.run_id;
     info.epoch = options_.epoch;
+    info.labels = options_.labels;
     info.host_id = binding.host_id;
     info.process_id = binding.process_id;
     info.placement_digest_hex = digest_hex;
+    if (!is_copy()) info.shard_key = ShardKey(options_.placement);
     if (!options_.model_card.empty()) {
       const std::string card = manifest::PackBytes(options_.model_card);
       info.model_card_digest_hex = manifest::DigestOf(card).ToHex();
@@ -262,6 +280,7 @@ class PublisherImpl : public Publisher {
   }
 
   PublisherOptions options_;
+  const CheckTables check_tables_;  // of a copy
   std::unique_ptr<memory::Buffer> control_;
   std::vector<convert::DigestValue> table_;
   std::vector<std::byte*> stored_bases_;
@@ -283,14 +302,26 @@ class PublisherImpl : public Publisher {
   std::unique_ptr<catalog::Attachment> attachment_;
 };
 
+absl::StatusOr<std::unique_ptr<Publisher>> Start(PublisherOptions options,
+                                                 CheckTables check,
+                                                 base::Deadline deadline) {
+  if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
+  auto publisher =
+      std::make_unique<PublisherImpl>(std::move(options), std::move(check));
+  WEFT_RETURN_IF_ERROR(publisher->Start(deadline));
+  return publisher;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Publisher>> Publisher::Create(
     PublisherOptions options, base::Deadline deadline) {
-  if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
-  auto publisher = std::make_unique<PublisherImpl>(std::move(options));
-  WEFT_RETURN_IF_ERROR(publisher->Start(deadline));
-  return publisher;
+  return Start(std::move(options), nullptr, deadline);
+}
+
+absl::StatusOr<std::unique_ptr<Publisher>> PublishCopy(
+    PublisherOptions options, CheckTables check, base::Deadline deadline) {
+  return Start(std::move(options), std::move(check), deadline);
 }
 
 }  // namespace weft::session

@@ -26,6 +26,8 @@ struct PublisherOptions {
   // A restart of the same run uses a larger epoch; it then takes over.
   std::string run_id = "run";
   uint64_t epoch = 0;
+  // Equal for all ranks; receivers may ask for versions by them.
+  catalog::Labels labels;
   // Matrices that `placement.scaled` names are offered in FP8 as well, block
   // by block where this rank holds blocks whole: Publish quantises them into
   // memory of the publisher's own.
@@ -79,6 +81,8 @@ class Publisher {
   // OK while the catalog holds this rank as alive.
   virtual absl::Status Health() = 0;
   virtual const manifest::LayoutDigest& layout_digest() const = 0;
+  // Of its registration with the catalog.
+  virtual uint64_t generation() const = 0;
 };
 
 }  // namespace weft::session

@@ -20,9 +20,7 @@
 #include "weft/session/publisher.h"
 #include "weft/session/receiver.h"
 #include "weft/session/testing/fake_gpus.h"
-#include "weft/transport/inproc/inproc_transport.h"
-#include "weft/transport/shm/shm_transport.h"
-#include "weft/transport/ucx/ucx_transport.h"
+#include "weft/session/testing/plain_session.h"
 
 namespace weft::session {
 namespace {
@@ -30,6 +28,8 @@ namespace {
 using tensor::Box;
 using tensor::DType;
 using tensor::Range;
+using testing::MakeTransport;
+using testing::Trainer;
 using Rng = std::mt19937_64;
 
 base::Deadline Soon() {
@@ -372,21 +372,6 @@ std::string BytesOf(const manifest::Placement& placement,
       static_cast<size_t>(*StoredBytes(placement.stored[stored])));
 }
 
-// `device`: of the rank that uses it, for the transport "cuda".
-std::unique_ptr<transport::Transport> MakeTransport(const std::string& name,
-                                                    int device) {
-  if (name == "cuda") return testing::MakeFakeGpuTransport(device);
-  if (name == "inproc") return transport::MakeInprocTransport();
-  if (name == "shm") return *transport::MakeShmTransport();
-  return *transport::MakeUcxTransport({});
-}
-
-struct Trainer {
-  manifest::Placement placement;
-  OwnedRankMemory owned;
-  std::unique_ptr<Publisher> publisher;
-};
-
 class QuantiseTest : public ::testing::TestWithParam<std::string> {
  protected:
   void StartTrainers(const World& world) {
@@ -422,8 +407,11 @@ class QuantiseTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Receiver> StartReceiver(const Target& target,
                                           const OwnedRankMemory& owned,
                                           int64_t staging_bytes,
-                                          int num_threads = 2) {
+                                          int num_threads = 2,
+                                          bool shadow = false) {
     ReceiverOptions options;
+    if (shadow) options.mode = ReceiveMode::kShadow;
+    options.resume = true;
     options.execute.device = testing::FakeGpuOptions();
     options.model = "m";
     options.placement = target.placement;
@@ -461,8 +449,9 @@ TEST_P(QuantiseTest, RandomWorldsArriveAsThePlainQuantiserSays) {
         int64_t{1} << Pick(rng, world.scheme.block_rows == 0 ? 21 : 16, 22);
     // With three and more, rounds take turns.
     const auto num_threads = static_cast<int>(Pick(rng, 1, 4));
+    const bool shadow = Pick(rng, 0, 1) == 1;
     const std::unique_ptr<Receiver> receiver =
-        StartReceiver(target, owned, staging, num_threads);
+        StartReceiver(target, owned, staging, num_threads, shadow);
     ASSERT_NE(receiver, nullptr);
     for (uint64_t step = 1; step <= 2; ++step) {
       ASSERT_NO_FATAL_FAILURE(PublishAll(world, step));
@@ -478,8 +467,16 @@ TEST_P(QuantiseTest, RandomWorldsArriveAsThePlainQuantiserSays) {
            target.placement.stored[1].fragments) {
         num_scales += fragment.map.box().num_elements();
       }
-      EXPECT_EQ(report->bytes,
-                static_cast<int64_t>(elements.size()) + 4 * num_scales);
+      const auto element_bytes = static_cast<int64_t>(elements.size());
+      EXPECT_EQ(report->bytes, element_bytes + 4 * num_scales);
+      StoredBase(owned.memory, 0)[Pick(rng, 0, elements.size() - 1)] ^=
+          std::byte{1};
+      const auto again = receiver->Refit(nullptr, false, Soon());
+      ASSERT_TRUE(again.ok()) << again.status();
+      EXPECT_TRUE(BytesOf(target.placement, owned.memory, 0) == elements);
+      EXPECT_TRUE(BytesOf(target.placement, owned.memory, 1) == scales);
+      EXPECT_EQ(again->bytes + again->bytes_resumed, report->bytes);
+      EXPECT_EQ(again->digest, report->digest);
     }
   }
 }

@@ -6,12 +6,15 @@
 //
 // From the latch on until a commit the receiver is *fenced*: its memory may
 // hold torn weights and must not serve. Any failure leaves it fenced; the next
-// refit that commits heals it.
+// refit that commits heals it. A receiver with a second set of buffers moves
+// and verifies beside the set that serves, and sets the latch only while it
+// switches (docs/receiver.md).
 #ifndef WEFT_SESSION_RECEIVER_H_
 #define WEFT_SESSION_RECEIVER_H_
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,9 +29,33 @@
 #include "weft/plan/explain.h"
 #include "weft/plan/plan.h"
 #include "weft/session/memory_area.h"
+#include "weft/session/refit_phase.h"
 #include "weft/transport/transport.h"
 
 namespace weft::session {
+
+enum class ReceiveMode {
+  kInPlace,  // into the memory that the engine reads; fenced meanwhile
+  kShadow,   // into a second set of buffers, then a local switch
+};
+
+// For ReceiveMode::kShadow; without meaning else.
+struct ShadowOptions {
+  // What the second set may take, on the host and on the GPU together.
+  int64_t budget_bytes = std::numeric_limits<int64_t>::max();
+  // Contents change places, so that Rollback has the previous version, instead
+  // of being copied: twice the memory traffic while the engine stands still.
+  bool keep_previous = true;
+  // Called before and after the switch: the engine reads no weights between
+  // them. An error of `pause` ends the refit and changes nothing. After a
+  // switch that failed `resume` is not called: the receiver is fenced.
+  std::function<absl::Status()> pause;
+  std::function<absl::Status()> resume;
+  // If given, nothing is copied: the engine reads the stored tensors where
+  // `now_live` has them from then on, and the memory that it read before
+  // receives the next version. An error fences.
+  std::function<absl::Status(const RankMemory& now_live)> swap;
+};
 
 struct ReceiverOptions {
   std::string model;
@@ -50,15 +77,38 @@ struct ReceiverOptions {
   execute::ExecuteOptions execute;
   // Compare digests of all that arrived. Off only for measurements.
   bool verify = true;
+  // After each commit serve what was committed to receivers that come later, if
+  // all of it is what the publishers hold, bit for bit (docs/fan_out.md). Needs
+  // `verify`, memory that the transports can register, and
+  // ReceiveMode::kInPlace.
+  bool serve = false;
+  // Read from receivers that serve, too; they come before publishers that are
+  // as near.
+  bool read_copies = true;
   // After each commit measure the link that was used, for the bound (some
   // 100 ms, not counted in the report's seconds).
   bool measure_bound = true;
   // Called some times a second while Refit waits for a version to be READY; an
   // error ends the wait and is Refit's.
   std::function<absl::Status()> while_waiting;
-  // Run after the digests agreed and before the commit: refresh what the
-  // engine derives from weights. An error fences.
+  // Run after the digests agreed and before the commit, when the live memory
+  // holds the version: refresh what the engine derives from weights. An error
+  // fences.
   std::function<absl::Status(const catalog::VersionId&)> derive_hook;
+  ReceiveMode mode = ReceiveMode::kInPlace;
+  ShadowOptions shadow;
+  // File that holds the dirty latch beyond this process, written to disk before
+  // live memory changes and after each commit; one a rank. Empty: none. A
+  // receiver that finds it dirty says so in fenced_reason().
+  std::string state_file;
+  // A refit to the version that the last one was about first digests what lies
+  // in the receiving memory, and moves only what differs. With a state file
+  // that holds over a restart too, in place, when the engine's memory has
+  // survived. Host memory; on a GPU all is moved again.
+  bool resume = false;
+  // Told of each phase of a refit as it ends, of refits that fail too, from the
+  // thread that ran it.
+  PhaseObserver on_phase;
 };
 
 // Statuses of Prepare and Refit that say why no plan can be made (holes, double
@@ -67,15 +117,25 @@ struct ReceiverOptions {
 inline constexpr char kPlanRefusedPayload[] = "weft.session.plan_refused";
 
 struct PeerReport {
-  int64_t rank = 0;
+  int64_t rank = 0;  // in the plan: copies follow the publishers' ranks
+  std::string name;
   std::string transport;
   bool mapped = false;
   int64_t bytes = 0;
 };
 
+// A source that was lost in mid-refit.
+struct ReplacedSource {
+  std::string source;  // "publisher rank 2"
+  std::string why;
+  std::vector<std::string> by;  // who served its part
+};
+
 struct RefitReport {
   catalog::VersionId version;
-  int64_t bytes = 0;       // written into the receiver's memory
+  int64_t bytes = 0;  // written into the receiver's memory
+  // Not written: digests proved that they lay there already.
+  int64_t bytes_resumed = 0;
   int64_t wire_bytes = 0;  // read from peers, witnesses included
   double seconds = 0;      // whole call
   double transfer_seconds = 0;
@@ -94,6 +154,28 @@ struct RefitReport {
   int64_t manifests_fetched = 0;  // placements read from the catalog by it
   execute::ExecuteReport execute;
   std::vector<PeerReport> peers;
+  std::vector<ReplacedSource> replaced;
+  // With ReceiverOptions::serve: whether it is served now, or why not.
+  bool serving = false;
+  std::string not_served;
+  double serve_seconds = 0;  // after the commit, not in `seconds`
+  // Of a receiver with a second set of buffers: how long the engine stood
+  // still, from the end of `pause` to the call of `resume`, and the bytes that
+  // the live set was given from the other one meanwhile.
+  double pause_seconds = 0;
+  int64_t bytes_copied = 0;
+  // The version is live, but this could not be recorded where others look: the
+  // catalog's or the state file's error. Empty as a rule; the next commit
+  // records anew.
+  std::string unrecorded;
+};
+
+struct RollbackReport {
+  catalog::VersionId version;  // that is live now
+  double seconds = 0;
+  double pause_seconds = 0;  // as in RefitReport
+  int64_t bytes_copied = 0;
+  std::string unrecorded;
 };
 
 struct ReceiverCounters {
@@ -125,6 +207,13 @@ class Receiver {
   virtual absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
                                             bool newer,
                                             base::Deadline deadline) = 0;
+
+  // Back to the version that was live before the last switch, from the second
+  // set of buffers: pause, switch, hook, commit, resume. Needs no source and no
+  // lease; that version may be GONE. Called again it goes forward again.
+  // kFailedPrecondition when no such version is held: in place, without
+  // keep_previous, before the second commit, and after a transfer that failed.
+  virtual absl::StatusOr<RollbackReport> Rollback(base::Deadline deadline) = 0;
 
   // True before the first commit and from the dirty latch until a commit.
   virtual bool fenced() const = 0;

@@ -1,235 +1,34 @@
 // Publisher and Receiver through real transports and a memory catalog, in one
 // process; processes of their own are in tests/python and tests/processes.
-//
-// Expected bytes come from a plain function of (tensor, logical index, step):
-// no part of Weft computes them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstring>
 #include <functional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "weft/catalog/memory/memory_store.h"
-#include "weft/session/publisher.h"
-#include "weft/session/receiver.h"
-#include "weft/session/testing/fake_gpus.h"
-#include "weft/transport/inproc/inproc_transport.h"
-#include "weft/transport/shm/shm_transport.h"
-#include "weft/transport/testing/fault_transport.h"
-#include "weft/transport/ucx/ucx_transport.h"
+#include "weft/catalog/testing/forwarding_store.h"
+#include "weft/session/testing/plain_session.h"
 
 namespace weft::session {
 namespace {
 
 using ::testing::HasSubstr;
 
-base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::seconds(20));
-}
+using testing::BytesOf;
+using testing::ColumnCut;
+using testing::Expected;
+using testing::FillPlain;
+using testing::kNorm;
+using testing::kWeight;
+using testing::MakeTransport;
+using testing::Soon;
+using testing::Trainer;
 
-uint16_t ValueOf(int32_t tensor, int64_t logical_index, uint64_t step) {
-  const uint64_t mixed = (static_cast<uint64_t>(tensor) * 1000003 +
-                          static_cast<uint64_t>(logical_index)) *
-                             0x9e3779b97f4a7c15u +
-                         step * 0xda942042e4dd58b5u;
-  return static_cast<uint16_t>(mixed >> 40);
-}
-
-const std::string kWeight = "attention.q.weight";
-const std::string kNorm = "attention.norm.weight";
-
-// kWeight [rows, cols] and kNorm [cols].
-std::vector<tensor::TensorSpec> Specs(int64_t rows, int64_t cols) {
-  return {{kWeight, tensor::DType::kBF16, {rows, cols}},
-          {kNorm, tensor::DType::kBF16, {cols}}};
-}
-
-layout::StoredTensor StoredBox(int32_t tensor_index, const std::string& name,
-                               const std::vector<tensor::Range>& ranges) {
-  layout::StoredTensor stored{name, tensor::DType::kBF16, {}, {}, {}};
-  absl::InlinedVector<int64_t, 4> origin;
-  for (const tensor::Range& range : ranges) {
-    stored.shape.push_back(range.extent());
-    origin.push_back(0);
-  }
-  stored.fragments.push_back(
-      {tensor_index, *layout::IndexMap::RowMajor(*tensor::Box::Make(ranges),
-                                                 stored.shape, origin)});
-  return stored;
-}
-
-// kWeight cut by rows over `num_ranks`; kNorm whole on every rank.
-manifest::Placement RowShard(int64_t rows, int64_t cols, int64_t rank,
-                             int64_t num_ranks) {
-  manifest::Placement placement;
-  placement.layout_spec = "rows";
-  placement.rank = rank;
-  placement.num_ranks = num_ranks;
-  placement.tensors = Specs(rows, cols);
-  const int64_t chunk = (rows + num_ranks - 1) / num_ranks;
-  placement.stored = {StoredBox(0, "w_shard",
-                                {{std::min(rows, rank * chunk),
-                                  std::min(rows, (rank + 1) * chunk)},
-                                 {0, cols}}),
-                      StoredBox(1, "norm", {{0, cols}})};
-  return placement;
-}
-
-// Columns [begin, end) of kWeight and the norm.
-manifest::Placement ColumnCut(int64_t rows, int64_t cols, int64_t begin,
-                              int64_t end) {
-  manifest::Placement placement;
-  placement.layout_spec = "columns";
-  placement.tensors = Specs(rows, cols);
-  placement.stored = {StoredBox(0, "w_cut", {{0, rows}, {begin, end}}),
-                      StoredBox(1, "norm", {{0, cols}})};
-  return placement;
-}
-
-// Fills or checks by the plain function; only row-major boxes occur here.
-void FillPlain(const manifest::Placement& placement, const RankMemory& memory,
-               uint64_t step) {
-  for (size_t i = 0; i < placement.stored.size(); ++i) {
-    const layout::Fragment& fragment = placement.stored[i].fragments[0];
-    const tensor::Box& box = fragment.map.box();
-    const tensor::Shape& whole = placement.tensors[fragment.tensor].shape;
-    auto* out = reinterpret_cast<uint16_t*>(StoredBase(memory, i));
-    if (box.rank() == 1) {
-      for (int64_t c = box.range(0).begin; c < box.range(0).end; ++c) {
-        *out++ = ValueOf(fragment.tensor, c, step);
-      }
-      continue;
-    }
-    for (int64_t r = box.range(0).begin; r < box.range(0).end; ++r) {
-      for (int64_t c = box.range(1).begin; c < box.range(1).end; ++c) {
-        *out++ = ValueOf(fragment.tensor, r * whole[1] + c, step);
-      }
-    }
-  }
-}
-
-std::string BytesOf(const OwnedRankMemory& owned) {
-  return std::string(reinterpret_cast<const char*>(owned.buffer->data()),
-                     static_cast<size_t>(owned.buffer->size_bytes()));
-}
-
-// The whole buffer as it must be: alignment gaps keep the poison.
-std::string Expected(const manifest::Placement& placement, uint64_t step) {
-  OwnedRankMemory owned = *AllocateFor(placement, memory::MemoryKind::kHost);
-  std::memset(owned.buffer->data(), 0xA5, owned.buffer->span().size());
-  FillPlain(placement, owned.memory, step);
-  return BytesOf(owned);
-}
-
-// `device`: of the rank that uses it, for the transport "cuda".
-std::unique_ptr<transport::Transport> MakeTransport(const std::string& name,
-                                                    int device) {
-  if (name == "cuda") return testing::MakeFakeGpuTransport(device);
-  if (name == "inproc") return transport::MakeInprocTransport();
-  if (name == "shm") return *transport::MakeShmTransport();
-  return *transport::MakeUcxTransport({});
-}
-
-struct Trainer {
-  manifest::Placement placement;
-  OwnedRankMemory owned;
-  std::unique_ptr<Publisher> publisher;
-};
-
-class RefitTest : public ::testing::TestWithParam<std::string> {
- protected:
-  static constexpr int64_t kRows = 200;
-  static constexpr int64_t kCols = 150;
-
-  absl::StatusOr<std::unique_ptr<Trainer>> StartTrainer(int64_t rank,
-                                                        int64_t num_ranks,
-                                                        uint64_t epoch = 0) {
-    auto trainer = std::make_unique<Trainer>();
-    trainer->placement = RowShard(kRows, kCols, rank, num_ranks);
-    trainer->owned = testing::AllocateUnder(GetParam(), trainer->placement,
-                                            testing::kTrainerGpu);
-    PublisherOptions options;
-    options.device = testing::FakeGpuOptions();
-    options.model = "m";
-    options.epoch = epoch;
-    options.placement = trainer->placement;
-    options.memory = trainer->owned.memory;
-    options.catalog = store_;
-    options.transports.push_back(
-        MakeTransport(GetParam(), testing::kTrainerGpu));
-    auto publisher = Publisher::Create(std::move(options), Soon());
-    if (!publisher.ok()) return publisher.status();
-    trainer->publisher = *std::move(publisher);
-    return trainer;
-  }
-
-  void StartTrainers(int64_t num_ranks, uint64_t epoch = 0) {
-    trainers_.clear();
-    for (int64_t rank = 0; rank < num_ranks; ++rank) {
-      auto trainer = StartTrainer(rank, num_ranks, epoch);
-      ASSERT_TRUE(trainer.ok()) << trainer.status();
-      trainers_.push_back(*std::move(trainer));
-    }
-  }
-
-  void PublishAll(uint64_t step) {
-    for (auto& trainer : trainers_) {
-      ASSERT_TRUE(trainer->publisher->BeginUpdate(Soon()).ok());
-      FillPlain(trainer->placement, trainer->owned.memory, step);
-      const auto report = trainer->publisher->Publish(step, Soon());
-      ASSERT_TRUE(report.ok()) << report.status();
-    }
-  }
-
-  struct Engine {
-    manifest::Placement placement;
-    OwnedRankMemory owned;
-    std::shared_ptr<transport::FaultScript> faults;
-    std::unique_ptr<Receiver> receiver;
-  };
-
-  Engine StartEngine(
-      manifest::Placement placement, bool faulty = false,
-      const std::function<void(ReceiverOptions&)>& adjust = nullptr) {
-    Engine engine;
-    engine.placement = std::move(placement);
-    engine.owned = testing::AllocateUnder(GetParam(), engine.placement,
-                                          testing::kEngineGpu);
-    Poison(engine);
-    ReceiverOptions options;
-    options.execute.device = testing::FakeGpuOptions();
-    options.model = "m";
-    options.placement = engine.placement;
-    options.memory = engine.owned.memory;
-    options.catalog = store_;
-    std::unique_ptr<transport::Transport> transport =
-        MakeTransport(GetParam(), testing::kEngineGpu);
-    if (faulty) {
-      engine.faults = std::make_shared<transport::FaultScript>();
-      transport =
-          transport::MakeFaultTransport(std::move(transport), engine.faults);
-    }
-    options.transports.push_back(std::move(transport));
-    options.execute.num_threads = 2;
-    options.measure_bound = false;
-    if (adjust) adjust(options);
-    engine.receiver = *Receiver::Create(std::move(options), Soon());
-    return engine;
-  }
-
-  static void Poison(Engine& engine) {
-    std::memset(engine.owned.buffer->data(), 0xA5,
-                engine.owned.buffer->span().size());
-  }
-
-  std::shared_ptr<catalog::CatalogStore> store_ = catalog::MakeMemoryStore({});
-  std::vector<std::unique_ptr<Trainer>> trainers_;
-};
+class RefitTest : public testing::PlainSession {};
 
 TEST_P(RefitTest, ThreeVersionsArriveAndOnlyTheFirstPlans) {
   StartTrainers(3);
@@ -300,6 +99,49 @@ TEST_P(RefitTest, WeightsThatChangeWithoutBeginUpdateAreSeenByTheDigest) {
   ASSERT_TRUE(absl::IsDataLoss(report.status())) << report.status();
   EXPECT_THAT(std::string(report.status().message()),
               HasSubstr("source rank 1"));
+}
+
+// Publishes, and then loses what the catalog answered.
+class ForgetfulStore : public catalog::ForwardingStore {
+ public:
+  using ForwardingStore::ForwardingStore;
+  absl::StatusOr<catalog::VersionRecord> PublishShard(
+      const std::string& worker_id, uint64_t step,
+      base::Deadline deadline) override {
+    auto record = ForwardingStore::PublishShard(worker_id, step, deadline);
+    if (!forgets) return record;
+    return absl::UnavailableError("the answer was lost");
+  }
+  bool forgets = false;
+};
+
+TEST_P(RefitTest, APublisherThatLostTheAnswerWithdrawsWhatOthersRead) {
+  const auto forgetful = std::make_shared<ForgetfulStore>(store_);
+  store_ = forgetful;
+  StartTrainers(1);
+  PublishAll(1);
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 10, 90));
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, false, Soon()).ok());
+  Trainer& trainer = *trainers_[0];
+  ASSERT_TRUE(trainer.publisher->BeginUpdate(Soon()).ok());
+  FillPlain(trainer.placement, trainer.owned.memory, 2);
+  forgetful->forgets = true;
+  ASSERT_TRUE(
+      absl::IsUnavailable(trainer.publisher->Publish(2, Soon()).status()));
+  forgetful->forgets = false;
+  // It is READY, and may be read until the next update is begun.
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
+  ASSERT_TRUE(trainer.publisher->BeginUpdate(Soon()).ok());
+  const auto versions = store_->ListVersions("m", Soon());
+  ASSERT_TRUE(versions.ok()) << versions.status();
+  for (const catalog::VersionRecord& each : *versions) {
+    EXPECT_NE(each.state, catalog::VersionState::kReady)
+        << catalog::ToString(each.version);
+  }
+  PublishAll(3);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 3));
 }
 
 TEST_P(RefitTest, AMissingRankIsNamedByTheDeadline) {
@@ -377,6 +219,34 @@ TEST_P(RefitTest, AHookThatFailsFences) {
   EXPECT_TRUE(engine.receiver->fenced());
 }
 
+// Everything has arrived and agreed, and the trainer was told that nobody reads
+// any more: the receiver must not go on as if its commit had been recorded.
+TEST_P(RefitTest, ARevokedLeaseIsNoCommit) {
+  StartTrainers(1);
+  PublishAll(1);
+  bool revoke = true;
+  Engine engine =
+      StartEngine(ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+                  [&](ReceiverOptions& options) {
+                    options.derive_hook = [&](const catalog::VersionId&) {
+                      if (!revoke) return absl::OkStatus();
+                      const auto revoked = trainers_[0]->publisher->BeginUpdate(
+                          base::Deadline::After(std::chrono::nanoseconds(0)));
+                      EXPECT_EQ(revoked.value_or(-1), 1);
+                      return revoked.status();
+                    };
+                  });
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  EXPECT_TRUE(absl::IsFailedPrecondition(report.status())) << report.status();
+  EXPECT_TRUE(engine.receiver->fenced());
+  EXPECT_FALSE(engine.receiver->committed().has_value());
+  revoke = false;
+  PublishAll(2);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, true, Soon()).ok());
+  EXPECT_FALSE(engine.receiver->fenced());
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
+}
+
 TEST_P(RefitTest, AWaitCanBeInterrupted) {
   StartTrainers(1);
   int calls = 0;
@@ -448,10 +318,10 @@ TEST_P(RefitTest, RandomCutsArrive) {
                  << rows << "x" << cols << " over " << ranks
                  << " ranks, columns " << begin << ".." << end);
     store_ = catalog::MakeMemoryStore({});
-    std::vector<std::unique_ptr<Trainer>> trainers;
+    std::vector<std::unique_ptr<testing::Trainer>> trainers;
     for (int64_t rank = 0; rank < ranks; ++rank) {
-      auto trainer = std::make_unique<Trainer>();
-      trainer->placement = RowShard(rows, cols, rank, ranks);
+      auto trainer = std::make_unique<testing::Trainer>();
+      trainer->placement = testing::RowShard(rows, cols, rank, ranks);
       trainer->owned = testing::AllocateUnder(GetParam(), trainer->placement,
                                               testing::kTrainerGpu);
       PublisherOptions options;

@@ -41,36 +41,35 @@ absl::Status Drain(transport::Peer& peer, int64_t outstanding,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
-    const catalog::SourceRecord& source,
+    const catalog::SourceRecord& source, const std::string& name,
     absl::Span<const std::shared_ptr<transport::Transport>> transports,
     base::Deadline deadline) {
   std::unique_ptr<SourceLink> link(new SourceLink);
   link->rank_ = source.rank;
   link->generation_ = source.generation;
-  link->label_ = absl::StrCat("publisher rank ", source.rank);
+  link->label_ = name;
   WEFT_ASSIGN_OR_RETURN(link->binding_,
                         manifest::DecodeBinding(source.binding));
   base::FaultList faults;
   for (const auto& transport : transports) {
-    const std::string name(transport->name());
-    const auto* address = Find(link->binding_.addresses, name);
+    const std::string by(transport->name());
+    const auto* address = Find(link->binding_.addresses, by);
     if (address == nullptr) {
-      faults.Add(absl::StrCat(name, ": the publisher does not offer it"));
+      faults.Add(absl::StrCat(by, ": the publisher does not offer it"));
       continue;
     }
     absl::StatusOr<std::unique_ptr<transport::Peer>> peer =
         transport->Connect(address->address, link->label_, deadline);
     if (!peer.ok()) {
-      faults.Add(
-          absl::StrCat(name, ": ", std::string(peer.status().message())));
+      faults.Add(absl::StrCat(by, ": ", std::string(peer.status().message())));
       continue;
     }
     link->peer_ = *std::move(peer);
     link->transport_ = transport;
-    link->transport_name_ = name;
+    link->transport_name_ = by;
     const absl::Status imported = link->ImportAll();
     if (imported.ok()) return link;
-    faults.Add(absl::StrCat(name, ": ", std::string(imported.message())));
+    faults.Add(absl::StrCat(by, ": ", std::string(imported.message())));
     link->regions_.clear();
     link->peer_.reset();
   }

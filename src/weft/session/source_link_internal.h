@@ -21,13 +21,15 @@ class SourceLink {
  public:
   // Connects through the first transport, in the order given, that has keys
   // for every buffer of the source. kUnavailable that lists why each failed.
+  // `name`: of the source, for errors.
   static absl::StatusOr<std::unique_ptr<SourceLink>> Open(
-      const catalog::SourceRecord& source,
+      const catalog::SourceRecord& source, const std::string& name,
       absl::Span<const std::shared_ptr<transport::Transport>> transports,
       base::Deadline deadline);
 
   int64_t rank() const { return rank_; }
   uint64_t generation() const { return generation_; }
+  const std::string& name() const { return label_; }
   const std::string& transport_name() const { return transport_name_; }
   bool mapped() const;
   transport::Peer& peer() { return *peer_; }

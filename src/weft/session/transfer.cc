@@ -53,6 +53,13 @@ void AddReport(const execute::ExecuteReport& more,
   }
 }
 
+int64_t MovedFrom(const execute::ExecuteReport& report, int64_t rank) {
+  for (const execute::ExecuteReport::Peer& peer : report.peers) {
+    if (peer.rank == rank) return peer.bytes;
+  }
+  return 0;
+}
+
 absl::Status ReadTable(SourceLink& link, const ArrivalCheck::TableRange& range,
                        base::Deadline deadline,
                        std::vector<convert::DigestValue>& values) {
@@ -129,7 +136,7 @@ absl::StatusOr<std::unique_ptr<Transfer>> Transfer::Make(const Inputs& inputs) {
 }
 
 absl::Status Transfer::Prepare() {
-  memory_ = in_.options.memory;
+  memory_ = in_.memory;
   WEFT_ASSIGN_OR_RETURN(device_, DeviceOf(memory_));
   WEFT_ASSIGN_OR_RETURN(device_areas_,
                         DeviceAreas::Make(memory_, in_.options.execute.device));
@@ -204,6 +211,8 @@ absl::Status Transfer::AllocateStaging() {
 
 absl::Status Transfer::Quantise(size_t round, int num_threads,
                                 base::Deadline deadline) {
+  const PhaseTimer phase(in_.options.on_phase,
+                         absl::StrCat("quantise round ", round));
   if (device_ != memory::kHostMemory) {
     return execute::QuantiseRoundOnDevice(
         device_, in_.staged, in_.options.placement, round,
@@ -219,33 +228,41 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
     const plan::Plan& plan) {
   auto part = std::make_unique<Part>();
   part->plan = &plan;
-  std::vector<execute::RemoteRank> remotes;
   for (const plan::PeerPlan& peer : plan.peers) {
-    const auto link = std::find_if(
-        in_.links.begin(), in_.links.end(),
-        [&](const auto& each) { return each->rank() == peer.src_rank; });
-    part->links.push_back(link->get());
-    remotes.push_back((*link)->RemoteRank());
+    part->links.push_back(&LinkOf(peer));
   }
   part->arrival = std::make_unique<ArrivalCheck>(*part->plan, in_.index,
                                                  in_.staged.placement, memory_);
   execute::ExecuteOptions options = in_.options.execute;
-  // Stages take their part of the staging budget.
-  options.staging_bytes -= static_cast<int64_t>(num_areas_) * area_bytes_;
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };
   options.beside = [this, part = part.get()] {
     return in_.options.verify ? ReadTables(*part, deadline_) : absl::OkStatus();
   };
-  WEFT_ASSIGN_OR_RETURN(
-      part->program,
-      execute::BindPull(plan, in_.index, in_.staged.placement,
-                        *in_.options.kernels, local_, remotes, options));
+  WEFT_ASSIGN_OR_RETURN(part->program, BindProgram(plan, std::move(options)));
   return part;
 }
 
-absl::Status Transfer::Run(const catalog::VersionId& version,
+absl::StatusOr<std::unique_ptr<execute::Program>> Transfer::BindProgram(
+    const plan::Plan& plan, execute::ExecuteOptions options) {
+  // Stages take their part of the staging budget.
+  options.staging_bytes -= static_cast<int64_t>(num_areas_) * area_bytes_;
+  std::vector<execute::RemoteRank> remotes;
+  for (const plan::PeerPlan& peer : plan.peers) {
+    remotes.push_back(LinkOf(peer).RemoteRank());
+  }
+  return execute::BindPull(plan, in_.index, in_.staged.placement,
+                           *in_.options.kernels, local_, remotes, options);
+}
+
+SourceLink& Transfer::LinkOf(const plan::PeerPlan& peer) const {
+  return **std::find_if(
+      in_.links.begin(), in_.links.end(),
+      [&](const auto& link) { return link->rank() == peer.src_rank; });
+}
+
+absl::Status Transfer::Run(const catalog::VersionId& version, bool resume,
                            base::Deadline deadline, RefitReport& report) {
   WEFT_RETURN_IF_ERROR(device_areas_.Check());
   WEFT_RETURN_IF_ERROR(
@@ -254,7 +271,12 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
   const auto transfer_start = steady_clock::now();
   execute::ApplyZeroFills(*direct_->plan, in_.staged.placement, local_);
   report.transfer_seconds += SecondsSince(transfer_start);
-  WEFT_RETURN_IF_ERROR(RunPart(*direct_, version, deadline, report));
+  // Digests in place are taken by the host, from tables alone.
+  const bool may_resume =
+      resume && in_.options.verify && device_ == memory::kHostMemory;
+  WEFT_RETURN_IF_ERROR(may_resume
+                           ? ResumeDirect(version, deadline, report)
+                           : RunPart(*direct_, version, deadline, report));
   report.bytes = report.execute.bytes_moved + quantised_bytes_;
   WEFT_RETURN_IF_ERROR(RunRounds(version, deadline, report));
   // A version is published once, and its word does not come back: one look at
@@ -265,9 +287,12 @@ absl::Status Transfer::Run(const catalog::VersionId& version,
   report.wire_bytes = report.execute.bytes_on_wire;
   if (in_.options.verify) report.digest = convert::ToHex(digest_);
   for (size_t p = 0; p < in_.links.size(); ++p) {
-    report.peers.push_back(
-        {in_.links[p]->rank(), in_.links[p]->transport_name(),
-         in_.links[p]->mapped(), in_.plan.peers[p].dst_bytes});
+    const int64_t rank = in_.links[p]->rank();
+    report.peers.push_back({rank, in_.links[p]->name(),
+                            in_.links[p]->transport_name(),
+                            in_.links[p]->mapped(),
+                            may_resume ? MovedFrom(report.execute, rank)
+                                       : in_.plan.peers[p].dst_bytes});
   }
   return absl::OkStatus();
 }
@@ -304,6 +329,15 @@ absl::Status Transfer::RunRounds(const catalog::VersionId& version,
   return absl::OkStatus();
 }
 
+absl::StatusOr<execute::ExecuteReport> Transfer::Move(Part& part,
+                                                      base::Deadline deadline) {
+  PhaseTimer phase(in_.options.on_phase,
+                   absl::StrCat("move from ", part.links.size(), " peers"));
+  absl::StatusOr<execute::ExecuteReport> moved = part.program->Run(deadline);
+  if (moved.ok()) phase.set_bytes(moved->bytes_on_wire);
+  return moved;
+}
+
 absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
                                base::Deadline deadline, RefitReport& report) {
   const convert::DigestConstants constants =
@@ -314,7 +348,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   part.tables_read = false;
   deadline_ = deadline;
   const auto transfer_start = steady_clock::now();
-  absl::StatusOr<execute::ExecuteReport> moved = part.program->Run(deadline);
+  absl::StatusOr<execute::ExecuteReport> moved = Move(part, deadline);
   part.program->SetDigestConstants(nullptr);
   WEFT_RETURN_IF_ERROR(moved.status());
   report.transfer_seconds += SecondsSince(transfer_start);
@@ -324,10 +358,14 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
     WEFT_RETURN_IF_ERROR(ReadTables(part, deadline));
   }
   if (digested == nullptr) return absl::OkStatus();
+  const PhaseTimer phase(in_.options.on_phase, "verify");
   const auto verify_start = steady_clock::now();
   const absl::StatusOr<ArrivalResult> arrived = part.arrival->Run(
       *part.program, part.tables, in_.options.execute.num_threads);
   if (!arrived.ok()) {
+    for (const size_t peer : part.arrival->failed_peers()) {
+      failed_ranks_.insert(part.links[peer]->rank());
+    }
     // A version that changed meanwhile says more than what differs by it.
     WEFT_RETURN_IF_ERROR(
         CheckEpochWords(part.links, version, "after", deadline));
@@ -340,6 +378,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
 }
 
 absl::Status Transfer::ReadTables(Part& part, base::Deadline deadline) {
+  const PhaseTimer phase(in_.options.on_phase, "digest tables");
   part.tables.resize(part.links.size());
   for (size_t p = 0; p < part.links.size(); ++p) {
     WEFT_RETURN_IF_ERROR(ReadTable(*part.links[p],
@@ -354,15 +393,16 @@ absl::Status Transfer::CheckEpochWords(absl::Span<SourceLink* const> links,
                                        const catalog::VersionId& version,
                                        std::string_view when,
                                        base::Deadline deadline) {
+  const PhaseTimer phase(in_.options.on_phase,
+                         absl::StrCat("epoch words ", std::string(when)));
   const uint64_t expected = EpochWord(version);
   base::FaultList faults;
   for (SourceLink* const link : links) {
     WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
     if (word == expected) continue;
     faults.Add(absl::StrCat(
-        "publisher rank ", link->rank(), " no longer holds ",
-        catalog::ToString(version), " (checked ", std::string(when),
-        " the transfer): its memory ",
+        link->name(), " no longer holds ", catalog::ToString(version),
+        " (checked ", std::string(when), " the transfer): its memory ",
         (word & 1) != 0 ? "is being changed" : "holds another version"));
   }
   return faults.ToStatus(absl::StatusCode::kAborted);

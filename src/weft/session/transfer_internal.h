@@ -7,7 +7,9 @@
 #define WEFT_SESSION_TRANSFER_INTERNAL_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -35,6 +37,7 @@ class Transfer {
  public:
   struct Inputs {
     const ReceiverOptions& options;
+    const RankMemory& memory;  // that is written
     const plan::SourceIndex& index;
     const plan::Plan& plan;  // for staged.placement
     const plan::StagedTarget& staged;
@@ -45,10 +48,13 @@ class Transfer {
   // and binds the first part. Everything in `inputs` must outlive it.
   static absl::StatusOr<std::unique_ptr<Transfer>> Make(const Inputs& inputs);
 
-  // All parts. Fills in the report's bytes, times, digest and peers. Codes as
-  // Receiver::Refit.
-  absl::Status Run(const catalog::VersionId& version, base::Deadline deadline,
-                   RefitReport& report);
+  // All parts. Fills in the report's bytes, times, digest and peers. `resume`:
+  // moves of the direct part whose bytes lie in place already are left out.
+  // Codes as Receiver::Refit.
+  absl::Status Run(const catalog::VersionId& version, bool resume,
+                   base::Deadline deadline, RefitReport& report);
+  // Whose bytes did not have the digests that they say, in a run that failed.
+  const std::set<int64_t>& failed_ranks() const { return failed_ranks_; }
 
  private:
   // A plan bound to memory; the arrival check is told what has landed.
@@ -67,6 +73,10 @@ class Transfer {
   absl::Status Prepare();
   absl::Status AllocateStaging();
   absl::StatusOr<std::unique_ptr<Part>> Bind(const plan::Plan& plan);
+  SourceLink& LinkOf(const plan::PeerPlan& peer) const;
+  // `options`: the receiver's, with hooks of the part.
+  absl::StatusOr<std::unique_ptr<execute::Program>> BindProgram(
+      const plan::Plan& plan, execute::ExecuteOptions options);
   absl::Status RunRounds(const catalog::VersionId& version,
                          base::Deadline deadline, RefitReport& report);
   absl::Status Quantise(size_t round, int num_threads, base::Deadline deadline);
@@ -74,14 +84,19 @@ class Transfer {
   int64_t StagingOffset(size_t round) const {
     return static_cast<int64_t>(round % num_areas_) * area_bytes_;
   }
+  // The direct part without what lies in place: finds that by the publishers'
+  // tables, reading only what completes tiles that moves cut through.
+  absl::Status ResumeDirect(const catalog::VersionId& version,
+                            base::Deadline deadline, RefitReport& report);
+  absl::StatusOr<execute::ExecuteReport> Move(Part& part,
+                                              base::Deadline deadline);
   absl::Status RunPart(Part& part, const catalog::VersionId& version,
                        base::Deadline deadline, RefitReport& report);
   // Fills part.tables.
-  static absl::Status ReadTables(Part& part, base::Deadline deadline);
-  static absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
-                                      const catalog::VersionId& version,
-                                      std::string_view when,
-                                      base::Deadline deadline);
+  absl::Status ReadTables(Part& part, base::Deadline deadline);
+  absl::Status CheckEpochWords(absl::Span<SourceLink* const> links,
+                               const catalog::VersionId& version,
+                               std::string_view when, base::Deadline deadline);
 
   const Inputs in_;
   int device_ =
@@ -101,6 +116,7 @@ class Transfer {
   std::vector<plan::Plan> part_plans_;
   std::vector<SourceLink*> all_links_;
   std::unique_ptr<Part> direct_;
+  std::set<int64_t> failed_ranks_;
   // Of the run that goes on.
   convert::DigestValue digest_;
   base::Deadline deadline_ = base::Deadline::Infinite();

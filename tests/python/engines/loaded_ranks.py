@@ -63,9 +63,12 @@ def captured(cases):
 
 def _in_each(cases, look):
     from vllm.distributed import parallel_state
+    from vllm.model_executor.models import utils
     _load_as_on_a_gpu()
     seen = []
     for case in cases:
+        # By id(model), which the model before may have had.
+        utils._model_to_pp_missing_layer_names.clear()
         config, model = _load(case, parallel_state)
         seen.append(look(case, config, model))
         parallel_state.destroy_model_parallel()

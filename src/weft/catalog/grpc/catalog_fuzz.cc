@@ -29,6 +29,9 @@ void Call(CatalogService& service,
     request.set_revoke_after_ns(
         std::min<int64_t>(request.revoke_after_ns(), 0));
   }
+  if constexpr (std::is_same_v<Request, v1::ReadEventsRequest>) {
+    request.set_wait_ns(0);
+  }
   Response response;
   (service.*method)(nullptr, &request, &response);
   std::string serialized;
@@ -37,7 +40,7 @@ void Call(CatalogService& service,
 
 void CallNumber(CatalogService& service, int method, const std::string& bytes) {
   using S = CatalogService;
-  switch (method % 13) {
+  switch (method % 16) {
     case 0:
       return Call(service, &S::PutPlacement, bytes);
     case 1:
@@ -63,8 +66,14 @@ void CallNumber(CatalogService& service, int method, const std::string& bytes) {
       return Call(service, &S::ReleaseLease, bytes);
     case 11:
       return Call(service, &S::ListVersions, bytes);
-    default:
+    case 12:
       return Call(service, &S::ListWorkers, bytes);
+    case 13:
+      return Call(service, &S::ListLeases, bytes);
+    case 14:
+      return Call(service, &S::ReadEvents, bytes);
+    default:
+      return Call(service, &S::ReportServing, bytes);
   }
 }
 

@@ -1,6 +1,5 @@
 #include "weft/catalog/grpc/catalog_server.h"
 
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -9,33 +8,40 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/catalog/grpc/call_watcher_internal.h"
 #include "weft/catalog/grpc/catalog_service_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/grpc/tls_internal.h"
 #include "weft/catalog/limits.h"
+#include "weft/catalog/listen_address.h"
 
 namespace weft::catalog {
 namespace {
 
-// "HOST:PORT" as gRPC wants it.
-absl::StatusOr<std::string> CheckedAddress(const std::string& listen_address) {
-  const size_t colon = listen_address.rfind(':');
-  int port = -1;
-  if (colon == std::string::npos ||
-      !absl::SimpleAtoi(listen_address.substr(colon + 1), &port) || port < 0 ||
-      port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listen address \"", CleanReason(listen_address),
-        "\" is not of the form HOST:PORT with a port between 0 and 65535"));
+absl::Status CheckOptions(const CatalogServerOptions& options) {
+  if (!options.gate.token_file.empty() && !options.tls.enabled() &&
+      !options.insecure_tokens) {
+    return absl::InvalidArgumentError(
+        "tokens without TLS could be read by everyone on the way: give "
+        "--tls-cert and --tls-key, or --insecure-tokens if the network is "
+        "yours");
   }
-  return colon == 0 ? absl::StrCat("[::]", listen_address) : listen_address;
+  if (options.max_message_bytes < 1 ||
+      options.max_message_bytes > kMaxMessageBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a message of at most ", options.max_message_bytes,
+                     " bytes is not between 1 and ", kMaxMessageBytes));
+  }
+  return absl::OkStatus();
 }
 
-void SetConnectionOptions(grpc::ServerBuilder& builder) {
-  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+void SetConnectionOptions(int64_t max_message_bytes,
+                          grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   // Two catalogs on one port would each see a part of the workers.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -52,8 +58,11 @@ void SetConnectionOptions(grpc::ServerBuilder& builder) {
 }  // namespace
 
 struct CatalogServer::Impl {
-  explicit Impl(CatalogStore* store) : service(store) {}
+  Impl(CatalogStore* store, std::unique_ptr<Gate> made_gate,
+       int64_t max_watches)
+      : gate(std::move(made_gate)), service(store, gate.get(), max_watches) {}
 
+  const std::unique_ptr<Gate> gate;
   CatalogService service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
@@ -66,20 +75,30 @@ CatalogServer::CatalogServer(std::unique_ptr<Impl> impl)
 CatalogServer::~CatalogServer() { Shutdown(); }
 
 absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
-    const std::string& listen_address, CatalogStore* store) {
+    const std::string& listen_address, CatalogStore* store,
+    const CatalogServerOptions& options) {
+  WEFT_RETURN_IF_ERROR(CheckOptions(options));
   WEFT_ASSIGN_OR_RETURN(const std::string address,
-                        CheckedAddress(listen_address));
-  auto impl = std::make_unique<Impl>(store);
+                        CheckedListenAddress(listen_address));
+  WEFT_ASSIGN_OR_RETURN(const auto credentials,
+                        MakeServerCredentials(options.tls));
+  WEFT_ASSIGN_OR_RETURN(std::unique_ptr<Gate> gate, Gate::Make(options.gate));
+  auto impl =
+      std::make_unique<Impl>(store, std::move(gate), options.max_watches);
   grpc::ServerBuilder builder;
-  SetConnectionOptions(builder);
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(),
-                           &impl->port);
+  SetConnectionOptions(options.max_message_bytes, builder);
+  builder.AddListeningPort(address, credentials, &impl->port);
   builder.RegisterService(&impl->service);
+  if (options.observer != nullptr) {
+    std::vector<
+        std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+        watchers;
+    watchers.push_back(MakeCallWatcher(options.observer));
+    builder.experimental().SetInterceptorCreators(std::move(watchers));
+  }
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr || impl->port == 0) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "cannot listen on ", listen_address,
-        " (is another program there, or is it no address of this host)"));
+    return CannotListen(listen_address);
   }
   return std::unique_ptr<CatalogServer>(new CatalogServer(std::move(impl)));
 }

@@ -2,22 +2,39 @@
 #ifndef WEFT_CATALOG_GRPC_CATALOG_SERVER_H_
 #define WEFT_CATALOG_GRPC_CATALOG_SERVER_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "weft/catalog/access/gate.h"
+#include "weft/catalog/grpc/call_observer.h"
+#include "weft/catalog/grpc/tls.h"
+#include "weft/catalog/limits.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
+
+struct CatalogServerOptions {
+  ServerTls tls{};
+  GateOptions gate{};
+  // Whether clients may send tokens without TLS, for all on the way to read.
+  bool insecure_tokens = false;
+  int64_t max_watches = 65'536;
+  int64_t max_message_bytes = kMaxMessageBytes;
+  CallObserver* observer = nullptr;  // if given, must outlive the server
+};
 
 // Threads: all methods may be called from any thread.
 class CatalogServer {
  public:
   // Listens on "HOST:PORT"; an empty host is every address of this machine,
   // port 0 a free one. `store` must outlive the server. kInvalidArgument for a
-  // malformed address, kAlreadyExists if the address cannot be bound.
+  // malformed address, certificates or tokens that are none, and tokens without
+  // TLS, kAlreadyExists if the address cannot be bound.
   static absl::StatusOr<std::unique_ptr<CatalogServer>> Start(
-      const std::string& listen_address, CatalogStore* store);
+      const std::string& listen_address, CatalogStore* store,
+      const CatalogServerOptions& options = {});
 
   // Calls Shutdown.
   ~CatalogServer();

@@ -54,8 +54,8 @@ class RefusedStream : public grpc::ServerWriteReactor<Response> {
 
 class WatchStream : public grpc::ServerWriteReactor<v1::WatchVersionsResponse> {
  public:
-  explicit WatchStream(std::unique_ptr<VersionWatch> watch)
-      : watch_(std::move(watch)) {
+  WatchStream(std::unique_ptr<VersionWatch> watch, std::shared_ptr<void> kept)
+      : kept_(std::move(kept)), watch_(std::move(watch)) {
     watch_->SetWake([this] { SendNews(); });
   }
 
@@ -87,6 +87,7 @@ class WatchStream : public grpc::ServerWriteReactor<v1::WatchVersionsResponse> {
   bool sent_first_ = false;
   bool writing_ = false;
   bool finished_ = false;
+  const std::shared_ptr<void> kept_;
   const std::unique_ptr<VersionWatch> watch_;
 };
 
@@ -122,11 +123,12 @@ grpc::ServerWriteReactor<v1::AttachResponse>* StartAttachStream(
 }
 
 grpc::ServerWriteReactor<v1::WatchVersionsResponse>* StartWatchStream(
-    absl::StatusOr<std::unique_ptr<VersionWatch>> watch) {
+    absl::StatusOr<std::unique_ptr<VersionWatch>> watch,
+    std::shared_ptr<void> kept) {
   if (!watch.ok()) {
     return new RefusedStream<v1::WatchVersionsResponse>(watch.status());
   }
-  return new WatchStream(*std::move(watch));
+  return new WatchStream(*std::move(watch), std::move(kept));
 }
 
 }  // namespace weft::catalog

@@ -20,9 +20,11 @@ grpc::ServerWriteReactor<v1::AttachResponse>* StartAttachStream(
     absl::StatusOr<std::shared_ptr<CatalogService::Attached>> attached);
 
 // Sends the watch's records in batches until the client goes away or the
-// watch ends. Not OK: ends at once with that.
+// watch ends. Not OK: ends at once with that. `kept` lives as long as the
+// stream.
 grpc::ServerWriteReactor<v1::WatchVersionsResponse>* StartWatchStream(
-    absl::StatusOr<std::unique_ptr<VersionWatch>> watch);
+    absl::StatusOr<std::unique_ptr<VersionWatch>> watch,
+    std::shared_ptr<void> kept);
 
 }  // namespace weft::catalog
 

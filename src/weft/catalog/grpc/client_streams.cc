@@ -43,6 +43,7 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
                  grpc::ClientReadReactor<Response>*),
              const Request* request) {
     started_ = true;
+    connection_->AddToken(context_);
     (connection_->stub->async()->*method)(&context_, request, this);
     this->StartRead(&response_);
     this->StartCall();
@@ -207,6 +208,11 @@ void Connection::SetDeadline(grpc::ClientContext& context,
   context.set_deadline(gpr_time_add(
       gpr_now(GPR_CLOCK_MONOTONIC),
       gpr_time_from_nanos(deadline.Remaining().count(), GPR_TIMESPAN)));
+}
+
+void Connection::AddToken(grpc::ClientContext& context) const {
+  const std::string token = bearer->Token();
+  if (!token.empty()) context.AddMetadata(kTokenHeader, kTokenScheme + token);
 }
 
 absl::StatusOr<std::unique_ptr<Attachment>> OpenAttachment(

@@ -13,6 +13,8 @@
 #include "absl/status/statusor.h"
 #include "catalog.grpc.pb.h"
 #include "weft/base/deadline.h"
+#include "weft/catalog/grpc/bearer_internal.h"
+#include "weft/catalog/grpc/client_access.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/store.h"
 
@@ -23,6 +25,7 @@ namespace weft::catalog {
 struct Connection {
   std::string address;
   std::unique_ptr<v1::Catalog::Stub> stub;
+  std::shared_ptr<Bearer> bearer;
 
   // Runs a unary `method` of the stub until `deadline`. `doing` is for the
   // error: "listing versions".
@@ -36,16 +39,27 @@ struct Connection {
     }
     grpc::ClientContext context;
     SetDeadline(context, deadline);
+    AddToken(context);
     return FromWireStatus(((*stub).*method)(&context, request, &response),
                           doing, address);
   }
 
   static void SetDeadline(grpc::ClientContext& context,
                           base::Deadline deadline);
+  void AddToken(grpc::ClientContext& context) const;
 };
 
-// kUnavailable at the first refusal.
+// How to reach any server of a catalog.
+struct Door {
+  ClientAccess access;
+  std::shared_ptr<Bearer> bearer;
+};
+// Refuses files and tokens that are none.
+absl::StatusOr<Door> MakeDoor(const ClientAccess& access);
+
+// kUnavailable at the first refusal; other codes as for MakeGrpcClient.
 absl::StatusOr<std::shared_ptr<Connection>> Connect(const std::string& address,
+                                                    const Door& door,
                                                     base::Deadline deadline);
 // A client of that one connection.
 std::unique_ptr<CatalogStore> MakeClientOf(

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_split.h"
 #include "weft/base/status.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/grpc/failover_client_internal.h"
 #include "weft/catalog/grpc/failover_links_internal.h"
 
@@ -183,9 +184,10 @@ class FailoverClient : public CatalogStore {
     return std::make_unique<FailoverWatch>(links_, model, *std::move(watch));
   }
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override {
     return Call(deadline, [&](const Link& link, bool) {
-      return link.store->GetSources(model, deadline);
+      return link.store->GetSources(model, lease_id, deadline);
     });
   }
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
@@ -216,6 +218,15 @@ class FailoverClient : public CatalogStore {
       return was_done ? absl::OkStatus() : status;
     });
   }
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->ReportServing(worker_id, committed, fenced_reason,
+                                       deadline);
+    });
+  }
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override {
     return Call(deadline, [&](const Link& link, bool) {
@@ -226,6 +237,18 @@ class FailoverClient : public CatalogStore {
       const std::string& model, base::Deadline deadline) override {
     return Call(deadline, [&](const Link& link, bool) {
       return link.store->ListWorkers(model, deadline);
+    });
+  }
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->ListLeases(model, deadline);
+    });
+  }
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override {
+    return Call(deadline, [&](const Link& link, bool) {
+      return link.store->ReadEvents(query, deadline);
     });
   }
 
@@ -253,7 +276,9 @@ auto FailoverClient::Call(base::Deadline deadline, F call)
     absl::Status status = link.status();
     if (link.ok()) {
       // A server refuses calls of a worker that is not attached through it.
-      links_->AwaitAttached(links_->GiveUp(deadline));
+      const absl::Status attached =
+          links_->AwaitAttached(links_->GiveUp(deadline));
+      if (!attached.ok() && deadline.Passed()) return attached;
       auto result = call(*link, again);
       status = StatusOf(result);
       if (!absl::IsUnavailable(status)) return result;
@@ -284,7 +309,7 @@ absl::StatusOr<std::unique_ptr<Attachment>> FailoverClient::AttachBy(
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CatalogStore>> MakeFailoverClient(
-    const std::string& addresses, GrpcClientOptions options) {
+    const std::string& addresses, GrpcClientOptions options, const Door& door) {
   if (options.reconnect_within <= std::chrono::nanoseconds(0)) {
     options.reconnect_within = kReconnectWithin;
   }
@@ -293,8 +318,8 @@ absl::StatusOr<std::unique_ptr<CatalogStore>> MakeFailoverClient(
   if (list.empty()) {
     return absl::InvalidArgumentError("no address of a catalog is given");
   }
-  auto links = std::make_shared<FailoverLinks>(list, options.connect_timeout,
-                                               options.reconnect_within);
+  auto links = std::make_shared<FailoverLinks>(
+      list, door, options.connect_timeout, options.reconnect_within);
   WEFT_RETURN_IF_ERROR(
       links->Get(base::Deadline::After(options.connect_timeout)).status());
   links->Start();

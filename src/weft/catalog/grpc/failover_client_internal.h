@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "weft/catalog/grpc/client_streams_internal.h"
 #include "weft/catalog/grpc/grpc_client.h"
 #include "weft/catalog/store.h"
 
@@ -13,7 +14,7 @@ namespace weft::catalog {
 
 // `addresses`: "HOST:PORT,HOST:PORT".
 absl::StatusOr<std::unique_ptr<CatalogStore>> MakeFailoverClient(
-    const std::string& addresses, GrpcClientOptions options);
+    const std::string& addresses, GrpcClientOptions options, const Door& door);
 
 }  // namespace weft::catalog
 

@@ -14,10 +14,11 @@ constexpr std::chrono::seconds kAttachTime(5);
 
 }  // namespace
 
-FailoverLinks::FailoverLinks(std::vector<std::string> addresses,
+FailoverLinks::FailoverLinks(std::vector<std::string> addresses, Door door,
                              std::chrono::nanoseconds connect_timeout,
                              std::chrono::nanoseconds reconnect_within)
     : addresses_(std::move(addresses)),
+      door_(std::move(door)),
       connect_timeout_(connect_timeout),
       reconnect_within_(reconnect_within) {}
 
@@ -43,6 +44,7 @@ absl::StatusOr<FailoverLinks::Link> FailoverLinks::Get(
     base::Deadline deadline) {
   const std::lock_guard connecting(connecting_);
   std::size_t first = 0;
+  absl::Status refused;
   {
     const std::lock_guard lock(mutex_);
     if (link_.life != 0) return link_;
@@ -52,20 +54,28 @@ absl::StatusOr<FailoverLinks::Link> FailoverLinks::Get(
     const std::size_t index = (first + i) % addresses_.size();
     const base::Deadline each =
         base::Deadline::After(std::min(connect_timeout_, deadline.Remaining()));
-    auto connection = Connect(addresses_[index], each);
-    if (!connection.ok()) continue;
+    auto connection = Connect(addresses_[index], door_, each);
+    if (!connection.ok()) {
+      // That a server is there and refuses says more than that none is.
+      if (refused.ok() && !IsUnreachable(connection.status())) {
+        refused = connection.status();
+      }
+      continue;
+    }
     const std::lock_guard lock(mutex_);
     next_address_ = index;
     link_ = {++last_life_, *connection, MakeClientOf(*connection)};
     changed_.notify_all();
     return link_;
   }
+  if (!refused.ok()) return refused;
   return NoCatalogAnswers(absl::StrJoin(addresses_, " or "));
 }
 
 void FailoverLinks::MarkBroken(Held& held) {
   if (held.broken || held.ended || !held.lost.ok()) return;
   held.broken = true;
+  held.why = NoCatalogAnswers(absl::StrJoin(addresses_, " or "));
   held.give_up = base::Deadline::After(reconnect_within_);
   changed_.notify_all();
 }
@@ -79,10 +89,12 @@ void FailoverLinks::Break(uint64_t life) {
   for (const auto& held : held_) MarkBroken(*held);
 }
 
-void FailoverLinks::AwaitAttached(base::Deadline deadline) {
+absl::Status FailoverLinks::AwaitAttached(base::Deadline deadline) {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, deadline.Remaining(),
                     [this] { return closed_ || NextBroken() == nullptr; });
+  const std::shared_ptr<Held> broken = NextBroken();
+  return broken == nullptr ? absl::OkStatus() : broken->why;
 }
 
 bool FailoverLinks::AllAttached() {
@@ -219,11 +231,15 @@ void FailoverLinks::Repair(const std::shared_ptr<Held>& held) {
       opened = Open(*link, held->worker, /*again=*/true, deadline);
       status = opened.status();
     }
-    const bool may_come =
-        absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+    const bool may_come = !link.ok() || absl::IsUnavailable(status) ||
+                          absl::IsDeadlineExceeded(status);
     if (may_come && !held->give_up.Passed()) {
       if (link.ok() && !absl::IsUnavailable(status)) Break(link->life);
       if (IsUnreachable(status) && link.ok()) Break(link->life);
+      {
+        const std::lock_guard lock(mutex_);
+        if (absl::IsUnavailable(status)) held->why = status;
+      }
       Pause(held->give_up);
       return;
     }

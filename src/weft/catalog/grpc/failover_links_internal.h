@@ -44,11 +44,12 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
     uint64_t life = 0;    // of the link that inner is on
     bool broken = false;  // inner is of no use: the keeper is at it
     bool ended = false;
+    absl::Status why;  // it is broken still
     base::Deadline give_up = base::Deadline::Infinite();
     absl::Status lost;  // not OK: it is over
   };
 
-  FailoverLinks(std::vector<std::string> addresses,
+  FailoverLinks(std::vector<std::string> addresses, Door door,
                 std::chrono::nanoseconds connect_timeout,
                 std::chrono::nanoseconds reconnect_within);
   void Start();
@@ -59,8 +60,8 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
   absl::StatusOr<Link> Get(base::Deadline deadline);
   // The link is broken: all that is on it moves to another one.
   void Break(uint64_t life);
-  // Until every attachment is on a link again, or lost.
-  void AwaitAttached(base::Deadline deadline);
+  // Until every attachment is on a link again, or lost; else why not.
+  absl::Status AwaitAttached(base::Deadline deadline);
   // Whether no attachment has been lost or is being repaired.
   bool AllAttached();
   // A moment before trying again; ends early when something has changed.
@@ -84,6 +85,7 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
   void MarkBroken(Held& held);  // mutex_ is held
 
   const std::vector<std::string> addresses_;
+  const Door door_;
   const std::chrono::nanoseconds connect_timeout_;
   const std::chrono::nanoseconds reconnect_within_;
 

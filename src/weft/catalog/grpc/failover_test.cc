@@ -13,6 +13,7 @@
 #include "weft/catalog/memory/memory_store.h"
 #include "weft/catalog/redis/redis_store.h"
 #include "weft/catalog/testing/conformance.h"
+#include "weft/catalog/testing/forwarding_store.h"
 #include "weft/catalog/testing/redis_process.h"
 #include "weft/manifest/placement.h"
 
@@ -217,6 +218,39 @@ TEST(FailoverTest, AnotherCatalogAtTheSameAddressKnowsNobody) {
   // A release that this catalog has not seen is not taken for done.
   EXPECT_EQ(client->ReleaseLease("l1", true, "", Soon()).code(),
             StatusCode::kNotFound);
+}
+
+// A catalog that runs, and whose workers cannot come back.
+class Refusing : public ForwardingStore {
+ public:
+  Refusing() : ForwardingStore(MakeMemoryStore()) {}
+  absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
+      const Registration&, base::Deadline) override {
+    return absl::UnavailableError("its store is away");
+  }
+};
+
+// That is what a call says that waited for it in vain: not that time is up.
+TEST(FailoverTest, ACallWhoseWorkerCannotComeBackSaysWhy) {
+  std::unique_ptr<CatalogStore> store = MakeMemoryStore();
+  auto server = CatalogServer::Start("127.0.0.1:0", store.get());
+  ASSERT_EQ(server.status(), absl::OkStatus());
+  const std::string address = absl::StrCat("127.0.0.1:", (*server)->port());
+  const auto client = Connect(address);
+  const Worker receiver = Join(*client, ReceiverInfo());
+  server->reset();
+  store = std::make_unique<Refusing>();
+  auto again = CatalogServer::Start(address, store.get());
+  ASSERT_EQ(again.status(), absl::OkStatus());
+  // The first one may be what finds the broken link.
+  (void)client->ListVersions(
+      "", base::Deadline::After(std::chrono::milliseconds(500)));
+  const absl::Status status =
+      client
+          ->AcquireLease(receiver.id(), Version(1),
+                         base::Deadline::After(std::chrono::milliseconds(500)))
+          .status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status;
 }
 
 TEST(FailoverTest, WithoutAnyServerACallEnds) {

@@ -3,7 +3,6 @@
 #include <grpc/support/time.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
 #include <chrono>
@@ -17,6 +16,7 @@
 #include "weft/catalog/grpc/client_streams_internal.h"
 #include "weft/catalog/grpc/failover_client_internal.h"
 #include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/grpc/tls_internal.h"
 #include "weft/catalog/limits.h"
 
 namespace weft::catalog {
@@ -30,6 +30,8 @@ constexpr int kReconnectFirstMs = 100;
 constexpr int kReconnectMaxMs = 2'000;
 // How much longer than the wait itself the answer of BeginUpdate may take.
 constexpr std::chrono::seconds kAnswerTime(10);
+// A host that takes longer to shake hands is not answering.
+constexpr std::chrono::seconds kExplanationTime(1);
 
 // A protobuf string must be UTF-8, and an id that the catalog chose is ASCII:
 // any other one is unknown in this form too.
@@ -65,6 +67,7 @@ class GrpcClient : public CatalogStore {
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
@@ -75,10 +78,18 @@ class GrpcClient : public CatalogStore {
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override;
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override;
 
  private:
   absl::StatusOr<VersionRecord> Publish(const std::string& worker_id,
@@ -186,10 +197,12 @@ absl::StatusOr<std::unique_ptr<VersionWatch>> GrpcClient::WatchVersions(
 }
 
 absl::StatusOr<SourceSet> GrpcClient::GetSources(const std::string& model,
+                                                 const std::string& lease_id,
                                                  base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(CheckName("model", model));
   v1::GetSourcesRequest request;
   request.set_model(model);
+  request.set_lease_id(WireId(lease_id));
   v1::GetSourcesResponse response;
   WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::GetSources, request, response,
                                          deadline, "getting sources"));
@@ -246,6 +259,19 @@ absl::Status GrpcClient::ReleaseLease(const std::string& lease_id,
                            "releasing a lease");
 }
 
+absl::Status GrpcClient::ReportServing(const std::string& worker_id,
+                                       const VersionId* committed,
+                                       const std::string& fenced_reason,
+                                       base::Deadline deadline) {
+  v1::ReportServingRequest request;
+  request.set_worker_id(WireId(worker_id));
+  if (committed != nullptr) ToWire(*committed, *request.mutable_committed());
+  request.set_fenced_reason(CleanReason(fenced_reason));
+  v1::ReportServingResponse response;
+  return connection_->Call(&Stub::ReportServing, request, response, deadline,
+                           "reporting what is served");
+}
+
 absl::StatusOr<std::vector<VersionRecord>> GrpcClient::ListVersions(
     const std::string& model, base::Deadline deadline) {
   if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
@@ -274,6 +300,47 @@ absl::StatusOr<std::vector<WorkerRecord>> GrpcClient::ListWorkers(
     records.push_back(FromWire(record));
   }
   return records;
+}
+
+absl::StatusOr<std::vector<LeaseRecord>> GrpcClient::ListLeases(
+    const std::string& model, base::Deadline deadline) {
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  v1::ListLeasesRequest request;
+  request.set_model(model);
+  v1::ListLeasesResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::ListLeases, request, response,
+                                         deadline, "listing leases"));
+  std::vector<LeaseRecord> records;
+  for (const wire::LeaseRecord& record : response.records()) {
+    records.push_back(FromWire(record));
+  }
+  return records;
+}
+
+absl::StatusOr<EventPage> GrpcClient::ReadEvents(const EventQuery& query,
+                                                 base::Deadline deadline) {
+  if (!query.model.empty()) {
+    WEFT_RETURN_IF_ERROR(CheckName("model", query.model));
+  }
+  v1::ReadEventsRequest request;
+  request.set_from(query.from);
+  request.set_log_id(query.log_id);
+  request.set_model(query.model);
+  request.set_max_events(query.max_events);
+  request.set_wait_ns(query.wait_until.Remaining().count());
+  v1::ReadEventsResponse response;
+  WEFT_RETURN_IF_ERROR(connection_->Call(&Stub::ReadEvents, request, response,
+                                         deadline, "reading events"));
+  EventPage page{.log_id = response.log_id(),
+                 .missed = response.missed(),
+                 .restarted = response.restarted(),
+                 .next = response.next(),
+                 .end = response.end(),
+                 .events = {}};
+  for (const wire::Event& event : response.events()) {
+    page.events.push_back(FromWire(event));
+  }
+  return page;
 }
 
 grpc::ChannelArguments ConnectionOptions() {
@@ -315,14 +382,28 @@ absl::Status AwaitConnected(grpc::Channel& channel, const std::string& address,
 
 }  // namespace
 
+absl::StatusOr<Door> MakeDoor(const ClientAccess& access) {
+  WEFT_RETURN_IF_ERROR(CheckTls(access.tls));
+  Door door{.access = access, .bearer = nullptr};
+  WEFT_ASSIGN_OR_RETURN(door.bearer, Bearer::Make(access));
+  return door;
+}
+
 absl::StatusOr<std::shared_ptr<Connection>> Connect(const std::string& address,
+                                                    const Door& door,
                                                     base::Deadline deadline) {
-  const std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
-      address, grpc::InsecureChannelCredentials(), ConnectionOptions());
-  WEFT_RETURN_IF_ERROR(AwaitConnected(*channel, address, deadline));
+  const ClientTls& tls = door.access.tls;
+  WEFT_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials(tls));
+  const std::shared_ptr<grpc::Channel> channel =
+      grpc::CreateCustomChannel(address, credentials, ConnectionOptions());
+  if (!AwaitConnected(*channel, address, deadline).ok()) {
+    return ExplainNoConnection(address, tls,
+                               base::Deadline::After(kExplanationTime));
+  }
   auto connection = std::make_shared<Connection>();
   connection->address = address;
   connection->stub = v1::Catalog::NewStub(channel);
+  connection->bearer = door.bearer;
   return connection;
 }
 
@@ -333,13 +414,14 @@ std::unique_ptr<CatalogStore> MakeClientOf(
 
 absl::StatusOr<std::unique_ptr<CatalogStore>> MakeGrpcClient(
     const std::string& address, const GrpcClientOptions& options) {
+  WEFT_ASSIGN_OR_RETURN(const Door door, MakeDoor(options.access));
   const bool has_several = address.find(',') != std::string::npos;
   if (has_several || options.reconnect_within > std::chrono::nanoseconds(0)) {
-    return MakeFailoverClient(address, options);
+    return MakeFailoverClient(address, options, door);
   }
   WEFT_ASSIGN_OR_RETURN(
       std::shared_ptr<Connection> connection,
-      Connect(address, base::Deadline::After(options.connect_timeout)));
+      Connect(address, door, base::Deadline::After(options.connect_timeout)));
   return MakeClientOf(std::move(connection));
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "weft/catalog/grpc/client_access.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -17,12 +18,16 @@ struct GrpcClientOptions {
   // How long a call tries again when its catalog goes away; kUnavailable then.
   // 0: not at all, but 10 s with several addresses.
   std::chrono::nanoseconds reconnect_within{0};
+  // Certificate files are read at each connection, so that they may change.
+  ClientAccess access{};
 };
 
 // Connects to "HOST:PORT", or to the first of "A,B,..." that answers; these
 // are servers of one catalog on a store that they share. kUnavailable "no
 // catalog answers at HOST:PORT ..." if nothing is there. One connection for all
-// calls, watches and attachments.
+// calls, watches and attachments. kFailedPrecondition if one side wants TLS and
+// the other does not, kUnauthenticated if one refuses the other's certificate,
+// kInvalidArgument for files and tokens that are none.
 //
 // Beyond store.h: a call on a broken connection fails at once with
 // kUnavailable, and the client connects again by itself, but attachments and

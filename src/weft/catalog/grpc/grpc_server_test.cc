@@ -19,6 +19,7 @@
 #include "weft/catalog/grpc/grpc_client.h"
 #include "weft/catalog/memory/memory_store.h"
 #include "weft/catalog/testing/conformance.h"
+#include "weft/catalog/testing/forwarding_store.h"
 #include "weft/manifest/placement.h"
 
 namespace weft::catalog {
@@ -266,8 +267,9 @@ TEST(GrpcServerTest, LargePlacementsAndBindingsPass) {
 
 // Forwards to a memory store, but ListVersions waits for Release, and errors
 // of Register can be chosen.
-class StuckStore : public CatalogStore {
+class StuckStore : public ForwardingStore {
  public:
+  StuckStore() : ForwardingStore(MakeMemoryStore()) {}
   void Release() {
     const std::lock_guard lock(mutex_);
     released_ = true;
@@ -275,77 +277,18 @@ class StuckStore : public CatalogStore {
   }
   absl::Status register_status;
 
-  absl::Status PutPlacement(const std::string& digest_hex,
-                            const std::string& bytes,
-                            base::Deadline deadline) override {
-    return inner_->PutPlacement(digest_hex, bytes, deadline);
-  }
-  absl::StatusOr<std::string> GetPlacement(const std::string& digest_hex,
-                                           base::Deadline deadline) override {
-    return inner_->GetPlacement(digest_hex, deadline);
-  }
   absl::StatusOr<Registration> Register(const WorkerInfo&, const std::string&,
                                         base::Deadline) override {
     return register_status;
-  }
-  absl::StatusOr<std::unique_ptr<Attachment>> Attach(
-      const std::string& worker_id, base::Deadline deadline) override {
-    return inner_->Attach(worker_id, deadline);
-  }
-  absl::StatusOr<std::unique_ptr<Attachment>> Reattach(
-      const Registration& worker, base::Deadline deadline) override {
-    return inner_->Reattach(worker, deadline);
-  }
-  absl::StatusOr<VersionRecord> RepublishShard(
-      const std::string& worker_id, uint64_t step,
-      base::Deadline deadline) override {
-    return inner_->RepublishShard(worker_id, step, deadline);
-  }
-  absl::StatusOr<VersionRecord> PublishShard(const std::string& worker_id,
-                                             uint64_t step,
-                                             base::Deadline deadline) override {
-    return inner_->PublishShard(worker_id, step, deadline);
-  }
-  absl::StatusOr<int64_t> BeginUpdate(const std::string& worker_id,
-                                      base::Deadline revoke_after) override {
-    return inner_->BeginUpdate(worker_id, revoke_after);
-  }
-  absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
-      const std::string& model, base::Deadline deadline) override {
-    return inner_->WatchVersions(model, deadline);
-  }
-  absl::StatusOr<SourceSet> GetSources(const std::string& model,
-                                       base::Deadline deadline) override {
-    return inner_->GetSources(model, deadline);
-  }
-  absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
-                                     const VersionId& version,
-                                     base::Deadline deadline) override {
-    return inner_->AcquireLease(worker_id, version, deadline);
-  }
-  absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
-                                           const VersionId* newer_than,
-                                           base::Deadline deadline) override {
-    return inner_->AcquireNewestLease(worker_id, newer_than, deadline);
-  }
-  absl::Status ReleaseLease(const std::string& lease_id, bool committed,
-                            const std::string& fenced_reason,
-                            base::Deadline deadline) override {
-    return inner_->ReleaseLease(lease_id, committed, fenced_reason, deadline);
   }
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return released_; });
-    return inner_->ListVersions(model, deadline);
-  }
-  absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
-      const std::string& model, base::Deadline deadline) override {
-    return inner_->ListWorkers(model, deadline);
+    return ForwardingStore::ListVersions(model, deadline);
   }
 
  private:
-  std::unique_ptr<CatalogStore> inner_ = MakeMemoryStore();
   std::mutex mutex_;
   std::condition_variable changed_;
   bool released_ = false;

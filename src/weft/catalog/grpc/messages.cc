@@ -1,3 +1,4 @@
+#include <chrono>
 #include <string>
 
 #include "absl/strings/cord.h"
@@ -27,6 +28,20 @@ VersionId FromWire(const wire::VersionId& message) {
           .step = message.step()};
 }
 
+namespace {
+
+using WireLabels = google::protobuf::Map<std::string, std::string>;
+
+void ToWire(const Labels& labels, WireLabels& message) {
+  for (const auto& [name, value] : labels) message[name] = value;
+}
+
+Labels FromWire(const WireLabels& message) {
+  return Labels(message.begin(), message.end());
+}
+
+}  // namespace
+
 void ToWire(const VersionRecord& record, wire::VersionRecord& message) {
   message.set_model(record.model);
   ToWire(record.version, *message.mutable_version());
@@ -36,6 +51,7 @@ void ToWire(const VersionRecord& record, wire::VersionRecord& message) {
   message.set_ranks_expected(record.ranks_expected);
   message.set_leases(record.leases);
   message.set_source_set(record.source_set);
+  ToWire(record.labels, *message.mutable_labels());
 }
 
 VersionRecord FromWire(const wire::VersionRecord& message) {
@@ -50,7 +66,8 @@ VersionRecord FromWire(const wire::VersionRecord& message) {
           .ranks_published = message.ranks_published(),
           .ranks_expected = message.ranks_expected(),
           .leases = message.leases(),
-          .source_set = message.source_set()};
+          .source_set = message.source_set(),
+          .labels = FromWire(message.labels())};
 }
 
 void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
@@ -65,13 +82,16 @@ void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
   message.set_process_id(info.process_id);
   message.set_placement_digest_hex(info.placement_digest_hex);
   message.set_model_card_digest_hex(info.model_card_digest_hex);
+  message.set_shard_key(info.shard_key);
+  ToWire(info.labels, *message.mutable_labels());
+  message.set_owner(info.owner);
 }
 
 WorkerInfo FromWire(const wire::WorkerInfo& message) {
   // Role has one byte: a number beyond it must not wrap into a role.
   const int role = message.role();
   return {.model = message.model(),
-          .role = role == wire::ROLE_PUBLISHER || role == wire::ROLE_RECEIVER
+          .role = role >= wire::ROLE_PUBLISHER && role <= wire::ROLE_COPY
                       ? static_cast<Role>(role)
                       : Role{0},
           .layout_spec = message.layout_spec(),
@@ -82,7 +102,10 @@ WorkerInfo FromWire(const wire::WorkerInfo& message) {
           .host_id = message.host_id(),
           .process_id = message.process_id(),
           .placement_digest_hex = message.placement_digest_hex(),
-          .model_card_digest_hex = message.model_card_digest_hex()};
+          .model_card_digest_hex = message.model_card_digest_hex(),
+          .shard_key = message.shard_key(),
+          .labels = FromWire(message.labels()),
+          .owner = message.owner()};
 }
 
 void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {
@@ -94,6 +117,7 @@ void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {
   if (!record.committed.run_id.empty()) {
     ToWire(record.committed, *message.mutable_committed());
   }
+  message.set_death_reason(record.death_reason);
 }
 
 WorkerRecord FromWire(const wire::WorkerRecord& message) {
@@ -102,7 +126,8 @@ WorkerRecord FromWire(const wire::WorkerRecord& message) {
           .info = FromWire(message.info()),
           .alive = message.alive(),
           .fenced_reason = message.fenced_reason(),
-          .committed = FromWire(message.committed())};
+          .committed = FromWire(message.committed()),
+          .death_reason = message.death_reason()};
 }
 
 void ToWire(const SourceRecord& record, wire::SourceRecord& message) {
@@ -111,6 +136,11 @@ void ToWire(const SourceRecord& record, wire::SourceRecord& message) {
   message.set_host_id(record.host_id);
   message.set_placement_digest_hex(record.placement_digest_hex);
   message.set_binding(record.binding);
+  message.set_role(static_cast<wire::Role>(record.role));
+  message.set_worker_id(record.worker_id);
+  if (!record.holds.run_id.empty()) {
+    ToWire(record.holds, *message.mutable_holds());
+  }
 }
 
 SourceRecord FromWire(const wire::SourceRecord& message) {
@@ -118,7 +148,65 @@ SourceRecord FromWire(const wire::SourceRecord& message) {
           .generation = message.generation(),
           .host_id = message.host_id(),
           .placement_digest_hex = message.placement_digest_hex(),
-          .binding = message.binding()};
+          .binding = message.binding(),
+          .role = message.role() == wire::ROLE_COPY ? Role::kCopy
+                                                    : Role::kPublisher,
+          .worker_id = message.worker_id(),
+          .holds = FromWire(message.holds())};
+}
+
+void ToWire(const LeaseRecord& record, wire::LeaseRecord& message) {
+  message.set_lease_id(record.lease_id);
+  message.set_model(record.model);
+  ToWire(record.version, *message.mutable_version());
+  message.set_worker_id(record.worker_id);
+  message.set_expires_in_ns(record.expires_in.count());
+}
+
+LeaseRecord FromWire(const wire::LeaseRecord& message) {
+  return {.lease_id = message.lease_id(),
+          .model = message.model(),
+          .version = FromWire(message.version()),
+          .worker_id = message.worker_id(),
+          .expires_in = std::chrono::nanoseconds(message.expires_in_ns())};
+}
+
+void ToWire(const Event& event, wire::Event& message) {
+  message.set_number(event.number);
+  message.set_unix_ns(event.unix_ns);
+  message.set_kind(static_cast<uint32_t>(event.kind));
+  message.set_model(event.model);
+  if (!event.worker_id.empty()) {
+    message.set_worker_id(event.worker_id);
+    message.set_generation(event.generation);
+    message.set_role(static_cast<wire::Role>(event.role));
+    message.set_rank(event.rank);
+  }
+  if (!event.version.run_id.empty()) {
+    ToWire(event.version, *message.mutable_version());
+  }
+  message.set_lease_id(event.lease_id);
+  message.set_ranks_published(event.ranks_published);
+  message.set_ranks_expected(event.ranks_expected);
+  message.set_reason(event.reason);
+}
+
+Event FromWire(const wire::Event& message) {
+  const bool known = message.kind() <= static_cast<uint32_t>(kLastEventKind);
+  return {.number = message.number(),
+          .unix_ns = message.unix_ns(),
+          .kind = known ? static_cast<EventKind>(message.kind()) : EventKind{0},
+          .model = message.model(),
+          .worker_id = message.worker_id(),
+          .generation = message.generation(),
+          .role = message.role() == wire::ROLE_RECEIVER ? Role::kReceiver
+                                                        : Role::kPublisher,
+          .rank = message.rank(),
+          .version = FromWire(message.version()),
+          .lease_id = message.lease_id(),
+          .ranks_published = message.ranks_published(),
+          .ranks_expected = message.ranks_expected(),
+          .reason = message.reason()};
 }
 
 grpc::Status ToWireStatus(const absl::Status& status) {

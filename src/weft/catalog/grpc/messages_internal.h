@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "catalog.pb.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -26,6 +27,8 @@ void ToWire(const VersionRecord& record, wire::VersionRecord& message);
 void ToWire(const WorkerInfo& info, wire::WorkerInfo& message);
 void ToWire(const WorkerRecord& record, wire::WorkerRecord& message);
 void ToWire(const SourceRecord& record, wire::SourceRecord& message);
+void ToWire(const LeaseRecord& record, wire::LeaseRecord& message);
+void ToWire(const Event& event, wire::Event& message);
 
 // An unknown role becomes one that CheckWorkerInfo refuses, an unknown state
 // becomes GONE.
@@ -34,6 +37,9 @@ VersionRecord FromWire(const wire::VersionRecord& message);
 WorkerInfo FromWire(const wire::WorkerInfo& message);
 WorkerRecord FromWire(const wire::WorkerRecord& message);
 SourceRecord FromWire(const wire::SourceRecord& message);
+LeaseRecord FromWire(const wire::LeaseRecord& message);
+// An unknown kind becomes EventKind{0}.
+Event FromWire(const wire::Event& message);
 
 // The codes of both are the same numbers. The result is marked as the
 // catalog's own answer; the message is cut where HTTP/2 headers end.

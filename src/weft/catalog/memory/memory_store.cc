@@ -16,6 +16,7 @@
 #include "weft/base/status.h"
 #include "weft/catalog/limits.h"
 #include "weft/catalog/state/catalog_state.h"
+#include "weft/catalog/state/event_log.h"
 #include "weft/catalog/state/version_watches.h"
 #include "weft/catalog/version_queue.h"
 
@@ -25,6 +26,12 @@ namespace {
 using Clock = base::Deadline::Clock;
 
 constexpr char kServer[] = "this";
+
+int64_t UnixNanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
 
 StateOptions ToStateOptions(const MemoryStoreOptions& options) {
   return {.lease_duration = options.lease_duration,
@@ -48,6 +55,7 @@ class Core {
    public:
     explicit Transaction(Core& core)
         : core_(core), now_(core.options_.now()), lock_(core.mutex_) {
+      core_.state_.SetEventTime(UnixNanoseconds());
       core_.state_.Expire(now_);
     }
     ~Transaction() {
@@ -91,6 +99,8 @@ class Core {
                                     const CatalogState::VersionKey& key,
                                     base::Deadline deadline);
 
+  EventPage AwaitEvents(const EventQuery& query);
+
   std::shared_ptr<VersionQueue> Subscribe(const std::string& model);
   void Unsubscribe(const std::string& model,
                    const std::shared_ptr<VersionQueue>& queue);
@@ -110,6 +120,7 @@ class Core {
   std::condition_variable changed_;  // a transaction has ended
   std::condition_variable expiry_;   // something expires sooner, or closed
   CatalogState state_;
+  EventLog events_;
   std::map<std::string, std::shared_ptr<const std::string>> blobs_;
   VersionWatches watches_;
   uint64_t last_token_ = 0;
@@ -123,6 +134,8 @@ VersionWatches::Queues Core::HandOutChanges() {
   }
   const auto next = state_.NextExpiry();
   if (next && *next < expiries_sleep_until_) expiry_.notify_all();
+  events_.Append(state_.TakeEvents(), state_.event_log_id(),
+                 state_.next_event());
   return watches_.Push(state_.TakeChanges());
 }
 
@@ -136,6 +149,13 @@ absl::StatusOr<bool> Core::AwaitRetired(const std::string& worker_id,
     return !retired.ok() || *retired;
   });
   return retired;
+}
+
+EventPage Core::AwaitEvents(const EventQuery& query) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, query.wait_until.Remaining(),
+                    [&] { return closed_ || events_.HasNews(query); });
+  return events_.Read(query);
 }
 
 std::shared_ptr<VersionQueue> Core::Subscribe(const std::string& model) {
@@ -186,6 +206,7 @@ void Core::Close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     expiry_.notify_all();
+    changed_.notify_all();
     to_close = watches_.All();
   }
   for (const auto& queue : to_close) {
@@ -269,6 +290,7 @@ class MemoryStore : public CatalogStore {
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
@@ -279,10 +301,18 @@ class MemoryStore : public CatalogStore {
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override;
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override;
 
  private:
   const std::shared_ptr<Core> core_;
@@ -388,11 +418,12 @@ absl::StatusOr<std::unique_ptr<VersionWatch>> MemoryStore::WatchVersions(
 }
 
 absl::StatusOr<SourceSet> MemoryStore::GetSources(const std::string& model,
+                                                  const std::string& lease_id,
                                                   base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("getting sources"));
   WEFT_RETURN_IF_ERROR(CheckName("model", model));
   Core::Transaction transaction(*core_);
-  return transaction.state().GetSources(model);
+  return transaction.state().GetSources(model, lease_id);
 }
 
 absl::StatusOr<Lease> MemoryStore::AcquireLease(const std::string& worker_id,
@@ -426,6 +457,18 @@ absl::Status MemoryStore::ReleaseLease(const std::string& lease_id,
   return transaction.state().ReleaseLease(lease_id, committed, fenced_reason);
 }
 
+absl::Status MemoryStore::ReportServing(const std::string& worker_id,
+                                        const VersionId* committed,
+                                        const std::string& fenced_reason,
+                                        base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reporting what is served"));
+  if (committed != nullptr) {
+    WEFT_RETURN_IF_ERROR(CheckName("run id", committed->run_id));
+  }
+  Core::Transaction transaction(*core_);
+  return transaction.state().ReportServing(worker_id, committed, fenced_reason);
+}
+
 absl::StatusOr<std::vector<VersionRecord>> MemoryStore::ListVersions(
     const std::string& model, base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("listing versions"));
@@ -440,6 +483,24 @@ absl::StatusOr<std::vector<WorkerRecord>> MemoryStore::ListWorkers(
   if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
   Core::Transaction transaction(*core_);
   return transaction.state().ListWorkers(model);
+}
+
+absl::StatusOr<std::vector<LeaseRecord>> MemoryStore::ListLeases(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("listing leases"));
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  Core::Transaction transaction(*core_);
+  return transaction.state().ListLeases(model, transaction.now());
+}
+
+absl::StatusOr<EventPage> MemoryStore::ReadEvents(const EventQuery& query,
+                                                  base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reading events"));
+  if (!query.model.empty()) {
+    WEFT_RETURN_IF_ERROR(CheckName("model", query.model));
+  }
+  { const Core::Transaction expire(*core_); }
+  return core_->AwaitEvents(query);
 }
 
 }  // namespace

@@ -224,6 +224,15 @@ absl::StatusOr<bool> RedisCore::AwaitRetired(
   return retired;
 }
 
+absl::StatusOr<EventPage> RedisCore::AwaitEvents(const EventQuery& query,
+                                                 base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(CatchUp(deadline));
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, query.wait_until.Remaining(),
+                    [&] { return closed_ || events_.HasNews(query); });
+  return events_.Read(query);
+}
+
 absl::StatusOr<std::shared_ptr<VersionQueue>> RedisCore::Subscribe(
     const std::string& model, base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(CatchUp(deadline));

@@ -22,6 +22,7 @@
 #include "weft/base/deadline.h"
 #include "weft/catalog/redis/redis_connection_internal.h"
 #include "weft/catalog/redis/redis_store.h"
+#include "weft/catalog/state/event_log.h"
 #include "weft/catalog/state/replica.h"
 #include "weft/catalog/state/version_watches.h"
 
@@ -66,12 +67,15 @@ class RedisCore {
   absl::StatusOr<bool> AwaitRetired(const std::string& worker_id,
                                     const CatalogState::VersionKey& key,
                                     base::Deadline deadline);
+  absl::StatusOr<EventPage> AwaitEvents(const EventQuery& query,
+                                        base::Deadline deadline);
   absl::StatusOr<std::shared_ptr<VersionQueue>> Subscribe(
       const std::string& model, base::Deadline deadline);
   void Unsubscribe(const std::string& model,
                    const std::shared_ptr<VersionQueue>& queue);
 
   std::string Key(const std::string& name) const;
+  int64_t NowNs() const;
 
  private:
   // Of an entry of the log: milliseconds, number within.
@@ -124,11 +128,11 @@ class RedisCore {
   void RunKeeper();
   void CheckServers();
 
-  // Drops bytes from Redis that nobody needs any more. What has changed.
+  // Drops bytes from Redis that nobody needs any more, and keeps the events.
+  // What has changed.
   std::vector<VersionRecord> HandOut();
   base::Deadline Patient(base::Deadline deadline) const;
   absl::Status Away(base::Deadline deadline) const;
-  int64_t NowNs() const;
   bool WaitUnlessClosed(std::chrono::nanoseconds time);
 
   const RedisAddress address_;
@@ -154,6 +158,8 @@ class RedisCore {
   uint64_t last_token_ = 0;
   std::map<uint64_t, Registration> held_;  // by token
   VersionWatches watches_;
+  // Outlives replicas: what was read before a new one is not lost.
+  EventLog events_;
   RedisConnection* writing_ = nullptr;
   RedisConnection* reading_ = nullptr;
   std::string redis_life_;  // Redis's run id; reader only

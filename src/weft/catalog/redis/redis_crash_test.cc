@@ -101,13 +101,13 @@ TEST(RedisCrashTest, EverythingIsThereAfterRedisAndAllServersWereKilled) {
   const auto receiver_again = store->Reattach(receiver.registration, Soon());
   EXPECT_EQ(receiver_again.status(), absl::OkStatus());
   // A lease from before still counts, and can be given back.
+  const auto sources = store->GetSources(kModel, lease->lease_id, Soon());
+  ASSERT_EQ(sources.status(), absl::OkStatus());
   EXPECT_EQ(store->ReleaseLease(lease->lease_id, true, "", Soon()),
             absl::OkStatus());
   const auto workers = store->ListWorkers(kModel, Soon());
   ASSERT_EQ(workers.status(), absl::OkStatus());
   ASSERT_EQ(workers->size(), 2u);
-  const auto sources = store->GetSources(kModel, Soon());
-  ASSERT_EQ(sources.status(), absl::OkStatus());
   EXPECT_EQ(sources->sources[0].binding, "binding");
   EXPECT_EQ(
       *store->GetPlacement(sources->sources[0].placement_digest_hex, Soon()),

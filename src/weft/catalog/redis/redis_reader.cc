@@ -401,7 +401,9 @@ std::vector<VersionRecord> RedisCore::HandOut() {
   for (const auto& dropped : replica_->state().placements().TakeDropped()) {
     AddJob({"UNLINK", Key(PlacementKey(dropped.place))});
   }
-  return replica_->state().TakeChanges();
+  CatalogState& state = replica_->state();
+  events_.Append(state.TakeEvents(), state.event_log_id(), state.next_event());
+  return state.TakeChanges();
 }
 
 }  // namespace weft::catalog

@@ -113,6 +113,7 @@ class RedisStore : public CatalogStore {
   absl::StatusOr<std::unique_ptr<VersionWatch>> WatchVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id,
                                        base::Deadline deadline) override;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version,
@@ -123,10 +124,18 @@ class RedisStore : public CatalogStore {
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason,
                             base::Deadline deadline) override;
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason,
+                             base::Deadline deadline) override;
   absl::StatusOr<std::vector<VersionRecord>> ListVersions(
       const std::string& model, base::Deadline deadline) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers(
       const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<std::vector<LeaseRecord>> ListLeases(
+      const std::string& model, base::Deadline deadline) override;
+  absl::StatusOr<EventPage> ReadEvents(const EventQuery& query,
+                                       base::Deadline deadline) override;
 
  private:
   // Proposes, and takes the command's own error for the call's.
@@ -276,12 +285,14 @@ absl::StatusOr<std::unique_ptr<VersionWatch>> RedisStore::WatchVersions(
 }
 
 absl::StatusOr<SourceSet> RedisStore::GetSources(const std::string& model,
+                                                 const std::string& lease_id,
                                                  base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("getting sources"));
   WEFT_RETURN_IF_ERROR(CheckName("model", model));
   WEFT_RETURN_IF_ERROR(core_->CatchUp(deadline));
-  return core_->Read(
-      [&](const CatalogState& state) { return state.GetSources(model); });
+  return core_->Read([&](const CatalogState& state) {
+    return state.GetSources(model, lease_id);
+  });
 }
 
 absl::StatusOr<Lease> RedisStore::AcquireLease(const std::string& worker_id,
@@ -320,6 +331,21 @@ absl::Status RedisStore::ReleaseLease(const std::string& lease_id,
   return Do(std::move(command), deadline).status();
 }
 
+absl::Status RedisStore::ReportServing(const std::string& worker_id,
+                                       const VersionId* committed,
+                                       const std::string& fenced_reason,
+                                       base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reporting what is served"));
+  Command command = OfWorker(Kind::kReport, worker_id);
+  if (committed != nullptr) {
+    WEFT_RETURN_IF_ERROR(CheckName("run id", committed->run_id));
+    command.flag = true;
+    command.version = *committed;
+  }
+  command.text = CleanReason(fenced_reason);
+  return Do(std::move(command), deadline).status();
+}
+
 absl::StatusOr<std::vector<VersionRecord>> RedisStore::ListVersions(
     const std::string& model, base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(deadline.Check("listing versions"));
@@ -338,6 +364,50 @@ absl::StatusOr<std::vector<WorkerRecord>> RedisStore::ListWorkers(
       [&](const CatalogState& state) { return state.ListWorkers(model); });
 }
 
+absl::StatusOr<std::vector<LeaseRecord>> RedisStore::ListLeases(
+    const std::string& model, base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("listing leases"));
+  if (!model.empty()) WEFT_RETURN_IF_ERROR(CheckName("model", model));
+  WEFT_RETURN_IF_ERROR(core_->CatchUp(deadline));
+  const base::Deadline::Clock::time_point now(
+      std::chrono::nanoseconds(core_->NowNs()));
+  return core_->Read(
+      [&](const CatalogState& state) { return state.ListLeases(model, now); });
+}
+
+absl::StatusOr<EventPage> RedisStore::ReadEvents(const EventQuery& query,
+                                                 base::Deadline deadline) {
+  WEFT_RETURN_IF_ERROR(deadline.Check("reading events"));
+  if (!query.model.empty()) {
+    WEFT_RETURN_IF_ERROR(CheckName("model", query.model));
+  }
+  return core_->AwaitEvents(query, deadline);
+}
+
+// A Redis that does not let itself be asked is not warned of.
+void WarnIfNotDurable(RedisCore& core, const std::string& url,
+                      const std::function<void(const std::string&)>& note) {
+  constexpr std::chrono::seconds kAskTime(2);
+  const auto ask = [&](const std::string& name) -> std::string {
+    const auto reply =
+        core.Ask({"CONFIG", "GET", name}, base::Deadline::After(kAskTime));
+    if (!reply.ok() || reply->items.size() != 2) return "";
+    return reply->items[1].text;
+  };
+  if (ask("appendonly") == "no") {
+    note(absl::StrCat("redis at ", url,
+                      " has appendonly no: when it restarts the catalog is "
+                      "empty or old, and workers register anew (docs/"
+                      "catalog.md)"));
+  }
+  const std::string policy = ask("maxmemory-policy");
+  if (!policy.empty() && policy != "noeviction") {
+    note(absl::StrCat("redis at ", url, " has maxmemory-policy ", policy,
+                      ": it may drop parts of the catalog, noeviction is "
+                      "wanted"));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CatalogStore>> MakeRedisStore(
@@ -346,6 +416,7 @@ absl::StatusOr<std::unique_ptr<CatalogStore>> MakeRedisStore(
   address.password = options.password;
   auto core = std::make_shared<RedisCore>(std::move(address), options);
   WEFT_RETURN_IF_ERROR(core->Start());
+  if (options.on_note) WarnIfNotDurable(*core, url, options.on_note);
   return std::make_unique<RedisStore>(std::move(core));
 }
 

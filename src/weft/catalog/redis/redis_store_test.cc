@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "weft/catalog/testing/conformance.h"
 #include "weft/catalog/testing/redis_process.h"
@@ -72,6 +73,23 @@ class TwoServers : public StoreUnderTest {
   std::unique_ptr<CatalogStore> stores_[2];
   std::atomic<unsigned> next_{0};
 };
+
+TEST(RedisNotesTest, ARedisThatForgetsIsSaidToBeOne) {
+  const auto notes_of = [](RedisProcess& redis) {
+    std::vector<std::string> notes;
+    const auto store = MakeRedisStore(
+        redis.NewUrl(), {.on_note = [&notes](const std::string& line) {
+          notes.push_back(line);
+        }});
+    EXPECT_EQ(store.status(), absl::OkStatus());
+    return notes;
+  };
+  const auto notes = notes_of(Redis());
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("appendonly no"), std::string::npos) << notes[0];
+  RedisProcess durable(/*durable=*/true);
+  EXPECT_TRUE(notes_of(durable).empty());
+}
 
 INSTANTIATE_TEST_SUITE_P(Redis, StoreConformanceTest,
                          ::testing::Values(StoreMaker{"redis", OneServer::Make},

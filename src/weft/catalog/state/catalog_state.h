@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "weft/base/byte_codec.h"
 #include "weft/base/deadline.h"
+#include "weft/catalog/event.h"
 #include "weft/catalog/state/placement_index.h"
 #include "weft/catalog/store.h"
 
@@ -95,7 +96,8 @@ class CatalogState {
   // Revokes what is left and makes the version GONE. The leases revoked.
   int64_t RevokeAndWithdraw(const VersionKey& key);
 
-  absl::StatusOr<SourceSet> GetSources(const std::string& model) const;
+  absl::StatusOr<SourceSet> GetSources(const std::string& model,
+                                       const std::string& lease_id) const;
   absl::StatusOr<Lease> AcquireLease(const std::string& worker_id,
                                      const VersionId& version, TimePoint now);
   absl::StatusOr<Lease> AcquireNewestLease(const std::string& worker_id,
@@ -103,9 +105,14 @@ class CatalogState {
                                            TimePoint now);
   absl::Status ReleaseLease(const std::string& lease_id, bool committed,
                             const std::string& fenced_reason);
+  absl::Status ReportServing(const std::string& worker_id,
+                             const VersionId* committed,
+                             const std::string& fenced_reason);
 
   std::vector<VersionRecord> ListVersions(const std::string& model) const;
   std::vector<WorkerRecord> ListWorkers(const std::string& model) const;
+  std::vector<LeaseRecord> ListLeases(const std::string& model,
+                                      TimePoint now) const;
 
   // Ends leases and registrations whose time has come.
   void Expire(TimePoint now);
@@ -118,10 +125,19 @@ class CatalogState {
   // a line each.
   std::vector<std::string> TakeNotes() { return std::move(notes_); }
 
+  // The time that events carry from now on, nanoseconds since 1970.
+  void SetEventTime(int64_t unix_ns) { event_time_ns_ = unix_ns; }
+  // What happened since the last call, in order, numbered from 1.
+  std::vector<Event> TakeEvents() { return std::move(events_); }
+  // Names this life of the state in its events.
+  uint64_t event_log_id() const { return event_log_id_; }
+  uint64_t next_event() const { return next_event_; }
+
   // No number given out from now on is smaller.
   void RaiseNumbers(uint64_t at_least);
 
-  // All of it but changes and notes that were not taken; options are not part.
+  // All of it but changes, notes and events that were not taken; options are
+  // not part.
   void Encode(base::ByteWriter& writer) const;
   // Into a new state. Refuses (kDataLoss) what no series of calls can make, as
   // far as later calls depend on it.
@@ -141,8 +157,14 @@ class CatalogState {
   };
   struct Version {
     VersionRecord record;
-    std::set<int64_t> ranks;
+    std::set<int64_t> ranks;       // that have published it
+    std::set<int64_t> lost_ranks;  // of those: the publisher has died since
+    std::set<std::string> copies;  // worker ids
     std::set<std::string> lease_ids;
+
+    bool HeldBy(int64_t rank) const {
+      return ranks.contains(rank) && !lost_ranks.contains(rank);
+    }
   };
   struct RankSlot {
     std::string worker_id;  // registered or attached; empty: none
@@ -153,8 +175,9 @@ class CatalogState {
     std::string run_id;
     uint64_t epoch = 0;
     std::string layout_spec;
+    Labels labels;
     int64_t num_ranks = 1;
-    uint64_t source_set = 0;
+    uint64_t source_set = 0;  // of the publishers alone
     std::map<int64_t, RankSlot> ranks;
     // Steps up to here were published before another run took over.
     std::optional<uint64_t> floor_step;
@@ -171,6 +194,7 @@ class CatalogState {
     std::optional<Epoch> current;
     std::map<VersionId, Version> versions;
     std::deque<VersionId> gone;       // the oldest first
+    std::set<std::string> copies;     // worker ids of those that live
     std::deque<std::string> dead;     // worker ids, the oldest first
     std::deque<KnownRun> known_runs;  // the last used at the end
   };
@@ -195,42 +219,85 @@ class CatalogState {
   // What holds between the parts after every call.
   absl::Status CheckWhole() const;
   bool IsWholeModel(const std::string& name, const Model& model) const;
+  bool IsWholeVersion(const std::string& name, const Model& model,
+                      const Version& version) const;
   bool IsWholeWorker(const Worker& worker) const;
 
   // Lookups.
   const Worker* FindWorker(const std::string& worker_id) const;
   absl::StatusOr<Worker*> FindAttached(const std::string& worker_id, Role role);
+  // A publisher or a copy.
+  absl::StatusOr<Worker*> FindSource(const std::string& worker_id);
   Version* FindVersion(const VersionKey& key);
   const Version* FindVersion(const VersionKey& key) const;
 
   // Registration.
   absl::Status CheckEpoch(const Model& model, const WorkerInfo& info) const;
+  absl::Status CheckRoom(const WorkerInfo& info) const;
   absl::Status CheckMesh(const Model& model, const WorkerInfo& info) const;
   void EnterEpoch(Model& model, const WorkerInfo& info);
   void RememberRun(Model& model, const WorkerInfo& info);
-  void Kill(const std::string& worker_id, const std::string& reason);
+  void Kill(const std::string& worker_id, const std::string& reason,
+            EventKind kind = EventKind::kWorkerDied);
   void KillPublisher(Model& model, const Worker& worker,
                      const std::string& reason);
   void Bury(Model& model, const std::string& worker_id);
   void ReleaseBlobs(const WorkerInfo& info);
   void DropRegistration(const std::string& worker_id);
-  void BumpSources(Model& model);
+  // A publisher has come or, with `sign` -1, gone.
+  void CountPublisher(Model& model, uint64_t generation, int sign);
 
   // Versions and leases.
   absl::Status CheckStep(const Epoch& epoch, const RankSlot& slot, int64_t rank,
                          uint64_t step) const;
   static VersionRecord GoneBefore(const std::string& model, const Epoch& epoch,
                                   uint64_t step);
+  // What a rank that lives on no longer holds.
   void WithdrawShards(Model& model, int64_t rank, const std::string& reason);
+  // What a rank held that has died.
+  void LoseShards(Model& model, const Worker& worker,
+                  const std::string& reason);
+  // Whether another rank that holds the version holds what `info` says.
+  bool HasReplica(const Model& model, const Version& version,
+                  const WorkerInfo& info) const;
+  static bool IsSource(const WorkerInfo& info) {
+    return info.role == Role::kPublisher || info.role == Role::kCopy;
+  }
+  // Of copies.
+  absl::Status CheckCopy(const WorkerInfo& info) const;
+  absl::StatusOr<VersionRecord> PublishCopy(Worker& worker, uint64_t step);
+  void WithdrawCopy(Model& model, const Worker& worker);
+  // What the source holds of a version that is not GONE, or nothing.
+  VersionId HeldVersion(const Model& model, const Worker& worker) const;
+  SourceRecord ToSource(const Model& model, const Worker& worker,
+                        bool with_binding) const;
   // Revokes its leases. The version may be forgotten with this call.
   int64_t Withdraw(Model& model, const VersionId& version,
                    const std::string& reason);
+  // OK while the lease is in force, and on a version of the model.
+  absl::Status CheckLease(const std::string& lease_id,
+                          const std::string& model) const;
   // Ends a lease before its time; its id stays known with the reason.
   void Revoke(const std::string& lease_id, const std::string& reason);
-  Lease Grant(Worker& worker, const VersionKey& key, Version& version,
-              TimePoint now);
+  absl::StatusOr<Lease> Grant(Worker& worker, const VersionKey& key,
+                              Version& version, TimePoint now);
   void EndLease(std::map<std::string, LeaseState>::iterator lease);
   void Emit(const VersionRecord& record) { changes_.push_back(record); }
+
+  // Events. The reference lasts until the next one.
+  Event& NewEvent(EventKind kind, const std::string& model,
+                  std::string_view reason);
+  Event& TellWorker(EventKind kind, const Worker& worker,
+                    std::string_view reason = "");
+  void TellShard(EventKind kind, const Worker& worker,
+                 const VersionRecord& record);
+  // `by`: the worker that moved it, if one did.
+  void TellVersion(EventKind kind, const VersionRecord& record,
+                   const Worker* by = nullptr);
+  // Of a lease that is no longer held without its version.
+  void TellLease(EventKind kind, const std::string& lease_id,
+                 const std::string& worker_id, const VersionKey* key,
+                 std::string_view reason = "");
 
   uint64_t NextNumber() { return next_number_++; }
 
@@ -246,6 +313,10 @@ class CatalogState {
   std::deque<std::string> revoked_order_;
   std::vector<VersionRecord> changes_;
   std::vector<std::string> notes_;
+  uint64_t event_log_id_;
+  uint64_t next_event_ = 1;
+  int64_t event_time_ns_ = 0;
+  std::vector<Event> events_;
 };
 
 }  // namespace weft::catalog

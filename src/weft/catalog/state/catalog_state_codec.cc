@@ -53,6 +53,8 @@ class StateWriter {
 
   void WriteAll() {
     out_.U64(state_.next_number_);
+    out_.U64(state_.event_log_id_);
+    out_.U64(state_.next_event_);
     WriteWorkers();
     WriteCount(state_.models_.size(), out_);
     for (const auto& [name, model] : state_.models_) {
@@ -98,8 +100,13 @@ class StateWriter {
       out_.Bytes(version.record.reason);
       out_.I64(version.record.ranks_expected);
       out_.U64(version.record.source_set);
+      Write(version.record.labels, out_);
       WriteCount(version.ranks.size(), out_);
       for (const int64_t rank : version.ranks) out_.I64(rank);
+      WriteCount(version.lost_ranks.size(), out_);
+      for (const int64_t rank : version.lost_ranks) out_.I64(rank);
+      WriteCount(version.copies.size(), out_);
+      for (const std::string& copy : version.copies) out_.Bytes(copy);
     }
     WriteCount(model.gone.size(), out_);
     for (const VersionId& id : model.gone) Write(id, out_);
@@ -117,6 +124,7 @@ class StateWriter {
     out_.Bytes(epoch.run_id);
     out_.U64(epoch.epoch);
     out_.Bytes(epoch.layout_spec);
+    Write(epoch.labels, out_);
     out_.I64(epoch.num_ranks);
     out_.U64(epoch.source_set);
     WriteCount(epoch.ranks.size(), out_);
@@ -158,6 +166,9 @@ class StateReader {
 
   void ReadAll() {
     state_.next_number_ = in_.U64();
+    state_.event_log_id_ = in_.U64();
+    state_.next_event_ = in_.U64();
+    if (state_.next_event_ == 0) in_.Fail();
     ReadWorkers();
     const std::size_t models = in_.Count(21);
     for (std::size_t i = 0; i < models && in_.ok(); ++i) {
@@ -189,6 +200,10 @@ class StateReader {
       worker.attach_by = ReadTime(in_);
       worker.last_step = ReadOptional(in_);
       worker.death_reason = ReadString(in_);
+      if (worker.record.info.role == Role::kCopy &&
+          worker.life != CatalogState::Life::kDead) {
+        state_.models_[worker.record.info.model].copies.insert(id);
+      }
       if (worker.life == CatalogState::Life::kRegistered ||
           CatalogState::IsOrphan(worker)) {
         state_.attach_expiries_.emplace(worker.attach_by, id);
@@ -201,7 +216,7 @@ class StateReader {
       model.current = CatalogState::Epoch();
       ReadEpoch(*model.current);
     }
-    const std::size_t versions = in_.Count(45);
+    const std::size_t versions = in_.Count(57);
     for (std::size_t i = 0; i < versions && in_.ok(); ++i) {
       const VersionId id = ReadVersionId(in_);
       CatalogState::Version& version = model.versions[id];
@@ -216,9 +231,18 @@ class StateReader {
       record.reason = ReadString(in_);
       record.ranks_expected = in_.I64();
       record.source_set = in_.U64();
+      record.labels = ReadLabels(in_);
       const std::size_t ranks = in_.Count(8);
       for (std::size_t r = 0; r < ranks; ++r) version.ranks.insert(in_.I64());
       record.ranks_published = static_cast<int64_t>(version.ranks.size());
+      const std::size_t lost = in_.Count(8);
+      for (std::size_t r = 0; r < lost; ++r) {
+        version.lost_ranks.insert(in_.I64());
+      }
+      const std::size_t copies = in_.Count(4);
+      for (std::size_t r = 0; r < copies; ++r) {
+        version.copies.insert(ReadString(in_));
+      }
     }
     const std::size_t gone = in_.Count(20);
     for (std::size_t i = 0; i < gone; ++i) {
@@ -242,6 +266,7 @@ class StateReader {
     epoch.run_id = ReadString(in_);
     epoch.epoch = in_.U64();
     epoch.layout_spec = ReadString(in_);
+    epoch.labels = ReadLabels(in_);
     epoch.num_ranks = in_.I64();
     epoch.source_set = in_.U64();
     const std::size_t ranks = in_.Count(21);
@@ -292,12 +317,12 @@ class StateReader {
     state_.leases_.emplace(id, std::move(lease));
   }
 
-  // Those that a living publisher uses must be there.
+  // Those that a living source uses must be there.
   void ReadPlacements() {
     std::map<std::string, int64_t> users;
     for (const auto& [id, worker] : state_.workers_) {
       const WorkerInfo& info = worker.record.info;
-      if (info.role != Role::kPublisher ||
+      if (!CatalogState::IsSource(info) ||
           worker.life == CatalogState::Life::kDead) {
         continue;
       }
@@ -379,9 +404,34 @@ bool CatalogState::IsWholeWorker(const Worker& worker) const {
       current->epoch != info.epoch) {
     return false;
   }
+  if (info.role == Role::kCopy) return true;
   const auto slot = current->ranks.find(info.rank);
   return slot != current->ranks.end() &&
          slot->second.worker_id == worker.record.worker_id;
+}
+
+// What is held is held by sources that live.
+bool CatalogState::IsWholeVersion(const std::string& name, const Model& model,
+                                  const Version& version) const {
+  if (version.record.state == VersionState::kGone) {
+    return version.copies.empty();
+  }
+  return std::includes(version.ranks.begin(), version.ranks.end(),
+                       version.lost_ranks.begin(), version.lost_ranks.end()) &&
+         std::all_of(
+             version.ranks.begin(), version.ranks.end(),
+             [&](int64_t rank) {
+               return !version.HeldBy(rank) ||
+                      (model.current && model.current->ranks.contains(rank));
+             }) &&
+         std::all_of(version.copies.begin(), version.copies.end(),
+                     [&](const std::string& id) {
+                       const Worker* copy = FindWorker(id);
+                       return copy != nullptr &&
+                              copy->record.info.role == Role::kCopy &&
+                              copy->record.info.model == name &&
+                              copy->life == Life::kAttached;
+                     });
 }
 
 bool CatalogState::IsWholeModel(const std::string& name,
@@ -407,6 +457,7 @@ bool CatalogState::IsWholeModel(const std::string& name,
   for (const auto& [id, version] : model.versions) {
     const bool is_gone = version.record.state == VersionState::kGone;
     if (is_gone != (gone.erase(id) == 1)) return false;
+    if (!IsWholeVersion(name, model, version)) return false;
   }
   return gone.empty() && std::all_of(model.dead.begin(), model.dead.end(),
                                      [&](const std::string& id) {

@@ -1,6 +1,7 @@
 // Versions and leases.
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,9 +44,9 @@ absl::Status CatalogState::CheckStep(const Epoch& epoch, const RankSlot& slot,
 
 absl::StatusOr<VersionRecord> CatalogState::PublishShard(
     const std::string& worker_id, uint64_t step) {
-  WEFT_ASSIGN_OR_RETURN(Worker * worker,
-                        FindAttached(worker_id, Role::kPublisher));
+  WEFT_ASSIGN_OR_RETURN(Worker * worker, FindSource(worker_id));
   const WorkerInfo& info = worker->record.info;
+  if (info.role == Role::kCopy) return PublishCopy(*worker, step);
   Model& model = models_[info.model];
   Epoch& epoch = *model.current;
   RankSlot& slot = epoch.ranks[info.rank];
@@ -70,11 +71,16 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
     record.version = id;
     record.ranks_expected = epoch.num_ranks;
     record.source_set = epoch.source_set;
+    record.labels = epoch.labels;
   }
   version.ranks.insert(info.rank);
   record.ranks_published = static_cast<int64_t>(version.ranks.size());
+  TellShard(EventKind::kShardPublished, *worker, record);
   if (record.ranks_published == record.ranks_expected) {
     record.state = VersionState::kReady;
+    TellVersion(EventKind::kVersionReady, record, worker);
+  } else if (record.ranks_published == 1) {
+    TellVersion(EventKind::kVersionStaging, record, worker);
   }
   Emit(record);
   return record;
@@ -91,13 +97,16 @@ VersionRecord CatalogState::GoneBefore(const std::string& model,
                              " of the same epoch was withdrawn before");
   late.ranks_expected = epoch.num_ranks;
   late.source_set = epoch.source_set;
+  late.labels = epoch.labels;
   return late;
 }
 
 absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
     const std::string& worker_id, uint64_t step) {
-  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
-                        FindAttached(worker_id, Role::kPublisher));
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker, FindSource(worker_id));
+  if (worker->record.info.role == Role::kCopy) {
+    return PublishShard(worker_id, step);
+  }
   if (worker->last_step != step) return PublishShard(worker_id, step);
   const WorkerInfo& info = worker->record.info;
   const Version* version =
@@ -110,8 +119,7 @@ void CatalogState::WithdrawShards(Model& model, int64_t rank,
                                   const std::string& reason) {
   std::vector<VersionId> held;
   for (const auto& [id, version] : model.versions) {
-    if (version.record.state != VersionState::kGone &&
-        version.ranks.contains(rank)) {
+    if (version.record.state != VersionState::kGone && version.HeldBy(rank)) {
       held.push_back(id);
     }
   }
@@ -124,11 +132,13 @@ int64_t CatalogState::Withdraw(Model& model, const VersionId& id,
   VersionRecord& record = version.record;
   record.state = VersionState::kGone;
   record.reason = reason;
+  version.copies.clear();
   const std::set<std::string> leases = version.lease_ids;
   for (const std::string& lease_id : leases) {
     Revoke(lease_id,
            absl::StrCat("version ", ToString(id), " is GONE: ", reason));
   }
+  TellVersion(EventKind::kVersionGone, record);
   Emit(record);
   if (model.current && model.current->run_id == id.run_id &&
       model.current->epoch == id.epoch) {
@@ -145,18 +155,20 @@ int64_t CatalogState::Withdraw(Model& model, const VersionId& id,
 
 absl::StatusOr<std::optional<CatalogState::VersionKey>> CatalogState::Retire(
     const std::string& worker_id) {
-  WEFT_ASSIGN_OR_RETURN(const Worker* worker,
-                        FindAttached(worker_id, Role::kPublisher));
+  WEFT_ASSIGN_OR_RETURN(const Worker* worker, FindSource(worker_id));
   const WorkerInfo& info = worker->record.info;
   Model& model = models_[info.model];
+  if (info.role == Role::kCopy) {
+    WithdrawCopy(model, *worker);
+    return std::nullopt;
+  }
   const RankSlot& slot = model.current->ranks[info.rank];
   if (!slot.last_step) return std::nullopt;
   const VersionId id{info.run_id, info.epoch, *slot.last_step};
   const auto found = model.versions.find(id);
   if (found == model.versions.end()) return std::nullopt;
   VersionRecord& record = found->second.record;
-  if (record.state == VersionState::kGone ||
-      !found->second.ranks.contains(info.rank)) {
+  if (record.state == VersionState::kGone || !found->second.HeldBy(info.rank)) {
     return std::nullopt;
   }
   const std::string reason =
@@ -164,6 +176,7 @@ absl::StatusOr<std::optional<CatalogState::VersionKey>> CatalogState::Retire(
   if (record.state != VersionState::kRetiring) {
     record.state = VersionState::kRetiring;
     record.reason = reason;
+    TellVersion(EventKind::kVersionRetiring, record, worker);
     Emit(record);
   }
   if (record.leases > 0) return VersionKey{info.model, id};
@@ -244,18 +257,24 @@ absl::StatusOr<Lease> CatalogState::AcquireNewestLease(
                        : absl::StrCat(" newer than ", ToString(*newer_than))));
 }
 
-Lease CatalogState::Grant(Worker& worker, const VersionKey& key,
-                          Version& version, TimePoint now) {
+absl::StatusOr<Lease> CatalogState::Grant(Worker& worker, const VersionKey& key,
+                                          Version& version, TimePoint now) {
   VersionRecord& record = version.record;
   const std::string& worker_id = worker.record.worker_id;
+  if (static_cast<int64_t>(worker.lease_ids.size()) >= kMaxLeasesOfWorker) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("worker \"", worker_id, "\" holds ",
+                     worker.lease_ids.size(), " leases, its limit"));
+  }
   Lease lease;
-  lease.lease_id = absl::StrCat("l", NextNumber());
+  lease.lease_id = absl::StrCat("l", NextNumber(), ".", worker_id);
   const TimePoint expiry = now + options_.lease_duration;
   leases_.emplace(lease.lease_id, LeaseState{worker_id, key, expiry});
   lease_expiries_.emplace(expiry, lease.lease_id);
   worker.lease_ids.insert(lease.lease_id);
   version.lease_ids.insert(lease.lease_id);
   ++record.leases;
+  TellLease(EventKind::kLeaseAcquired, lease.lease_id, worker_id, &key);
   lease.version = record;
   return lease;
 }
@@ -277,10 +296,33 @@ void CatalogState::EndLease(std::map<std::string, LeaseState>::iterator lease) {
   }
 }
 
+absl::Status CatalogState::CheckLease(const std::string& lease_id,
+                                      const std::string& model) const {
+  const std::string name = CleanReason(lease_id.substr(0, kMaxNameBytes));
+  const auto lease = leases_.find(lease_id);
+  if (lease != leases_.end() && lease->second.key.model == model) {
+    return absl::OkStatus();
+  }
+  if (lease != leases_.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lease \"", name, "\" is on model \"",
+                     lease->second.key.model, "\", not on \"", model, "\""));
+  }
+  const auto revoked = revoked_.find(lease_id);
+  if (revoked != revoked_.end()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "lease \"", name, "\" has been revoked: ", revoked->second.reason));
+  }
+  return absl::NotFoundError(absl::StrCat("lease \"", name, "\" is not known"));
+}
+
 void CatalogState::Revoke(const std::string& lease_id,
                           const std::string& reason) {
   const auto lease = leases_.find(lease_id);
-  revoked_.emplace(lease_id, RevokedLease{lease->second.worker_id, reason});
+  const LeaseState& held = lease->second;
+  revoked_.emplace(lease_id, RevokedLease{held.worker_id, reason});
+  TellLease(EventKind::kLeaseRevoked, lease_id, held.worker_id, &held.key,
+            reason);
   EndLease(lease);
   revoked_order_.push_back(lease_id);
   if (revoked_order_.size() > kRevokedLeasesKept) {
@@ -300,13 +342,18 @@ absl::Status CatalogState::ReleaseLease(const std::string& lease_id,
   }
   const auto lease = leases_.find(lease_id);
   if (lease != leases_.end()) {
-    WorkerRecord& record = workers_.at(lease->second.worker_id).record;
+    const LeaseState& held = lease->second;
+    WorkerRecord& record = workers_.at(held.worker_id).record;
     if (committed) {
-      record.committed = lease->second.key.version;
+      record.committed = held.key.version;
       record.fenced_reason.clear();
+      TellLease(EventKind::kCommitted, lease_id, held.worker_id, &held.key);
     } else if (!fenced_reason.empty()) {
       record.fenced_reason = CleanReason(fenced_reason);
+      TellLease(EventKind::kReceiverFenced, lease_id, held.worker_id, &held.key,
+                record.fenced_reason);
     }
+    TellLease(EventKind::kLeaseReleased, lease_id, held.worker_id, &held.key);
     EndLease(lease);
     return absl::OkStatus();
   }
@@ -318,9 +365,60 @@ absl::Status CatalogState::ReleaseLease(const std::string& lease_id,
   const auto worker = workers_.find(revoked->second.worker_id);
   if (worker != workers_.end() && !fenced_reason.empty()) {
     worker->second.record.fenced_reason = CleanReason(fenced_reason);
+    TellLease(EventKind::kReceiverFenced, lease_id, worker->first, nullptr,
+              worker->second.record.fenced_reason);
+  }
+  if (committed) {
+    TellLease(EventKind::kCommitRefused, lease_id, revoked->second.worker_id,
+              nullptr, revoked->second.reason);
   }
   return absl::FailedPreconditionError(absl::StrCat(
       "lease \"", name, "\" was revoked: ", revoked->second.reason));
+}
+
+absl::Status CatalogState::ReportServing(const std::string& worker_id,
+                                         const VersionId* committed,
+                                         const std::string& fenced_reason) {
+  if ((committed != nullptr) != fenced_reason.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "worker \"", CleanReason(worker_id.substr(0, kMaxNameBytes)),
+        "\" reports ",
+        committed == nullptr
+            ? "neither what it serves nor why it does not"
+            : absl::StrCat(
+                  "that it serves ", ToString(*committed),
+                  " and that it must not: ", CleanReason(fenced_reason))));
+  }
+  WEFT_ASSIGN_OR_RETURN(Worker * worker,
+                        FindAttached(worker_id, Role::kReceiver));
+  WorkerRecord& record = worker->record;
+  if (committed != nullptr) record.committed = *committed;
+  record.fenced_reason = CleanReason(fenced_reason);
+  if (committed == nullptr) {
+    TellWorker(EventKind::kReceiverFenced, *worker, record.fenced_reason);
+  } else {
+    TellWorker(EventKind::kServing, *worker).version = *committed;
+  }
+  return absl::OkStatus();
+}
+
+std::vector<LeaseRecord> CatalogState::ListLeases(const std::string& model,
+                                                  TimePoint now) const {
+  std::vector<LeaseRecord> records;
+  for (const auto& [id, lease] : leases_) {
+    if (!model.empty() && lease.key.model != model) continue;
+    records.push_back({.lease_id = id,
+                       .model = lease.key.model,
+                       .version = lease.key.version,
+                       .worker_id = lease.worker_id,
+                       .expires_in = lease.expiry - now});
+  }
+  std::sort(records.begin(), records.end(),
+            [](const LeaseRecord& a, const LeaseRecord& b) {
+              return std::tie(a.model, a.version, a.worker_id, a.lease_id) <
+                     std::tie(b.model, b.version, b.worker_id, b.lease_id);
+            });
+  return records;
 }
 
 std::vector<VersionRecord> CatalogState::ListVersions(

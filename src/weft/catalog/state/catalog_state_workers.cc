@@ -39,7 +39,8 @@ CatalogState::CatalogState(const StateOptions& options)
       next_number_(options.first_number != 0 ? options.first_number
                                              : MicrosecondsNow()),
       placements_(options.unused_placements_kept,
-                  options.unused_placement_bytes_kept) {}
+                  options.unused_placement_bytes_kept),
+      event_log_id_(next_number_) {}
 
 const CatalogState::Worker* CatalogState::FindWorker(
     const std::string& worker_id) const {
@@ -53,10 +54,10 @@ absl::StatusOr<CatalogState::Worker*> CatalogState::FindAttached(
   if (found == workers_.end()) return UnknownWorker(worker_id);
   Worker& worker = found->second;
   if (worker.record.info.role != role) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "worker \"", worker_id, "\" is registered as a ",
-        role == Role::kPublisher ? "receiver, not as a publisher"
-                                 : "publisher, not as a receiver"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker \"", worker_id, "\" is registered as a ",
+                     std::string(ToString(worker.record.info.role)),
+                     ", not as a ", std::string(ToString(role))));
   }
   if (worker.life == Life::kDead) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -114,6 +115,12 @@ absl::Status CatalogState::CheckMesh(const Model& model,
                             info.rank, " differs from \"", current.layout_spec,
                             "\" of the live publishers"));
   }
+  if (info.labels != current.labels) {
+    faults.Add(absl::StrCat("labels \"", ToString(info.labels), "\" of rank ",
+                            info.rank, " differ from \"",
+                            ToString(current.labels),
+                            "\" of the live publishers"));
+  }
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 
@@ -141,11 +148,26 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     for (const auto& [rank, slot] : model.current->ranks) {
       if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
     }
+    const std::size_t num_publishers = fenced.size();
+    Event& takeover = NewEvent(
+        EventKind::kTakeover, info.model,
+        absl::StrCat(reason, " from ",
+                     NameEpoch(model.current->run_id, model.current->epoch)));
+    takeover.version = {info.run_id, info.epoch, 0};
+    // No replica keeps a version of an epoch that is over.
+    std::vector<VersionId> over;
+    for (const auto& [id, version] : model.versions) {
+      if (version.record.state != VersionState::kGone) over.push_back(id);
+    }
+    for (const VersionId& id : over) Withdraw(model, id, reason);
+    fenced.insert(fenced.end(), model.copies.begin(), model.copies.end());
     notes_.push_back(
         absl::StrCat("model \"", info.model, "\": ", reason, " from ",
                      NameEpoch(model.current->run_id, model.current->epoch),
-                     ", ", fenced.size(), " publishers fenced"));
-    for (const std::string& worker_id : fenced) Kill(worker_id, reason);
+                     ", ", num_publishers, " publishers fenced"));
+    for (const std::string& worker_id : fenced) {
+      Kill(worker_id, reason, EventKind::kWorkerFenced);
+    }
     model.current.reset();
   }
   RememberRun(model, info);
@@ -153,24 +175,43 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     Epoch entered;
     entered.run_id = info.run_id;
     entered.epoch = info.epoch;
-    entered.source_set = NextNumber();
     entered.floor_step = model.known_runs.back().newest_step;
     model.current = std::move(entered);
   }
   model.current->layout_spec = info.layout_spec;
+  model.current->labels = info.labels;
   model.current->num_ranks = info.num_ranks;
+}
+
+absl::Status CatalogState::CheckRoom(const WorkerInfo& info) const {
+  if (static_cast<int64_t>(workers_.size()) >= kMaxWorkers) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the catalog has ", workers_.size(),
+                     " workers, its limit; register again when others end"));
+  }
+  if (static_cast<int64_t>(models_.size()) >= kMaxModels &&
+      !models_.contains(info.model)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the catalog has ", models_.size(), " models, its limit, and \"",
+        info.model, "\" would be another one"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
                                                     const std::string& binding,
                                                     TimePoint now) {
+  WEFT_RETURN_IF_ERROR(CheckRoom(info));
   const bool publishes = info.role == Role::kPublisher;
+  if (info.role == Role::kCopy) WEFT_RETURN_IF_ERROR(CheckCopy(info));
   if (publishes) {
     const auto known = models_.find(info.model);
     if (known != models_.end()) {
       WEFT_RETURN_IF_ERROR(CheckEpoch(known->second, info));
       WEFT_RETURN_IF_ERROR(CheckMesh(known->second, info));
     }
+  }
+  if (IsSource(info)) {
     if (!placements_.AddUser(info.placement_digest_hex)) {
       return absl::NotFoundError(absl::StrCat(
           "placement ", info.placement_digest_hex, " of rank ", info.rank,
@@ -199,7 +240,10 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
   if (publishes) {
     model.current->ranks[info.rank].worker_id = registration.worker_id;
   }
-  workers_.emplace(registration.worker_id, std::move(worker));
+  if (info.role == Role::kCopy) model.copies.insert(registration.worker_id);
+  const auto added =
+      workers_.emplace(registration.worker_id, std::move(worker));
+  TellWorker(EventKind::kWorkerRegistered, added.first->second);
   return registration;
 }
 
@@ -221,8 +265,10 @@ absl::Status CatalogState::Attach(const std::string& worker_id,
   worker.record.alive = true;
   worker.holder = holder;
   attach_expiries_.erase({worker.attach_by, worker_id});
+  TellWorker(EventKind::kWorkerAttached, worker);
   if (worker.record.info.role == Role::kPublisher) {
-    BumpSources(models_[worker.record.info.model]);
+    CountPublisher(models_[worker.record.info.model], worker.record.generation,
+                   +1);
   }
   return absl::OkStatus();
 }
@@ -259,6 +305,7 @@ absl::Status CatalogState::Reattach(const Registration& registration,
   }
   if (IsOrphan(worker)) attach_expiries_.erase({worker.attach_by, worker_id});
   worker.holder = holder;
+  TellWorker(EventKind::kWorkerReattached, worker);
   return absl::OkStatus();
 }
 
@@ -284,9 +331,8 @@ void CatalogState::Detach(const std::string& worker_id, const Holder& holder) {
       worker->holder != holder) {
     return;
   }
-  const bool publishes = worker->record.info.role == Role::kPublisher;
-  Kill(worker_id, absl::StrCat(publishes ? "publisher" : "receiver", " rank ",
-                               worker->record.info.rank, " died"));
+  Kill(worker_id, absl::StrCat(std::string(ToString(worker->record.info.role)),
+                               " rank ", worker->record.info.rank, " died"));
 }
 
 void CatalogState::Orphan(const std::string& worker_id, const Holder& holder,
@@ -312,6 +358,7 @@ void CatalogState::MakeOrphan(Worker& worker, TimePoint now) {
   worker.holder = {};
   worker.attach_by = now + options_.attach_within;
   attach_expiries_.emplace(worker.attach_by, worker.record.worker_id);
+  TellWorker(EventKind::kWorkerOrphaned, worker);
 }
 
 void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
@@ -324,16 +371,19 @@ void CatalogState::ReleaseBlobs(const WorkerInfo& info) {
 void CatalogState::DropRegistration(const std::string& worker_id) {
   const auto found = workers_.find(worker_id);
   const WorkerInfo& info = found->second.record.info;
+  TellWorker(EventKind::kWorkerDropped, found->second,
+             "it did not attach in time");
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
-    ReleaseBlobs(info);
   }
+  models_[info.model].copies.erase(worker_id);
+  if (IsSource(info)) ReleaseBlobs(info);
   attach_expiries_.erase({found->second.attach_by, worker_id});
   workers_.erase(found);
 }
 
-void CatalogState::Kill(const std::string& worker_id,
-                        const std::string& reason) {
+void CatalogState::Kill(const std::string& worker_id, const std::string& reason,
+                        EventKind kind) {
   Worker& worker = workers_.at(worker_id);
   Model& model = models_[worker.record.info.model];
   attach_expiries_.erase({worker.attach_by, worker_id});
@@ -341,12 +391,18 @@ void CatalogState::Kill(const std::string& worker_id,
   worker.holder = {};
   worker.record.alive = false;
   worker.death_reason = reason;
+  TellWorker(kind, worker, reason);
   worker.binding.clear();
   const std::set<std::string> leases = std::move(worker.lease_ids);
   worker.lease_ids.clear();
   for (const std::string& lease_id : leases) Revoke(lease_id, reason);
   if (worker.record.info.role == Role::kPublisher) {
     KillPublisher(model, worker, reason);
+  }
+  if (worker.record.info.role == Role::kCopy) {
+    WithdrawCopy(model, worker);
+    model.copies.erase(worker_id);
+    ReleaseBlobs(worker.record.info);
   }
   Bury(model, worker_id);
 }
@@ -361,8 +417,8 @@ void CatalogState::KillPublisher(Model& model, const Worker& worker,
     newest = std::max(newest.value_or(0), *slot.last_step);
   }
   ReleaseBlobs(worker.record.info);
-  WithdrawShards(model, rank, reason);
-  BumpSources(model);
+  LoseShards(model, worker, reason);
+  CountPublisher(model, worker.record.generation, -1);
 }
 
 void CatalogState::Bury(Model& model, const std::string& worker_id) {
@@ -373,51 +429,13 @@ void CatalogState::Bury(Model& model, const std::string& worker_id) {
   }
 }
 
-void CatalogState::BumpSources(Model& model) {
-  model.current->source_set = NextNumber();
-  for (auto& [id, version] : model.versions) {
-    if (version.record.state == VersionState::kGone) continue;
-    version.record.source_set = model.current->source_set;
-    Emit(version.record);
-  }
-}
-
-absl::StatusOr<SourceSet> CatalogState::GetSources(
-    const std::string& model_name) const {
-  const auto found = models_.find(model_name);
-  SourceSet sources;
-  if (found != models_.end() && found->second.current) {
-    const Epoch& current = *found->second.current;
-    sources.source_set = current.source_set;
-    sources.num_ranks = current.num_ranks;
-    for (const auto& [rank, slot] : current.ranks) {
-      const Worker* worker = FindWorker(slot.worker_id);
-      if (worker == nullptr || worker->life != Life::kAttached) continue;
-      if (sources.model_card_digest_hex.empty()) {
-        sources.model_card_digest_hex =
-            worker->record.info.model_card_digest_hex;
-      }
-      sources.sources.push_back(
-          {.rank = rank,
-           .generation = worker->record.generation,
-           .host_id = worker->record.info.host_id,
-           .placement_digest_hex = worker->record.info.placement_digest_hex,
-           .binding = worker->binding});
-    }
-  }
-  if (sources.sources.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("model \"", model_name, "\" has no live publisher"));
-  }
-  return sources;
-}
-
 std::vector<WorkerRecord> CatalogState::ListWorkers(
     const std::string& model_name) const {
   std::vector<WorkerRecord> records;
   for (const auto& [id, worker] : workers_) {
     if (model_name.empty() || worker.record.info.model == model_name) {
       records.push_back(worker.record);
+      records.back().death_reason = worker.death_reason;
     }
   }
   std::sort(records.begin(), records.end(),
@@ -430,6 +448,8 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
 
 void CatalogState::RaiseNumbers(uint64_t at_least) {
   next_number_ = std::max(next_number_, at_least);
+  // The first of all, before any event.
+  if (event_log_id_ == options_.first_number) event_log_id_ = next_number_;
 }
 
 void CatalogState::Expire(TimePoint now) {
@@ -441,9 +461,8 @@ void CatalogState::Expire(TimePoint now) {
       continue;
     }
     Kill(worker_id,
-         absl::StrCat(worker.record.info.role == Role::kPublisher ? "publisher"
-                                                                  : "receiver",
-                      " rank ", worker.record.info.rank,
+         absl::StrCat(std::string(ToString(worker.record.info.role)), " rank ",
+                      worker.record.info.rank,
                       " lost its catalog server and did not attach again "
                       "within ",
                       std::chrono::duration_cast<std::chrono::seconds>(

@@ -8,7 +8,7 @@
 namespace weft::catalog {
 namespace {
 
-constexpr uint8_t kFormat = 1;
+constexpr uint8_t kFormat = 4;
 
 }  // namespace
 
@@ -35,7 +35,7 @@ absl::StatusOr<Command> DecodeCommand(std::string_view bytes) {
   Command command;
   const uint8_t kind = reader.U8();
   if (kind < static_cast<uint8_t>(Command::Kind::kJoin) ||
-      kind > static_cast<uint8_t>(Command::Kind::kRelease)) {
+      kind > static_cast<uint8_t>(Command::Kind::kReport)) {
     reader.Fail();
   }
   command.kind = static_cast<Command::Kind>(kind);

@@ -29,6 +29,7 @@ struct Command {
     kAcquire = 13,        // worker `id`, `version`
     kAcquireNewest = 14,  // worker `id`, newer than `version` if `flag`
     kRelease = 15,        // lease `id`, `flag` committed, `text` fenced reason
+    kReport = 16,         // worker `id` serves `version` if `flag`, else `text`
   };
 
   Kind kind = Kind::kTick;

@@ -1,6 +1,7 @@
 #include "weft/catalog/state/field_codec.h"
 
 #include <string>
+#include <utility>
 
 namespace weft::catalog {
 
@@ -18,6 +19,27 @@ VersionId ReadVersionId(base::ByteReader& reader) {
   return version;
 }
 
+void Write(const Labels& labels, base::ByteWriter& writer) {
+  writer.U32(static_cast<uint32_t>(labels.size()));
+  for (const auto& [name, value] : labels) {
+    writer.Bytes(name);
+    writer.Bytes(value);
+  }
+}
+
+Labels ReadLabels(base::ByteReader& reader) {
+  Labels labels;
+  const std::size_t count = reader.Count(8);
+  for (std::size_t i = 0; i < count && reader.ok(); ++i) {
+    std::string name(reader.Bytes());
+    // Ascending, as they are written: one encoding for equal labels.
+    if (!labels.empty() && labels.rbegin()->first >= name) reader.Fail();
+    labels.emplace_hint(labels.end(), std::move(name),
+                        std::string(reader.Bytes()));
+  }
+  return labels;
+}
+
 void Write(const WorkerInfo& info, base::ByteWriter& writer) {
   writer.Bytes(info.model);
   writer.U8(static_cast<uint8_t>(info.role));
@@ -30,13 +52,16 @@ void Write(const WorkerInfo& info, base::ByteWriter& writer) {
   writer.I64(info.process_id);
   writer.Bytes(info.placement_digest_hex);
   writer.Bytes(info.model_card_digest_hex);
+  writer.Bytes(info.shard_key);
+  Write(info.labels, writer);
+  writer.Bytes(info.owner);
 }
 
 WorkerInfo ReadWorkerInfo(base::ByteReader& reader) {
   WorkerInfo info;
   info.model = std::string(reader.Bytes());
   info.role = static_cast<Role>(reader.U8());
-  if (info.role != Role::kPublisher && info.role != Role::kReceiver) {
+  if (info.role < Role::kPublisher || info.role > Role::kCopy) {
     reader.Fail();
   }
   info.layout_spec = std::string(reader.Bytes());
@@ -48,6 +73,9 @@ WorkerInfo ReadWorkerInfo(base::ByteReader& reader) {
   info.process_id = reader.I64();
   info.placement_digest_hex = std::string(reader.Bytes());
   info.model_card_digest_hex = std::string(reader.Bytes());
+  info.shard_key = std::string(reader.Bytes());
+  info.labels = ReadLabels(reader);
+  info.owner = std::string(reader.Bytes());
   return info;
 }
 

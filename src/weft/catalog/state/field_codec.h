@@ -16,6 +16,10 @@ inline constexpr int64_t kLastTimeNs = int64_t{1} << 62;
 void Write(const VersionId& version, base::ByteWriter& writer);
 VersionId ReadVersionId(base::ByteReader& reader);
 
+void Write(const Labels& labels, base::ByteWriter& writer);
+// Fails the reader unless their names ascend.
+Labels ReadLabels(base::ByteReader& reader);
+
 void Write(const WorkerInfo& info, base::ByteWriter& writer);
 // Fails the reader unless the role is one.
 WorkerInfo ReadWorkerInfo(base::ByteReader& reader);

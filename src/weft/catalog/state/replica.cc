@@ -14,7 +14,7 @@ namespace {
 using Kind = Command::Kind;
 using TimePoint = CatalogState::TimePoint;
 
-constexpr uint32_t kSnapshotFormat = 0x57435331;  // "WCS1"
+constexpr uint32_t kSnapshotFormat = 0x57435333;  // "WCS3"
 
 constexpr std::size_t kLeftKept = 256;
 
@@ -53,6 +53,8 @@ Replica::Outcome Replica::Apply(std::string_view entry) {
     server->second = command->sequence;
   }
   now_ = std::max(now_, TimePoint(std::chrono::nanoseconds(command->now_ns)));
+  state_.SetEventTime(
+      std::chrono::nanoseconds(now_.time_since_epoch()).count());
   state_.Expire(now_);
   outcome.result = Run(*command);
   if (command->kind == Kind::kLeave) outcome.left = command->id;
@@ -140,6 +142,10 @@ CommandResult Replica::RunLeaseCommand(const Command& command) {
       Take(state_.AcquireNewestLease(
                command.id, command.flag ? &command.version : nullptr, now_),
            result.lease, result.status);
+      break;
+    case Kind::kReport:
+      result.status = state_.ReportServing(
+          command.id, command.flag ? &command.version : nullptr, command.text);
       break;
     default:
       result.status =

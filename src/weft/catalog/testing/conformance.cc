@@ -33,7 +33,24 @@ WorkerInfo PublisherInfo(int64_t rank, int64_t num_ranks, uint64_t epoch,
           .host_id = "host-a",
           .process_id = 100 + rank,
           .placement_digest_hex = kPlacementDigest,
-          .model_card_digest_hex = ""};
+          .model_card_digest_hex = "",
+          .shard_key = ""};
+}
+
+WorkerInfo ReplicaInfo(int64_t rank, int64_t num_ranks, char key,
+                       uint64_t epoch) {
+  WorkerInfo info = PublisherInfo(rank, num_ranks, epoch);
+  info.shard_key = std::string(64, key);
+  return info;
+}
+
+WorkerInfo CopyInfo(int64_t rank, uint64_t epoch, const std::string& run_id) {
+  WorkerInfo info = ReceiverInfo(rank);
+  info.role = Role::kCopy;
+  info.run_id = run_id;
+  info.epoch = epoch;
+  info.placement_digest_hex = kPlacementDigest;
+  return info;
 }
 
 WorkerInfo ReceiverInfo(int64_t rank) {
@@ -47,7 +64,8 @@ WorkerInfo ReceiverInfo(int64_t rank) {
           .host_id = "host-b",
           .process_id = 200 + rank,
           .placement_digest_hex = "",
-          .model_card_digest_hex = ""};
+          .model_card_digest_hex = "",
+          .shard_key = ""};
 }
 
 VersionId Version(uint64_t step, uint64_t epoch, const std::string& run_id) {

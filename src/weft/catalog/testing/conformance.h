@@ -70,7 +70,12 @@ struct Member {
 
 WorkerInfo PublisherInfo(int64_t rank, int64_t num_ranks, uint64_t epoch = 0,
                          const std::string& run_id = kRun);
+// One that holds the same as all others with `key`, a hexadecimal digit.
+WorkerInfo ReplicaInfo(int64_t rank, int64_t num_ranks, char key,
+                       uint64_t epoch = 0);
 WorkerInfo ReceiverInfo(int64_t rank = 0);
+WorkerInfo CopyInfo(int64_t rank = 0, uint64_t epoch = 0,
+                    const std::string& run_id = kRun);
 VersionId Version(uint64_t step, uint64_t epoch = 0,
                   const std::string& run_id = kRun);
 

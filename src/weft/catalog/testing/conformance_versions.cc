@@ -252,6 +252,37 @@ TEST_P(StoreConformanceTest, ReleaseRecordsWhatTheReceiverServes) {
   EXPECT_EQ(FindWorker(receiver.id()).fenced_reason.size(), 4096u);
 }
 
+TEST_P(StoreConformanceTest, AReceiverReportsWhatItServesWithoutALease) {
+  const std::vector<Member> mesh = JoinMesh(1);
+  Member receiver = Join(ReceiverInfo());
+  const VersionId kept = Version(1);
+  EXPECT_EQ(store().ReportServing(receiver.id(), &kept, "", Soon()),
+            absl::OkStatus());
+  EXPECT_EQ(FindWorker(receiver.id()).committed, kept);
+  EXPECT_EQ(other().ReportServing(receiver.id(), nullptr, "torn\n", Soon()),
+            absl::OkStatus());
+  EXPECT_EQ(FindWorker(receiver.id()).committed, kept);
+  EXPECT_EQ(FindWorker(receiver.id()).fenced_reason, "torn?");
+  EXPECT_EQ(store().ReportServing(receiver.id(), &kept, "", Soon()),
+            absl::OkStatus());
+  EXPECT_EQ(FindWorker(receiver.id()).fenced_reason, "");
+  // Neither or both; another role; a run without a name; nobody.
+  EXPECT_EQ(store().ReportServing(receiver.id(), nullptr, "", Soon()).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(store().ReportServing(receiver.id(), &kept, "torn", Soon()).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(store().ReportServing(mesh[0].id(), &kept, "", Soon()).code(),
+            StatusCode::kInvalidArgument);
+  const VersionId nameless;
+  EXPECT_EQ(store().ReportServing(receiver.id(), &nameless, "", Soon()).code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(store().ReportServing("nobody", &kept, "", Soon()).code(),
+            StatusCode::kNotFound);
+  receiver.attachment.reset();
+  EXPECT_EQ(store().ReportServing(receiver.id(), &kept, "", Soon()).code(),
+            StatusCode::kFailedPrecondition);
+}
+
 TEST_P(StoreConformanceTest, DeadReceiverLosesItsLeases) {
   const std::vector<Member> mesh = JoinMesh(1);
   Member receiver = Join(ReceiverInfo());

@@ -81,10 +81,11 @@ void Walk::Register() {
   const uint64_t epoch = epoch_ - (epoch_ > 0 && Pick(20) == 0 ? 1 : 0);
   const std::string run = Pick(60) == 0 ? "b" : "a";
   const int64_t num_ranks = Pick(10) == 0 ? 3 : 2;
-  const WorkerInfo info =
-      Pick(4) == 0 ? ReceiverInfo(static_cast<int64_t>(Pick(3)))
-                   : PublisherInfo(static_cast<int64_t>(Pick(num_ranks)),
-                                   num_ranks, epoch, run);
+  const auto rank = static_cast<int64_t>(Pick(num_ranks));
+  WorkerInfo info = PublisherInfo(rank, num_ranks, epoch, run);
+  if (Pick(2) == 0) info.shard_key = std::string(64, 'a');
+  if (Pick(4) == 0) info = ReceiverInfo(rank);
+  if (Pick(5) == 0) info = CopyInfo(rank, epoch, run);
   const auto registration = Any().Register(info, "", Soon());
   ASSERT_EQ(registration.status().code(), oracle_.Register(info))
       << registration.status();
@@ -114,8 +115,9 @@ void Walk::Attach() {
 }
 
 void Walk::Die() {
-  const auto worker =
-      PickWorker(Pick(2) == 0 ? Role::kPublisher : Role::kReceiver);
+  static constexpr Role kRoles[] = {Role::kPublisher, Role::kReceiver,
+                                    Role::kCopy};
+  const auto worker = PickWorker(kRoles[Pick(3)]);
   if (!worker || attachments_[*worker] == nullptr) return;
   const bool lives =
       oracle_.workers()[*worker].life == ObviousCatalog::Worker::kAttached;
@@ -133,7 +135,7 @@ void Walk::Publish(size_t worker, uint64_t step) {
 }
 
 void Walk::PublishOne() {
-  const auto worker = PickWorker(Role::kPublisher);
+  const auto worker = PickWorker(Pick(2) == 0 ? Role::kPublisher : Role::kCopy);
   if (worker) Publish(*worker, step_ - std::min<uint64_t>(step_, Pick(3)));
 }
 
@@ -149,7 +151,7 @@ void Walk::PublishAll() {
 }
 
 void Walk::Update() {
-  const auto worker = PickWorker(Role::kPublisher);
+  const auto worker = PickWorker(Pick(3) != 0 ? Role::kPublisher : Role::kCopy);
   if (!worker) return;
   int64_t revoked = 0;
   const auto told = Any().BeginUpdate(worker_ids_[*worker], Passed());
@@ -268,17 +270,26 @@ void Walk::CompareWorkers() {
 
 void Walk::CompareSources() {
   const auto sources = Any().GetSources(kModel, Soon());
-  const std::vector<int64_t> expected = oracle_.SourceRanks();
+  const std::vector<size_t> expected = oracle_.Sources();
   if (expected.empty()) {
     ASSERT_EQ(sources.status().code(), absl::StatusCode::kNotFound);
     return;
   }
   ASSERT_EQ(sources.status(), absl::OkStatus());
-  std::vector<int64_t> ranks;
-  for (const SourceRecord& source : sources->sources) {
-    ranks.push_back(source.rank);
+  ASSERT_EQ(sources->sources.size(), expected.size());
+  std::map<VersionId, std::vector<SourceRecord>> holders;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const SourceRecord& source = sources->sources[i];
+    ASSERT_EQ(source.worker_id, worker_ids_[expected[i]]);
+    ASSERT_EQ(source.holds, oracle_.HeldBy(expected[i]).value_or(VersionId()));
+    holders[source.holds].push_back(source);
   }
-  ASSERT_EQ(ranks, expected);
+  const auto records = Any().ListVersions(kModel, Soon());
+  ASSERT_EQ(records.status(), absl::OkStatus());
+  for (const VersionRecord& record : *records) {
+    if (record.state != VersionState::kReady) continue;
+    ASSERT_EQ(record.source_set, SourceSetOf(holders[record.version]));
+  }
 }
 
 // A fixed seed can be given to repeat a walk.

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "weft/catalog/limits.h"
 #include "weft/catalog/testing/conformance.h"
 
 namespace weft::catalog::testing {
@@ -352,7 +353,7 @@ TEST_P(StoreConformanceTest, SourcesAreTheLivePublishers) {
   EXPECT_EQ(sources->sources[0].rank, 0);
   EXPECT_EQ(sources->sources[0].generation, first.registration.generation);
   EXPECT_EQ(sources->sources[0].host_id, "host-a");
-  EXPECT_EQ(sources->sources[0].binding, "binding of rank 0");
+  EXPECT_EQ(sources->sources[0].binding, "") << "without a lease";
   EXPECT_EQ(sources->sources[0].placement_digest_hex,
             first.info.placement_digest_hex);
   EXPECT_EQ(sources->sources[1].rank, 1);
@@ -368,6 +369,98 @@ TEST_P(StoreConformanceTest, SourcesAreTheLivePublishers) {
   ASSERT_EQ(again->sources.size(), 2u);
   EXPECT_NE(again->source_set, fewer->source_set);
   EXPECT_NE(again->source_set, sources->source_set);
+}
+
+// Addresses and memory keys are for those who hold a lease.
+TEST_P(StoreConformanceTest, BindingsAreForALeaseThatIsInForce) {
+  const std::vector<Member> mesh = JoinMesh(2);
+  const Member receiver = Join(ReceiverInfo());
+  PublishAll(mesh, 1);
+  const std::string lease_id = AcquireLease(receiver, Version(1));
+  EXPECT_EQ(WorkerOfLease(lease_id), receiver.id());
+  const auto sources = other().GetSources(kModel, lease_id, Soon());
+  ASSERT_EQ(sources.status(), absl::OkStatus());
+  ASSERT_EQ(sources->sources.size(), 2u);
+  EXPECT_EQ(sources->sources[0].binding, "binding of rank 0");
+  EXPECT_EQ(sources->sources[1].binding, "binding of rank 1");
+  EXPECT_EQ(store().GetSources("another", lease_id, Soon()).status().code(),
+            StatusCode::kInvalidArgument);
+  EXPECT_EQ(store().GetSources(kModel, "l1.w2", Soon()).status().code(),
+            StatusCode::kNotFound);
+  ASSERT_EQ(store().ReleaseLease(lease_id, true, "", Soon()), absl::OkStatus());
+  EXPECT_EQ(store().GetSources(kModel, lease_id, Soon()).status().code(),
+            StatusCode::kNotFound);
+  const std::string revoked = AcquireLease(receiver, Version(1));
+  ASSERT_EQ(store().BeginUpdate(mesh[0].id(), Passed()).status(),
+            absl::OkStatus());
+  EXPECT_EQ(store().GetSources(kModel, revoked, Soon()).status().code(),
+            StatusCode::kFailedPrecondition);
+}
+
+TEST_P(StoreConformanceTest, AWorkerHoldsSoManyLeasesAndNoMore) {
+  const std::vector<Member> mesh = JoinMesh(1);
+  const Member greedy = Join(ReceiverInfo());
+  const Member modest = Join(ReceiverInfo(1));
+  PublishAll(mesh, 1);
+  for (int64_t i = 0; i < kMaxLeasesOfWorker; ++i) {
+    ASSERT_NE(AcquireLease(greedy, Version(1)), "");
+  }
+  const auto more = store().AcquireLease(greedy.id(), Version(1), Soon());
+  EXPECT_EQ(more.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(AcquireLease(modest, Version(1)), "");
+}
+
+TEST_P(StoreConformanceTest, LabelsAreThoseOfAllPublishers) {
+  WorkerInfo info = PublisherInfo(0, 2);
+  info.labels = {{"precision", "fp8"}, {"revision", "a1"}};
+  const Member first = Join(info);
+  info.rank = 1;
+  info.labels["precision"] = "bf16";
+  const auto other_labels = Register(info);
+  EXPECT_EQ(other_labels.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(other_labels.status().message().find("precision=bf16"),
+            std::string::npos);
+  info.labels["precision"] = "fp8";
+  const Member second = Join(info);
+  auto watch = Watch();
+  ASSERT_TRUE(store().PublishShard(first.id(), 1, Soon()).ok());
+  ASSERT_TRUE(store().PublishShard(second.id(), 1, Soon()).ok());
+  EXPECT_EQ(AwaitState(*watch, Version(1), VersionState::kReady).labels,
+            info.labels);
+  EXPECT_EQ(Find(Version(1)).labels, info.labels);
+  EXPECT_EQ(FindWorker(first.id()).info.labels, info.labels);
+
+  const auto found = WaitForReady(store(), kModel, nullptr, nullptr, Soon(),
+                                  nullptr, {{"precision", "fp8"}});
+  ASSERT_EQ(found.status(), absl::OkStatus());
+  EXPECT_EQ(found->version, Version(1));
+  const auto none =
+      WaitForReady(store(), kModel, nullptr, nullptr,
+                   base::Deadline::After(std::chrono::milliseconds(50)),
+                   nullptr, {{"precision", "bf16"}});
+  EXPECT_EQ(none.status().code(), StatusCode::kDeadlineExceeded);
+  EXPECT_NE(none.status().message().find("with the labels precision=bf16"),
+            std::string::npos)
+      << none.status();
+}
+
+TEST_P(StoreConformanceTest, LabelsAreFewShortAndPublishersOnly) {
+  WorkerInfo info = PublisherInfo(0, 1);
+  for (int64_t i = 0; i <= kMaxLabels; ++i) {
+    info.labels[std::to_string(i)] = "x";
+  }
+  EXPECT_EQ(Register(info).status().code(), StatusCode::kInvalidArgument);
+  info.labels = {{"a", std::string(kMaxLabelBytes + 1, 'x')}};
+  EXPECT_EQ(Register(info).status().code(), StatusCode::kInvalidArgument);
+  info.labels = {{"a b", "x"}};
+  EXPECT_EQ(Register(info).status().code(), StatusCode::kInvalidArgument);
+  info.labels = {{"a", "line\n"}};
+  EXPECT_EQ(Register(info).status().code(), StatusCode::kInvalidArgument);
+  WorkerInfo receiver = ReceiverInfo();
+  receiver.labels = {{"a", "x"}};
+  EXPECT_EQ(Register(receiver).status().code(), StatusCode::kInvalidArgument);
+  info.labels = {{"a", std::string(kMaxLabelBytes, 'x')}};
+  EXPECT_EQ(Register(info).status(), absl::OkStatus());
 }
 
 }  // namespace

@@ -13,6 +13,10 @@ bool ObviousCatalog::IsCurrent(const Worker& worker) const {
 }
 
 StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
+  if (info.role == Role::kCopy &&
+      (info.run_id != run_id_ || info.epoch != epoch_)) {
+    return StatusCode::kFailedPrecondition;
+  }
   if (info.role == Role::kPublisher) {
     for (const Worker& worker : workers_) {
       if (worker.info.role == Role::kPublisher &&
@@ -34,6 +38,9 @@ StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
           worker.info.num_ranks != info.num_ranks) {
         return StatusCode::kInvalidArgument;
       }
+    }
+    for (size_t i = 0; enters && i < workers_.size(); ++i) {
+      if (workers_[i].info.role == Role::kCopy) Die(i);
     }
     if (enters) entered_at_ = workers_.size();
     run_id_ = info.run_id;
@@ -64,9 +71,23 @@ void ObviousCatalog::Die(size_t worker) {
       lease.life = Lease::kRevoked;
     }
   }
-  if (workers_[worker].info.role == Role::kPublisher) {
-    WithdrawRank(workers_[worker]);
+  if (workers_[worker].info.role != Role::kPublisher) return;
+  for (const size_t version : HeldVersions(workers_[worker])) {
+    if (versions_[version].state != VersionState::kReady ||
+        !HasReplica(workers_[worker], versions_[version])) {
+      Withdraw(version);
+    }
   }
+}
+
+bool ObviousCatalog::HasReplica(const Worker& dead,
+                                const Version& version) const {
+  return std::any_of(workers_.begin(), workers_.end(), [&](const Worker& each) {
+    return IsCurrent(each) && !dead.info.shard_key.empty() &&
+           each.info.shard_key == dead.info.shard_key &&
+           std::count(each.steps.begin(), each.steps.end(), version.id.step) >
+               0;
+  });
 }
 
 int64_t ObviousCatalog::RevokeLeases(size_t version) {
@@ -86,18 +107,22 @@ void ObviousCatalog::Withdraw(size_t version) {
   RevokeLeases(version);
 }
 
-// All versions of its run and epoch that its rank holds.
-void ObviousCatalog::WithdrawRank(const Worker& worker) {
+std::vector<size_t> ObviousCatalog::HeldVersions(const Worker& worker) const {
   std::vector<size_t> held;
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (versions_[i].state != VersionState::kGone &&
         versions_[i].id.run_id == worker.info.run_id &&
         versions_[i].id.epoch == worker.info.epoch &&
-        versions_[i].ranks.contains(worker.info.rank)) {
+        std::count(worker.steps.begin(), worker.steps.end(),
+                   versions_[i].id.step) > 0) {
       held.push_back(i);
     }
   }
-  for (const size_t version : held) Withdraw(version);
+  return held;
+}
+
+void ObviousCatalog::WithdrawHeld(const Worker& worker) {
+  for (const size_t version : HeldVersions(worker)) Withdraw(version);
 }
 
 std::optional<StatusCode> ObviousCatalog::CheckAttached(size_t worker,
@@ -110,10 +135,13 @@ std::optional<StatusCode> ObviousCatalog::CheckAttached(size_t worker,
 }
 
 StatusCode ObviousCatalog::Publish(size_t publisher, uint64_t step) {
-  if (const auto wrong = CheckAttached(publisher, Role::kPublisher)) {
+  Worker& worker = workers_[publisher];
+  const bool copies = worker.info.role == Role::kCopy;
+  if (const auto wrong =
+          CheckAttached(publisher, copies ? Role::kCopy : Role::kPublisher)) {
     return *wrong;
   }
-  Worker& worker = workers_[publisher];
+  if (copies) return PublishCopy(worker, {run_id_, epoch_, step});
   // What this rank has published since its epoch was entered counts; if it has
   // not, what any rank published in a former time of that epoch.
   std::optional<uint64_t> own;
@@ -131,7 +159,7 @@ StatusCode ObviousCatalog::Publish(size_t publisher, uint64_t step) {
   }
   const std::optional<uint64_t> last = own ? own : former;
   if (last && step <= *last) return StatusCode::kFailedPrecondition;
-  WithdrawRank(worker);
+  WithdrawHeld(worker);
   worker.steps.push_back(step);
 
   const VersionId id{run_id_, epoch_, step};
@@ -160,18 +188,28 @@ StatusCode ObviousCatalog::Publish(size_t publisher, uint64_t step) {
   return StatusCode::kOk;
 }
 
+StatusCode ObviousCatalog::PublishCopy(Worker& worker, const VersionId& id) {
+  for (const Version& version : versions_) {
+    if (version.id != id || version.state != VersionState::kReady) continue;
+    worker.copy_of = id;
+    return StatusCode::kOk;
+  }
+  return StatusCode::kFailedPrecondition;
+}
+
 StatusCode ObviousCatalog::Update(size_t publisher, int64_t& revoked) {
   revoked = 0;
-  if (const auto wrong = CheckAttached(publisher, Role::kPublisher)) {
+  Worker& worker = workers_[publisher];
+  const bool copies = worker.info.role == Role::kCopy;
+  if (const auto wrong =
+          CheckAttached(publisher, copies ? Role::kCopy : Role::kPublisher)) {
     return *wrong;
   }
-  for (size_t i = 0; i < versions_.size(); ++i) {
-    revoked += versions_[i].ranks.contains(workers_[publisher].info.rank) &&
-                       versions_[i].state != VersionState::kGone
-                   ? RevokeLeases(i)
-                   : 0;
+  worker.copy_of.reset();
+  for (const size_t version : HeldVersions(worker)) {
+    revoked += RevokeLeases(version);
   }
-  WithdrawRank(workers_[publisher]);
+  WithdrawHeld(worker);
   return StatusCode::kOk;
 }
 
@@ -209,14 +247,36 @@ int64_t ObviousCatalog::LeasesOf(size_t version) const {
   });
 }
 
-std::vector<int64_t> ObviousCatalog::SourceRanks() const {
-  std::set<int64_t> ranks;
-  for (const Worker& worker : workers_) {
-    if (IsCurrent(worker) && worker.life == Worker::kAttached) {
-      ranks.insert(worker.info.rank);
+std::optional<VersionId> ObviousCatalog::HeldBy(size_t worker) const {
+  const Worker& source = workers_[worker];
+  const std::vector<size_t> held = HeldVersions(source);
+  if (!held.empty()) return versions_[held.back()].id;
+  for (const Version& version : versions_) {
+    if (source.copy_of == version.id && version.state == VersionState::kReady) {
+      return version.id;
     }
   }
-  return {ranks.begin(), ranks.end()};
+  return std::nullopt;
+}
+
+std::vector<size_t> ObviousCatalog::Sources() const {
+  std::vector<size_t> sources;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (IsCurrent(workers_[i]) && workers_[i].life == Worker::kAttached) {
+      sources.push_back(i);
+    }
+  }
+  if (sources.empty()) return sources;
+  std::sort(sources.begin(), sources.end(), [&](size_t a, size_t b) {
+    return workers_[a].info.rank < workers_[b].info.rank;
+  });
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (workers_[i].info.role == Role::kCopy &&
+        workers_[i].life == Worker::kAttached && HeldBy(i).has_value()) {
+      sources.push_back(i);
+    }
+  }
+  return sources;
 }
 
 }  // namespace weft::catalog::testing

@@ -24,7 +24,8 @@ class ObviousCatalog {
     enum { kRegistered, kAttached, kDead } life = kRegistered;
     VersionId committed;
     std::string fenced_reason;
-    std::vector<uint64_t> steps;  // published by it
+    std::vector<uint64_t> steps;       // published by it
+    std::optional<VersionId> copy_of;  // copies
   };
   struct Version {
     VersionId id;
@@ -55,15 +56,21 @@ class ObviousCatalog {
   const std::vector<Version>& versions() const { return versions_; }
   const std::vector<Lease>& leases() const { return leases_; }
   int64_t LeasesOf(size_t version) const;
-  // The ranks of GetSources; empty: it must be kNotFound.
-  std::vector<int64_t> SourceRanks() const;
+  // What GetSources lists, as workers; empty: it must be kNotFound.
+  std::vector<size_t> Sources() const;
+  // The version that a source holds.
+  std::optional<VersionId> HeldBy(size_t worker) const;
 
  private:
   bool IsCurrent(const Worker& worker) const;
   std::optional<absl::StatusCode> CheckAttached(size_t worker, Role role) const;
   void Withdraw(size_t version);
   int64_t RevokeLeases(size_t version);
-  void WithdrawRank(const Worker& worker);
+  // Versions that the publisher holds, by their index.
+  std::vector<size_t> HeldVersions(const Worker& worker) const;
+  void WithdrawHeld(const Worker& worker);
+  bool HasReplica(const Worker& dead, const Version& version) const;
+  absl::StatusCode PublishCopy(Worker& worker, const VersionId& id);
 
   std::vector<Worker> workers_;
   std::vector<Version> versions_;

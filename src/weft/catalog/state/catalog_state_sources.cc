@@ -1,0 +1,188 @@
+// Who holds what: replicas among publishers, copies, sources for receivers.
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "weft/base/status.h"
+#include "weft/catalog/limits.h"
+#include "weft/catalog/state/catalog_state.h"
+
+namespace weft::catalog {
+
+absl::StatusOr<CatalogState::Worker*> CatalogState::FindSource(
+    const std::string& worker_id) {
+  const Worker* worker = FindWorker(worker_id);
+  return FindAttached(
+      worker_id, worker != nullptr && worker->record.info.role == Role::kCopy
+                     ? Role::kCopy
+                     : Role::kPublisher);
+}
+
+void CatalogState::CountPublisher(Model& model, uint64_t generation, int sign) {
+  const uint64_t term = SourceSetTerm(generation);
+  uint64_t& source_set = model.current->source_set;
+  source_set = sign > 0 ? source_set + term : source_set - term;
+  for (auto& [id, version] : model.versions) {
+    if (version.record.state != VersionState::kStaging) continue;
+    version.record.source_set = source_set;
+    Emit(version.record);
+  }
+}
+
+bool CatalogState::HasReplica(const Model& model, const Version& version,
+                              const WorkerInfo& info) const {
+  if (info.shard_key.empty()) return false;
+  return std::any_of(version.ranks.begin(), version.ranks.end(),
+                     [&](int64_t rank) {
+                       if (rank == info.rank || !version.HeldBy(rank))
+                         return false;
+                       const Worker* other =
+                           FindWorker(model.current->ranks.at(rank).worker_id);
+                       return other != nullptr &&
+                              other->record.info.shard_key == info.shard_key;
+                     });
+}
+
+void CatalogState::LoseShards(Model& model, const Worker& worker,
+                              const std::string& reason) {
+  const WorkerInfo& info = worker.record.info;
+  std::vector<VersionId> withdrawn;
+  for (auto& [id, version] : model.versions) {
+    VersionRecord& record = version.record;
+    if (record.state == VersionState::kGone || !version.HeldBy(info.rank)) {
+      continue;
+    }
+    if (record.state == VersionState::kReady &&
+        HasReplica(model, version, info)) {
+      version.lost_ranks.insert(info.rank);
+      record.source_set -= SourceSetTerm(worker.record.generation);
+      TellShard(EventKind::kShardLost, worker, record);
+      Emit(record);
+    } else {
+      withdrawn.push_back(id);
+    }
+  }
+  for (const VersionId& id : withdrawn) Withdraw(model, id, reason);
+}
+
+absl::Status CatalogState::CheckCopy(const WorkerInfo& info) const {
+  const auto model = models_.find(info.model);
+  if (model != models_.end() && model->second.current &&
+      model->second.current->run_id == info.run_id &&
+      model->second.current->epoch == info.epoch) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "a copy of epoch ", info.epoch, " of run \"", info.run_id,
+      "\" cannot serve model \"", info.model, "\": ",
+      model == models_.end() || !model->second.current
+          ? std::string("it has no publisher")
+          : absl::StrCat("epoch ", model->second.current->epoch, " of run \"",
+                         model->second.current->run_id, "\" runs")));
+}
+
+absl::StatusOr<VersionRecord> CatalogState::PublishCopy(Worker& worker,
+                                                        uint64_t step) {
+  const WorkerInfo& info = worker.record.info;
+  Model& model = models_[info.model];
+  const VersionId id{info.run_id, info.epoch, step};
+  const auto found = model.versions.find(id);
+  if (found == model.versions.end() ||
+      found->second.record.state != VersionState::kReady) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "version ", ToString(id), " of model \"", info.model, "\" is ",
+        found == model.versions.end()
+            ? std::string("not known")
+            : std::string(ToString(found->second.record.state)),
+        ", a copy of it cannot be served"));
+  }
+  VersionRecord& record = found->second.record;
+  if (!found->second.copies.contains(worker.record.worker_id)) {
+    WithdrawCopy(model, worker);
+    found->second.copies.insert(worker.record.worker_id);
+    worker.last_step = step;
+    record.source_set += SourceSetTerm(worker.record.generation);
+    Emit(record);
+  }
+  return record;
+}
+
+void CatalogState::WithdrawCopy(Model& model, const Worker& worker) {
+  for (auto& [id, version] : model.versions) {
+    if (version.copies.erase(worker.record.worker_id) == 0) continue;
+    version.record.source_set -= SourceSetTerm(worker.record.generation);
+    Emit(version.record);
+  }
+}
+
+VersionId CatalogState::HeldVersion(const Model& model,
+                                    const Worker& worker) const {
+  const WorkerInfo& info = worker.record.info;
+  if (!worker.last_step) return {};
+  const VersionId id{info.run_id, info.epoch, *worker.last_step};
+  const auto found = model.versions.find(id);
+  if (found == model.versions.end() ||
+      found->second.record.state == VersionState::kGone) {
+    return {};
+  }
+  const bool holds =
+      info.role == Role::kCopy
+          ? found->second.copies.contains(worker.record.worker_id)
+          : found->second.HeldBy(info.rank);
+  return holds ? id : VersionId{};
+}
+
+SourceRecord CatalogState::ToSource(const Model& model, const Worker& worker,
+                                    bool with_binding) const {
+  const WorkerInfo& info = worker.record.info;
+  return {.rank = info.rank,
+          .generation = worker.record.generation,
+          .host_id = info.host_id,
+          .placement_digest_hex = info.placement_digest_hex,
+          .binding = with_binding ? worker.binding : std::string(),
+          .role = info.role,
+          .worker_id = worker.record.worker_id,
+          .holds = HeldVersion(model, worker)};
+}
+
+absl::StatusOr<SourceSet> CatalogState::GetSources(
+    const std::string& model_name, const std::string& lease_id) const {
+  const bool has_lease = !lease_id.empty();
+  if (has_lease) WEFT_RETURN_IF_ERROR(CheckLease(lease_id, model_name));
+  const auto found = models_.find(model_name);
+  SourceSet sources;
+  if (found != models_.end() && found->second.current) {
+    const Model& model = found->second;
+    sources.num_ranks = model.current->num_ranks;
+    for (const auto& [rank, slot] : model.current->ranks) {
+      const Worker* worker = FindWorker(slot.worker_id);
+      if (worker == nullptr || worker->life != Life::kAttached) continue;
+      if (sources.model_card_digest_hex.empty()) {
+        sources.model_card_digest_hex =
+            worker->record.info.model_card_digest_hex;
+      }
+      sources.sources.push_back(ToSource(model, *worker, has_lease));
+    }
+  }
+  if (sources.sources.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("model \"", model_name, "\" has no live publisher"));
+  }
+  const auto num_publishers =
+      static_cast<std::ptrdiff_t>(sources.sources.size());
+  for (const std::string& worker_id : found->second.copies) {
+    SourceRecord copy =
+        ToSource(found->second, *FindWorker(worker_id), has_lease);
+    if (!copy.holds.run_id.empty()) sources.sources.push_back(std::move(copy));
+  }
+  std::sort(sources.sources.begin() + num_publishers, sources.sources.end(),
+            [](const SourceRecord& a, const SourceRecord& b) {
+              return a.generation < b.generation;
+            });
+  sources.source_set = SourceSetOf(sources.sources);
+  return sources;
+}
+
+}  // namespace weft::catalog

@@ -1,0 +1,489 @@
+// More than one source of the same bytes: replicas among publishers, and
+// receivers that serve what they have committed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "weft/catalog/memory/memory_store.h"
+#include "weft/session/publisher.h"
+#include "weft/session/receiver.h"
+#include "weft/transport/inproc/inproc_transport.h"
+#include "weft/transport/shm/shm_transport.h"
+#include "weft/transport/testing/fault_transport.h"
+#include "weft/transport/ucx/ucx_transport.h"
+
+namespace weft::session {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
+
+constexpr int64_t kRows = 160;
+constexpr int64_t kCols = 96;
+constexpr int64_t kItemBytes = 2;
+constexpr char kWeight[] = "mlp.up.weight";
+
+base::Deadline Soon() {
+  return base::Deadline::After(std::chrono::seconds(20));
+}
+
+uint16_t ValueAt(int64_t row, int64_t column, uint64_t step) {
+  const uint64_t mixed =
+      (static_cast<uint64_t>(row * kCols + column) + 1) * 0x9e3779b97f4a7c15u +
+      step * 0xda942042e4dd58b5u;
+  return static_cast<uint16_t>(mixed >> 37);
+}
+
+struct Window {
+  tensor::Range rows{0, kRows};
+  tensor::Range columns{0, kCols};
+};
+
+manifest::Placement Holding(const Window& window, int64_t rank,
+                            int64_t num_ranks, const std::string& layout) {
+  manifest::Placement placement;
+  placement.layout_spec = layout;
+  placement.rank = rank;
+  placement.num_ranks = num_ranks;
+  placement.tensors = {{kWeight, tensor::DType::kBF16, {kRows, kCols}}};
+  layout::StoredTensor stored{"w",
+                              tensor::DType::kBF16,
+                              {window.rows.extent(), window.columns.extent()},
+                              {},
+                              {}};
+  stored.fragments.push_back(
+      {0, *layout::IndexMap::RowMajor(
+              *tensor::Box::Make({window.rows, window.columns}), stored.shape,
+              {0, 0})});
+  placement.stored = {std::move(stored)};
+  return placement;
+}
+
+// The bytes of a window, worked out element by element.
+std::string Bytes(const Window& window, uint64_t step) {
+  std::string bytes;
+  for (int64_t r = window.rows.begin; r < window.rows.end; ++r) {
+    for (int64_t c = window.columns.begin; c < window.columns.end; ++c) {
+      const uint16_t value = ValueAt(r, c, step);
+      bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    }
+  }
+  return bytes;
+}
+
+class FanOutTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  struct Trainer {
+    Window window;
+    OwnedRankMemory owned;
+    std::unique_ptr<Publisher> publisher;
+  };
+  struct Engine {
+    Window window;
+    OwnedRankMemory owned;
+    std::shared_ptr<transport::FaultScript> faults;
+    std::unique_ptr<Receiver> receiver;
+
+    std::string Held() const {
+      return std::string(
+          reinterpret_cast<const char*>(StoredBase(owned.memory, 0)),
+          static_cast<size_t>(window.rows.extent() * window.columns.extent() *
+                              kItemBytes));
+    }
+  };
+  using Adjust = std::function<void(ReceiverOptions&)>;
+
+  std::shared_ptr<transport::Transport> MakeTransport(
+      std::shared_ptr<transport::FaultScript> faults) const {
+    std::unique_ptr<transport::Transport> made;
+    if (GetParam() == "inproc") made = transport::MakeInprocTransport();
+    if (GetParam() == "shm") made = *transport::MakeShmTransport();
+    if (GetParam() == "ucx") made = *transport::MakeUcxTransport({});
+    if (faults != nullptr) {
+      made = transport::MakeFaultTransport(std::move(made), std::move(faults));
+    }
+    return made;
+  }
+
+  // `parts` row shards, each on `replicas` ranks: rank r holds part r % parts.
+  void StartTrainers(int64_t parts, int64_t replicas, uint64_t epoch = 0) {
+    trainers_.clear();
+    const int64_t chunk = kRows / parts;
+    for (int64_t rank = 0; rank < parts * replicas; ++rank) {
+      auto trainer = std::make_unique<Trainer>();
+      const int64_t part = rank % parts;
+      trainer->window.rows = {part * chunk, (part + 1) * chunk};
+      PublisherOptions options;
+      options.model = "m";
+      options.epoch = epoch;
+      options.placement =
+          Holding(trainer->window, rank, parts * replicas, "rows");
+      trainer->owned =
+          *AllocateFor(options.placement, memory::MemoryKind::kShared);
+      options.memory = trainer->owned.memory;
+      options.catalog = store_;
+      options.transports.push_back(MakeTransport(nullptr));
+      trainer->publisher = *Publisher::Create(std::move(options), Soon());
+      trainers_.push_back(std::move(trainer));
+    }
+  }
+
+  void PublishAll(uint64_t step) {
+    for (auto& trainer : trainers_) {
+      ASSERT_TRUE(trainer->publisher->BeginUpdate(Soon()).ok());
+      const std::string bytes = Bytes(trainer->window, step);
+      std::memcpy(StoredBase(trainer->owned.memory, 0), bytes.data(),
+                  bytes.size());
+      const auto report = trainer->publisher->Publish(step, Soon());
+      ASSERT_TRUE(report.ok()) << report.status();
+    }
+  }
+
+  std::unique_ptr<Engine> StartEngine(const Window& window, bool serve,
+                                      bool faulty = false,
+                                      const Adjust& adjust = nullptr) {
+    auto engine = std::make_unique<Engine>();
+    engine->window = window;
+    ReceiverOptions options;
+    options.model = "m";
+    options.placement = Holding(window, 0, 1, "engine");
+    engine->owned =
+        *AllocateFor(options.placement, memory::MemoryKind::kShared);
+    options.memory = engine->owned.memory;
+    options.catalog = store_;
+    if (faulty) engine->faults = std::make_shared<transport::FaultScript>();
+    options.transports.push_back(MakeTransport(engine->faults));
+    options.execute.num_threads = 2;
+    options.measure_bound = false;
+    options.serve = serve;
+    if (adjust) adjust(options);
+    engine->receiver = *Receiver::Create(std::move(options), Soon());
+    return engine;
+  }
+
+  RefitReport Refit(Engine& engine) {
+    Poison(engine);
+    auto report = engine.receiver->Refit(nullptr, false, Soon());
+    EXPECT_TRUE(report.ok()) << report.status();
+    if (!report.ok()) return {};
+    EXPECT_EQ(engine.Held(), Bytes(engine.window, report->version.step));
+    EXPECT_FALSE(engine.receiver->fenced());
+    return *std::move(report);
+  }
+
+  static void Poison(Engine& engine) {
+    std::memset(engine.owned.buffer->data(), 0xA5,
+                engine.owned.buffer->span().size());
+  }
+
+  size_t NumSources() {
+    return store_->GetSources("m", Soon())->sources.size();
+  }
+
+  std::shared_ptr<catalog::CatalogStore> store_ = catalog::MakeMemoryStore({});
+  std::vector<std::unique_ptr<Trainer>> trainers_;
+};
+
+int64_t BytesFrom(const RefitReport& report, const std::string& name) {
+  int64_t bytes = 0;
+  for (const PeerReport& peer : report.peers) {
+    if (peer.name.starts_with(name)) bytes += peer.bytes;
+  }
+  return bytes;
+}
+
+TEST_P(FanOutTest, AReplicaStandsInForARankThatDiesInMidRefit) {
+  StartTrainers(/*parts=*/2, /*replicas=*/2);
+  PublishAll(1);
+  bool was_fenced = true;
+  std::unique_ptr<Engine> engine;
+  engine = StartEngine({}, false, /*faulty=*/true, [&](auto& options) {
+    options.execute.progress = [&](int64_t, int64_t) {
+      was_fenced = was_fenced && engine->receiver->fenced();
+    };
+  });
+  ASSERT_TRUE(engine->receiver->Prepare(Soon()).ok());
+  const int64_t dies = engine->receiver->plan()->peers[0].src_rank;
+  engine->faults->Add({.kind = transport::Fault::Kind::kPeerDeath,
+                       .peer_label = "publisher rank " + std::to_string(dies),
+                       .bytes = 1000});
+  const RefitReport report = Refit(*engine);
+  EXPECT_EQ(engine->faults->struck(), 1);
+  EXPECT_TRUE(was_fenced);
+  ASSERT_THAT(report.replaced, SizeIs(1));
+  EXPECT_EQ(report.replaced[0].source,
+            "publisher rank " + std::to_string(dies));
+  EXPECT_THAT(report.replaced[0].by,
+              ElementsAre("publisher rank " + std::to_string((dies + 2) % 4)));
+  // What had arrived from the other rank is not moved again.
+  EXPECT_EQ(report.bytes + report.bytes_resumed, kRows * kCols * kItemBytes);
+  EXPECT_EQ(engine->receiver->counters().refits_failed, 0);
+}
+
+TEST_P(FanOutTest, WithoutAReplicaTheLossIsAnError) {
+  StartTrainers(2, 1);
+  PublishAll(1);
+  auto engine = StartEngine({}, false, /*faulty=*/true);
+  engine->faults->Add({.kind = transport::Fault::Kind::kPeerDeath,
+                       .peer_label = "publisher rank 1",
+                       .bytes = 1000});
+  const auto torn = engine->receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(absl::IsUnavailable(torn.status())) << torn.status();
+  EXPECT_THAT(std::string(torn.status().message()),
+              HasSubstr("publisher rank 1"));
+  EXPECT_TRUE(engine->receiver->fenced());
+  Refit(*engine);
+}
+
+TEST_P(FanOutTest, AVersionOutlivesAReplicaAndLaterReceiversGetIt) {
+  StartTrainers(2, 2);
+  PublishAll(1);
+  auto engine = StartEngine({}, false);
+  Refit(*engine);
+  trainers_[0]->publisher.reset();
+  trainers_[3]->publisher.reset();
+  const RefitReport report = Refit(*engine);
+  EXPECT_GT(BytesFrom(report, "publisher rank 1"), 0);
+  EXPECT_GT(BytesFrom(report, "publisher rank 2"), 0);
+  EXPECT_THAT(report.peers, SizeIs(2));
+}
+
+// A source that the catalog still believes in, but that cannot be reached.
+TEST_P(FanOutTest, AReplicaThatCannotBeReachedIsLeftOut) {
+  StartTrainers(1, 2);
+  PublishAll(1);
+  auto engine = StartEngine({}, false, /*faulty=*/true);
+  engine->faults->Add({.kind = transport::Fault::Kind::kCorruptKey,
+                       .peer_label = "publisher rank"});
+  const RefitReport report = Refit(*engine);
+  EXPECT_EQ(engine->faults->struck(), 1);
+  EXPECT_THAT(report.peers, SizeIs(1));
+}
+
+// Every engine has all of the weights; the trainer sends them once.
+TEST_P(FanOutTest, EightReceiversTakeTheTrainersBytesOnce) {
+  const int64_t all = kRows * kCols * kItemBytes;
+  for (const bool fan_out : {false, true}) {
+    store_ = catalog::MakeMemoryStore({});
+    StartTrainers(1, 1);
+    std::vector<std::unique_ptr<Engine>> engines;
+    for (int i = 0; i < 8; ++i) {
+      engines.push_back(StartEngine({}, fan_out));
+    }
+    for (uint64_t step = 1; step <= 3; ++step) {
+      PublishAll(step);
+      std::map<std::string, int64_t> load;
+      std::string digest;
+      for (const auto& engine : engines) {
+        const RefitReport report = Refit(*engine);
+        EXPECT_EQ(report.version.step, step);
+        EXPECT_EQ(report.serving, fan_out) << report.not_served;
+        EXPECT_THAT(report.replaced, IsEmpty());
+        // Whoever it came through, it is what the trainer published.
+        if (digest.empty()) digest = report.digest;
+        EXPECT_EQ(report.digest, digest);
+        for (const PeerReport& peer : report.peers) {
+          load[peer.name] += peer.bytes;
+        }
+      }
+      EXPECT_EQ(load["publisher rank 0"], fan_out ? all : 8 * all);
+      EXPECT_EQ(NumSources(), fan_out ? 9u : 1u);
+    }
+  }
+}
+
+TEST_P(FanOutTest, CopiesAndTrainersTogetherCoverWhatNeitherCopyHolds) {
+  StartTrainers(2, 1);
+  PublishAll(1);
+  auto left = StartEngine({.columns = {0, 50}}, true);
+  auto top = StartEngine({.rows = {0, 70}}, true);
+  Refit(*left);
+  Refit(*top);
+  auto all = StartEngine({}, false);
+  const RefitReport report = Refit(*all);
+  EXPECT_GT(BytesFrom(report, "copy"), 0);
+  EXPECT_GT(BytesFrom(report, "publisher"), 0);
+  EXPECT_GT(BytesFrom(report, "copy"), BytesFrom(report, "publisher"));
+  auto plain = StartEngine({}, false, false,
+                           [](auto& options) { options.read_copies = false; });
+  const RefitReport from_trainers = Refit(*plain);
+  EXPECT_EQ(BytesFrom(from_trainers, "copy"), 0);
+  EXPECT_EQ(from_trainers.digest, report.digest);
+}
+
+TEST_P(FanOutTest, ACopyThatRotsIsRefusedByNameAndTheTrainerServes) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  auto rotten = StartEngine({}, true);
+  const RefitReport first = Refit(*rotten);
+  ASSERT_TRUE(first.serving) << first.not_served;
+  StoredBase(rotten->owned.memory, 0)[4321] ^= std::byte{0x10};
+  auto second = StartEngine({}, true);
+  const RefitReport report = Refit(*second);
+  ASSERT_THAT(report.replaced, SizeIs(1));
+  EXPECT_THAT(report.replaced[0].source, StartsWith("copy w"));
+  EXPECT_THAT(report.replaced[0].why,
+              AllOf(HasSubstr("digest"), HasSubstr(kWeight)));
+  EXPECT_THAT(report.replaced[0].by, ElementsAre("publisher rank 0"));
+  EXPECT_EQ(BytesFrom(report, "publisher"), report.bytes);
+  EXPECT_EQ(report.digest, first.digest);
+  EXPECT_TRUE(report.serving);
+}
+
+TEST_P(FanOutTest, ACopyThatDiesInMidRefitIsReplaced) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  auto copy = StartEngine({}, true);
+  Refit(*copy);
+  auto second = StartEngine({}, false, /*faulty=*/true);
+  second->faults->Add({.kind = transport::Fault::Kind::kPeerDeath,
+                       .peer_label = "copy",
+                       .bytes = 1000});
+  const RefitReport report = Refit(*second);
+  ASSERT_THAT(report.replaced, SizeIs(1));
+  EXPECT_THAT(report.replaced[0].source, StartsWith("copy w"));
+  EXPECT_EQ(BytesFrom(report, "publisher"), report.bytes);
+}
+
+// The trainer's update ends the version for those that read copies, too.
+TEST_P(FanOutTest, AnUpdateEndsCopiesAndTheyServeTheNextVersion) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  auto copy = StartEngine({}, true);
+  Refit(*copy);
+  EXPECT_EQ(NumSources(), 2u);
+  ASSERT_TRUE(trainers_[0]->publisher->BeginUpdate(Soon()).ok());
+  EXPECT_EQ(NumSources(), 1u);
+  PublishAll(2);
+  Refit(*copy);
+  auto second = StartEngine({}, false);
+  const RefitReport report = Refit(*second);
+  EXPECT_EQ(report.version.step, 2u);
+  EXPECT_GT(BytesFrom(report, "copy"), 0);
+  // A restarted trainer takes over from copies, too.
+  StartTrainers(1, 1, /*epoch=*/1);
+  PublishAll(1);
+  EXPECT_EQ(NumSources(), 1u);
+  Refit(*copy);
+  EXPECT_EQ(NumSources(), 2u);
+  EXPECT_EQ(BytesFrom(Refit(*second), "publisher"), 0);
+}
+
+// What begins to receive serves nobody meanwhile, whatever it receives.
+TEST_P(FanOutTest, ACopyThatReceivesServesNobody) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  size_t sources_seen = 99;
+  auto copy = StartEngine({}, true, /*faulty=*/false, [&](auto& options) {
+    options.execute.progress = [&](int64_t, int64_t) {
+      sources_seen = NumSources();
+    };
+  });
+  Refit(*copy);
+  EXPECT_EQ(NumSources(), 2u);
+  const RefitReport again = Refit(*copy);  // the same version
+  EXPECT_EQ(sources_seen, 1u);
+  EXPECT_EQ(BytesFrom(again, "publisher"), again.bytes);
+  EXPECT_TRUE(again.serving) << again.not_served;
+  EXPECT_EQ(NumSources(), 2u);
+  copy.reset();
+  EXPECT_EQ(NumSources(), 1u);
+}
+
+// A reader is in the middle of it when the copy begins to change.
+TEST_P(FanOutTest, ACopyThatChangesInMidRefitIsReplaced) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  bool begun = false;
+  auto copy = StartEngine({}, true, false, [&](auto& options) {
+    options.derive_hook = [&](const catalog::VersionId&) {
+      return begun ? absl::InternalError("the engine stops") : absl::OkStatus();
+    };
+  });
+  Refit(*copy);
+  auto second = StartEngine({}, false, false, [&](auto& options) {
+    options.execute.progress = [&](int64_t, int64_t) {
+      if (std::exchange(begun, true)) return;
+      EXPECT_FALSE(copy->receiver->Refit(nullptr, false, Soon()).ok());
+      Poison(*copy);
+    };
+  });
+  const RefitReport report = Refit(*second);
+  EXPECT_TRUE(begun);
+  ASSERT_THAT(report.replaced, SizeIs(1));
+  EXPECT_THAT(report.replaced[0].source, StartsWith("copy w"));
+  EXPECT_EQ(BytesFrom(report, "publisher"), report.bytes);
+}
+
+TEST_P(FanOutTest, WhatIsNotWhatArrivedIsNotServed) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  std::byte* weights = nullptr;
+  auto engine = StartEngine({}, true, false, [&](auto& options) {
+    weights = StoredBase(options.memory, 0);
+    options.derive_hook = [&](const catalog::VersionId&) {
+      weights[77] ^= std::byte{1};
+      return absl::OkStatus();
+    };
+  });
+  const auto report = engine->receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_FALSE(report->serving);
+  EXPECT_THAT(report->not_served, HasSubstr("has changed since run:0:1"));
+  EXPECT_EQ(NumSources(), 1u);
+}
+
+TEST_P(FanOutTest, WhatWasConvertedIsNotServed) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  ReceiverOptions options;
+  options.model = "m";
+  options.placement = Holding({}, 0, 1, "engine");
+  options.placement.stored[0].dtype = tensor::DType::kF32;
+  const OwnedRankMemory owned =
+      *AllocateFor(options.placement, memory::MemoryKind::kShared);
+  options.memory = owned.memory;
+  options.catalog = store_;
+  options.transports.push_back(MakeTransport(nullptr));
+  options.measure_bound = false;
+  options.serve = true;
+  auto receiver = *Receiver::Create(std::move(options), Soon());
+  const auto report = receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_FALSE(report->serving);
+  EXPECT_THAT(report->not_served, HasSubstr("converts \"mlp.up.weight\""));
+}
+
+TEST_P(FanOutTest, NobodyServesUnverified) {
+  ReceiverOptions options;
+  options.serve = true;
+  options.verify = false;
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      Receiver::Create(std::move(options), Soon()).status()));
+  ReceiverOptions shadow;
+  shadow.serve = true;
+  shadow.mode = ReceiveMode::kShadow;
+  EXPECT_TRUE(absl::IsUnimplemented(
+      Receiver::Create(std::move(shadow), Soon()).status()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, FanOutTest,
+                         ::testing::Values("inproc", "shm", "ucx"),
+                         [](const auto& param_info) {
+                           return param_info.param;
+                         });
+
+}  // namespace
+}  // namespace weft::session

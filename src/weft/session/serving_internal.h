@@ -1,0 +1,53 @@
+// What a receiver does to serve what it has committed (docs/fan_out.md).
+#ifndef WEFT_SESSION_SERVING_INTERNAL_H_
+#define WEFT_SESSION_SERVING_INTERNAL_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "weft/base/deadline.h"
+#include "weft/catalog/store.h"
+#include "weft/plan/plan.h"
+#include "weft/plan/stages.h"
+#include "weft/session/publisher.h"
+#include "weft/session/receiver.h"
+
+namespace weft::session {
+
+class Serving {
+ public:
+  // `options` outlive it.
+  explicit Serving(const ReceiverOptions& options) : options_(options) {}
+
+  // The memory holds `version`, whose digest over all that arrived was
+  // `digest_hex`, by `plan` for `staged`. Takes digests anew and serves if they
+  // add up to that one. kFailedPrecondition if not all of it is what the
+  // publishers hold, bit for bit, or the version is no longer READY; kDataLoss
+  // if the memory has changed since it arrived.
+  absl::Status Serve(const catalog::VersionId& version,
+                     const std::string& digest_hex, const plan::Plan& plan,
+                     const plan::StagedTarget& staged, base::Deadline deadline);
+  // Before the memory changes. Who still reads it sees the epoch word, also if
+  // the catalog cannot be told.
+  void Withdraw();
+
+  // Of its registration; 0 if there is none.
+  uint64_t generation() const {
+    return copy_ == nullptr ? 0 : copy_->generation();
+  }
+
+ private:
+  absl::Status Register(const catalog::VersionId& version,
+                        base::Deadline deadline);
+
+  const ReceiverOptions& options_;
+  std::string expected_digest_hex_;
+  std::unique_ptr<Publisher> copy_;
+  catalog::VersionId epoch_;  // run and epoch that copy_ belongs to
+};
+
+}  // namespace weft::session
+
+#endif  // WEFT_SESSION_SERVING_INTERNAL_H_

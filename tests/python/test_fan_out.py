@@ -1,0 +1,107 @@
+"""Sources killed in mid-refit: a replica or the trainer takes over."""
+
+import pytest
+
+from test_processes import (  # noqa: F401  (fixtures)
+    assert_holds, catalog, checkpoint, listing, publish, pull, start,
+    wait_for_lease)
+
+REPLICAS = "fsdp:shard=2,replicate=2"
+
+
+def refitted(process):
+    report = process.event()
+    assert report["event"] == "refitted", report
+    return report
+
+
+@pytest.mark.parametrize("transport", ["shm", "ucx"])
+def test_a_replica_stands_in_for_a_publisher_killed_in_mid_transfer(
+        weft, start, catalog, checkpoint, tmp_path, transport):  # noqa: F811
+    trainers = [publish(start, catalog, checkpoint, REPLICAS, rank, transport)
+                for rank in range(4)]
+    for process in trainers:
+        process.event()
+    engine = pull(start, catalog, "vllm:tp=1", 0, transport, inject="faults")
+    engine.say("refit")
+    victim = refitted(engine)["peers"][0]["rank"]
+    engine.say("poison")
+    engine.say(f"drop publisher rank {victim}")  # its transfer never ends
+    engine.say("refit run:0:0")
+    wait_for_lease(weft, catalog)
+    trainers[victim].kill()
+    report = refitted(engine)
+    [lost] = report["replaced"]
+    assert lost["source"] == f"publisher rank {victim}"
+    assert lost["by"] == [f"publisher rank {(victim + 2) % 4}"]
+    out = tmp_path / "out.safetensors"
+    assert_holds(weft, engine, checkpoint, "vllm:tp=1", 0, 0, out)
+    [version] = listing(weft, "versions", catalog)
+    assert version["state"] == "READY"
+
+    # The last one of its kind takes the version with it.
+    trainers[(victim + 2) % 4].kill()
+    states = {v["version"]: v for v in listing(weft, "versions", catalog)}
+    assert states["run:0:0"]["state"] == "GONE"
+
+
+def test_a_copy_killed_in_mid_transfer(weft, start, catalog, checkpoint,  # noqa: F811
+                                       tmp_path):
+    trainer = publish(start, catalog, checkpoint, "hf", 0)
+    trainer.event()
+    copy = start("pull", "--catalog", catalog, "--model", "m", "--layout",
+                 "vllm:tp=1", "--rank", 0, "--serve", "--timeout", 20)
+    first = refitted(copy)
+    assert first["serving"], first["not_served"]
+    assert [w["role"] for w in listing(weft, "workers", catalog)] == [
+        "publisher", "receiver", "copy"]
+
+    engines = [pull(start, catalog, "vllm:tp=1", 0, inject="faults")
+               for _ in range(2)]
+    engines[0].say("refit")
+    report = refitted(engines[0])
+    assert [peer["name"].split()[0] for peer in report["peers"]] == ["copy"]
+    assert report["digest"] == first["digest"]
+
+    engines[1].say("drop copy")
+    engines[1].say("refit")
+    wait_for_lease(weft, catalog)
+    copy.kill()
+    report = refitted(engines[1])
+    [lost] = report["replaced"]
+    assert lost["source"].startswith("copy ")
+    assert lost["by"] == ["publisher rank 0"]
+    assert report["digest"] == first["digest"]
+    for index, engine in enumerate(engines):
+        assert_holds(weft, engine, checkpoint, "vllm:tp=1", 0, 0,
+                     tmp_path / f"{index}.safetensors")
+    [version] = listing(weft, "versions", catalog)
+    assert version["state"] == "READY"
+
+
+def test_engines_serve_the_versions_that_follow(weft, start, catalog,  # noqa: F811
+                                                checkpoint, tmp_path):
+    trainers = [publish(start, catalog, checkpoint, "fsdp:shard=2", rank)
+                for rank in range(2)]
+    for process in trainers:
+        process.event()
+    engines = [start("pull", "--catalog", catalog, "--model", "m", "--layout",
+                     "vllm:tp=1", "--rank", 0, "--serve", "--control", "stdin",
+                     "--timeout", 20) for _ in range(3)]
+    for step in range(3):
+        if step:
+            for process in trainers:
+                process.say("step")
+            for process in trainers:
+                assert process.event()["version"] == f"run:0:{step}"
+        names = []
+        for index, engine in enumerate(engines):
+            engine.say("poison")
+            engine.say(f"refit run:0:{step}")
+            report = refitted(engine)
+            assert report["serving"], report["not_served"]
+            assert report["replaced"] == []
+            names.append({p["name"].split()[0] for p in report["peers"]})
+            assert_holds(weft, engine, checkpoint, "vllm:tp=1", 0, step,
+                         tmp_path / f"{step}-{index}.safetensors")
+        assert names == [{"publisher"}, {"copy"}, {"copy"}]
