@@ -19,6 +19,32 @@ namespace fs = std::filesystem;
 
 // The folder of links that this process was started with.
 constexpr char kLinks[] = "WEFT_NIXL_LINKS";
+// What the loader has read when a program starts; its children need their own.
+constexpr const char* kOfLoader[] = {"LD_LIBRARY_PATH", "LD_PRELOAD"};
+
+std::string Saved(const char* name) {
+  return absl::StrCat("WEFT_NIXL_SAVED_", name);
+}
+
+void SaveForChildren() {
+  for (const char* name : kOfLoader) {
+    if (const char* value = getenv(name); value != nullptr) {
+      setenv(Saved(name).c_str(), value, 1);
+    }
+  }
+}
+
+void RestoreForChildren() {
+  for (const char* name : kOfLoader) {
+    const char* value = getenv(Saved(name).c_str());
+    if (value != nullptr) {
+      setenv(name, value, 1);
+    } else {
+      unsetenv(name);
+    }
+    unsetenv(Saved(name).c_str());
+  }
+}
 
 bool AsksForNixl(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
@@ -32,9 +58,14 @@ bool AsksForNixl(int argc, char** argv) {
   return false;
 }
 
-void RemoveFolder(const std::string& folder) {
+// Only what was put there: the name comes from the environment.
+void RemoveFolder(const fs::path& folder) {
   std::error_code ignored;
-  fs::remove_all(folder, ignored);
+  for (const char* name : {"libucp.so.0", "libucs.so.0"}) {
+    const fs::path link = folder / name;
+    if (fs::is_symlink(link, ignored)) fs::remove(link, ignored);
+  }
+  fs::remove(folder, ignored);
 }
 
 }  // namespace
@@ -44,6 +75,7 @@ absl::Status KeepOneUcx(int argc, char** argv) {
     // What they led to is loaded. A second start would change nothing.
     RemoveFolder(links);
     unsetenv(kLinks);
+    RestoreForChildren();
     return absl::OkStatus();
   }
   if (!AsksForNixl(argc, argv)) return absl::OkStatus();
@@ -57,6 +89,7 @@ absl::Status KeepOneUcx(int argc, char** argv) {
     RemoveFolder(folder);
     return absl::OkStatus();
   }
+  SaveForChildren();
   for (const auto& [name, value] : *environment) {
     setenv(name.c_str(), value.c_str(), 1);
   }

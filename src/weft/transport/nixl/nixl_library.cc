@@ -222,6 +222,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
   std::vector<std::pair<std::string, std::string>> environment;
   if (CheckOneUcx(library).ok()) return environment;
   const fs::path folder = fs::path(BundledUcx(library)).parent_path();
+  std::string ucs;
   for (const char* name : {"libucp", "libucs"}) {
     const std::vector<std::string> found =
         Glob(absl::StrCat(folder.string(), "/", name, "-*.so*"));
@@ -229,6 +230,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
       return absl::NotFoundError(
           absl::StrCat("no ", name, " in ", folder.string()));
     }
+    ucs = found.front();
     std::error_code error;
     fs::create_symlink(found.front(),
                        fs::path(links) / absl::StrCat(name, ".so.0"), error);
@@ -237,16 +239,17 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
           absl::StrCat("cannot make a link in ", links, ": ", error.message()));
     }
   }
-  // The package's folder first: its modules are looked for beside it.
-  std::string search = absl::StrCat(folder.string(), ":", links);
-  if (const char* before = getenv("LD_LIBRARY_PATH"); before != nullptr) {
-    absl::StrAppend(&search, ":", before);
-  }
+  const auto prepend = [&](const char* name, std::string value) {
+    const char* before = getenv(name);
+    if (before != nullptr && *before != 0) absl::StrAppend(&value, ":", before);
+    environment.emplace_back(name, std::move(value));
+  };
   for (auto& setting : WithoutEfa()) environment.push_back(setting);
-  environment.emplace_back("LD_LIBRARY_PATH", search);
-  if (getenv("UCX_MODULE_DIR") == nullptr) {
-    environment.emplace_back("UCX_MODULE_DIR", (folder / "ucx").string());
-  }
+  prepend("LD_LIBRARY_PATH", absl::StrCat(folder.string(), ":", links));
+  // UCX looks for its modules beside the name that libucs was loaded by, with
+  // the ending of that name: under the link's it would find none of the
+  // package's, and be left with tcp.
+  prepend("LD_PRELOAD", ucs);
   return environment;
 }
 
