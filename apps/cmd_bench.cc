@@ -38,7 +38,8 @@ void AddBench(CLI::App& app, int* exit_code) {
       ->check(CLI::IsMember(names));
   command
       ->add_option("--transport", options->transport,
-                   "ucx or nixl, for bench transport")
+                   "for transport and for the posted cases of refit")
+      ->capture_default_str()
       ->check(CLI::IsMember({"ucx", "nixl"}));
   command->add_option("--runs", options->runs, "counted runs of each case")
       ->capture_default_str()

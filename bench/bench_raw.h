@@ -19,7 +19,7 @@ class RawReader {
  public:
   // Connects to source rank 0 of the fleet.
   static absl::StatusOr<std::unique_ptr<RawReader>> Open(
-      const BenchFleet& fleet, const std::string& transport = "ucx");
+      const BenchFleet& fleet, const std::string& transport);
   // GB/s of reading the largest buffer (at most 512 MiB) once.
   absl::StatusOr<double> ReadRate();
 

@@ -6,15 +6,17 @@
 //                                     through shared memory, a mapping of
 //                                     memory that UCX allocated itself, which
 //                                     a trainer's or an engine's is not
-//   transport/nixl-get-1MiB           the same Gets through NIXL, with
-//                                     --transport nixl, against the ucp_get
-//                                     of the same wire
+// and with --transport nixl, through NIXL:
+//   transport/nixl-get-1MiB/memcpy    one thread's copy: what a Get is where
+//                                     UCX reads the peer's memory (cma)
+//   transport/nixl-get-1MiB/one-sided ucp_get through the same wire
 // 64 MiB a message, past the caches, as weights are.
 #include <sys/wait.h>
 
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -29,13 +31,15 @@
 namespace weft::bench {
 namespace {
 
-// GB/s that ucx_perftest prints for `test` on this host.
-absl::StatusOr<double> PerftestRate(std::string_view test) {
+// GB/s that ucx_perftest prints for `test` on this host. With `tls` as its
+// UCX_TLS, unless the environment has one.
+absl::StatusOr<double> PerftestRate(std::string_view test,
+                                    const std::string& tls = "") {
   // The server ends by itself after one client; the port is our own.
   const int port = 20000 + static_cast<int>(getpid() % 20000);
-  // With its own UCX, also where this program runs with the one of NIXL.
-  const std::string tool =
-      "env -u LD_LIBRARY_PATH -u UCX_MODULE_DIR -u UCX_MODULES ucx_perftest";
+  const std::string tool = tls.empty() || std::getenv("UCX_TLS") != nullptr
+                               ? "ucx_perftest"
+                               : absl::StrCat("UCX_TLS=", tls, " ucx_perftest");
   const std::string server =
       absl::StrCat(tool, " -p ", port, " >/dev/null 2>&1 & sleep 0.5; ");
   const std::string client =
@@ -72,12 +76,22 @@ absl::Status BenchNixl(const BenchOptions& options) {
       BenchFleet::Start("contiguous", int64_t{512} << 20, "nixl"));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawReader> raw,
                         RawReader::Open(*fleet, "nixl"));
-  WEFT_ASSIGN_OR_RETURN(const CaseResult result,
-                        RunPaired(
-                            "transport/nixl-get-1MiB", "GB/s", options.runs,
-                            [&] { return raw->ReadRate(); },
-                            [&] { return PerftestRate("ucp_get"); }));
-  Print(result, options);
+  const char* tls = std::getenv("UCX_TLS");
+  const std::string name =
+      tls == nullptr ? "transport/nixl-get-1MiB"
+                     : absl::StrCat("transport/nixl[", tls, "]-get-1MiB");
+  const std::pair<const char*, std::function<absl::StatusOr<double>()>>
+      bounds[] = {{"memcpy", [] { return MemcpyRate(int64_t{512} << 20, 1); }},
+                  {"one-sided",
+                   [] { return PerftestRate("ucp_get", "cma,tcp,self"); }}};
+  for (const auto& [against, bound] : bounds) {
+    WEFT_ASSIGN_OR_RETURN(
+        const CaseResult result,
+        RunPaired(
+            absl::StrCat(name, "/", against), "GB/s", options.runs,
+            [&] { return raw->ReadRate(); }, bound));
+    Print(result, options);
+  }
   return absl::OkStatus();
 }
 
@@ -91,7 +105,7 @@ absl::Status BenchTransport(const BenchOptions& options) {
       const std::unique_ptr<BenchFleet> fleet,
       BenchFleet::Start("contiguous", int64_t{512} << 20, "ucx"));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawReader> raw,
-                        RawReader::Open(*fleet));
+                        RawReader::Open(*fleet, "ucx"));
   const std::string name =
       absl::StrCat("transport/ucx[", std::getenv("UCX_TLS"), "]-get-1MiB");
   for (const auto& [way, test] : {std::pair{"messages", "ucp_am_bw"},

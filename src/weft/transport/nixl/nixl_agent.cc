@@ -8,6 +8,10 @@ namespace weft::transport::nixl {
 namespace {
 
 constexpr char kBackend[] = "UCX";
+// Settings of UCX, which its environment variables override. Without RDMA and
+// without the right to read another process's memory, UCX answers a Get by
+// messages: as large as Weft's own UCX makes them, for the same reason.
+constexpr char kUcxSettings[] = "TCP_TX_SEG_SIZE=256k,TCP_RX_SEG_SIZE=256k";
 
 absl::Status Failed(std::string_view what, NixlStatus status) {
   return absl::UnavailableError(absl::StrCat(
@@ -34,6 +38,7 @@ absl::Status Agent::Start() {
     return absl::FailedPreconditionError(
         absl::StrCat(library_->Describe(), " has no plugin ", kBackend));
   }
+  library_->params_add(params, "engine_config", kUcxSettings);
   status = library_->create_backend(agent_, kBackend, params, &backend_);
   library_->destroy_mem_list(types);
   library_->destroy_params(params);

@@ -134,17 +134,17 @@ absl::Status CheckVersion(const std::string& library,
 // The symbols of NIXL's own gRPC and protobuf must not mix with those that
 // this program was linked with. A sanitizer forbids deep binding, and programs
 // with one hold neither when they use this leaf.
-int LoadFlags() {
-  int flags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  flags |= RTLD_DEEPBIND;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kBindsDeep = false;
+#else
+constexpr bool kBindsDeep = true;
 #endif
-  return flags;
-}
+constexpr int kLoadFlags =
+    RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE | (kBindsDeep ? RTLD_DEEPBIND : 0);
 
 absl::StatusOr<std::string> TryLoader() {
   for (const char* name : {"libnixl_capi.so.0", "libnixl_capi.so"}) {
-    Handle handle = dlopen(name, LoadFlags());
+    Handle handle = dlopen(name, kLoadFlags);
     if (handle == nullptr) continue;
     const std::string file =
         LoadedFile(dlsym(handle, "nixl_capi_create_agent"));
@@ -270,7 +270,8 @@ absl::Status Library::Resolve(Handle handle) {
                      absl::StrJoin(missing, ", ")));
   }
   void* own_free = dlsym(handle, "nixl_capi_mem_free");
-  if (own_free == nullptr) own_free = dlsym(handle, "free");
+  // Bound deep, it allocates by its own libc, else as this program does.
+  if (own_free == nullptr && kBindsDeep) own_free = dlsym(handle, "free");
   free_ = own_free == nullptr ? &::free
                               : reinterpret_cast<void (*)(void*)>(own_free);
   return absl::OkStatus();
@@ -298,7 +299,7 @@ absl::StatusOr<std::shared_ptr<const Library>> Library::Load(
   for (const auto& [name, value] : WithoutEfa()) {
     setenv(name.c_str(), value.c_str(), 0);
   }
-  Handle handle = dlopen(file.c_str(), LoadFlags());
+  Handle handle = dlopen(file.c_str(), kLoadFlags);
   if (handle == nullptr) {
     return absl::FailedPreconditionError(
         absl::StrCat("nixl does not load: ", dlerror()));

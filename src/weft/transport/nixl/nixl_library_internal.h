@@ -34,6 +34,8 @@ enum class Operation : int { kRead = 0, kWrite = 1 };
     (Handle agent, const char* plugin, Handle* memory_types, Handle* params)) \
   X(NixlStatus, destroy_mem_list, (Handle list))                              \
   X(NixlStatus, destroy_params, (Handle params))                              \
+  X(NixlStatus, params_add,                                                   \
+    (Handle params, const char* name, const char* value))                     \
   X(NixlStatus, create_backend,                                               \
     (Handle agent, const char* plugin, Handle params, Handle* backend))       \
   X(NixlStatus, destroy_backend, (Handle backend))                            \

@@ -19,7 +19,7 @@ constexpr int kIdleStepsBeforeLongSleep = 256;
 constexpr std::chrono::microseconds kShortSleep{100};
 constexpr std::chrono::milliseconds kLongSleep{1};
 // A client that is gone shows when something is sent to it.
-constexpr std::chrono::seconds kPingInterval{1};
+constexpr std::chrono::seconds kClientPingInterval{1};
 
 }  // namespace
 
@@ -47,7 +47,7 @@ Server::~Server() {
 
 void Server::Serve() {
   int idle_steps = 0;
-  next_ping_ = base::Deadline::After(kPingInterval);
+  next_ping_ = base::Deadline::After(kClientPingInterval);
   while (!stop_) {
     const std::vector<Message> messages = mail_->TakeForOwner();
     for (const Message& message : messages) Handle(message);
@@ -131,7 +131,7 @@ void Server::Forget(Client& client) {
 
 bool Server::StepClients() {
   const bool ping = next_ping_.Passed();
-  if (ping) next_ping_ = base::Deadline::After(kPingInterval);
+  if (ping) next_ping_ = base::Deadline::After(kClientPingInterval);
   bool moved = false;
   for (auto entry = clients_.begin(); entry != clients_.end();) {
     auto& [id, client] = *entry;
