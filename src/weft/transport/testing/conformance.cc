@@ -169,7 +169,10 @@ TEST_P(TransportConformance, NamesItself) {
 TEST_P(TransportConformance, MapsSharedRegions) {
   auto owner = Make();
   auto driver = Make();
-  if (!owner->capabilities().mapped) GTEST_SKIP() << "maps nothing";
+  if (!owner->capabilities().mapped) {
+    GTEST_SKIP() << owner->name()
+                 << " reads and writes on request only: no region is mapped";
+  }
   auto buffer = memory::Buffer::Allocate(memory::MemoryKind::kShared, 50000);
   ASSERT_TRUE(buffer.ok());
   FillPattern((*buffer)->span(), 1);
