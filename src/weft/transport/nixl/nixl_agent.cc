@@ -1,3 +1,4 @@
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,10 @@ constexpr char kBackend[] = "UCX";
 // without the right to read another process's memory, UCX answers a Get by
 // messages: as large as Weft's own UCX makes them, for the same reason.
 constexpr char kUcxSettings[] = "TCP_TX_SEG_SIZE=256k,TCP_RX_SEG_SIZE=256k";
+
+// How long NIXL's progress thread sleeps when nothing wakes it. Its own default
+// is not to sleep: a core of every trainer and engine, for nothing.
+constexpr std::chrono::microseconds kProgressDelay{1000};
 
 absl::Status Failed(std::string_view what, NixlStatus status) {
   return absl::UnavailableError(absl::StrCat(
@@ -29,7 +34,11 @@ absl::StatusOr<std::shared_ptr<Agent>> Agent::Make(
 
 absl::Status Agent::Start() {
   const std::lock_guard lock(mutex_);
-  NixlStatus status = library_->create_agent(name_.c_str(), &agent_);
+  const AgentConfig config{
+      .progress_thread = true,
+      .progress_delay_us = static_cast<uint64_t>(kProgressDelay.count())};
+  NixlStatus status =
+      library_->create_configured_agent(name_.c_str(), &config, &agent_);
   if (status != kDone) return Failed("an agent is made", status);
   Handle types = nullptr;
   Handle params = nullptr;

@@ -147,7 +147,7 @@ absl::StatusOr<std::string> TryLoader() {
     Handle handle = dlopen(name, kLoadFlags);
     if (handle == nullptr) continue;
     const std::string file =
-        LoadedFile(dlsym(handle, "nixl_capi_create_agent"));
+        LoadedFile(dlsym(handle, "nixl_capi_create_configured_agent"));
     if (!file.empty()) return file;
   }
   return absl::NotFoundError("not on the loader's path");

@@ -26,9 +26,23 @@ inline constexpr NixlStatus kInProgress = 1;
 enum class MemoryType : int { kHost = 0, kDevice = 1 };
 enum class Operation : int { kRead = 0, kWrite = 1 };
 
+// The layout of nixl_capi_agent_config_t in 1.5.1. What Weft leaves zero here
+// has moved since, the rest has not.
+struct AgentConfig {
+  bool progress_thread = false;
+  bool listen_thread = false;
+  int32_t listen_port = 0;
+  int32_t thread_sync = 0;
+  uint32_t workers = 0;
+  uint64_t progress_delay_us = 0;
+  uint64_t listen_delay_us = 0;
+  bool telemetry = false;
+};
+
 // Every function that Weft calls, X(result, name, arguments).
 #define WEFT_NIXL_FUNCTIONS(X)                                                \
-  X(NixlStatus, create_agent, (const char* name, Handle* agent))              \
+  X(NixlStatus, create_configured_agent,                                      \
+    (const char* name, const AgentConfig* config, Handle* agent))             \
   X(NixlStatus, destroy_agent, (Handle agent))                                \
   X(NixlStatus, get_plugin_params,                                            \
     (Handle agent, const char* plugin, Handle* memory_types, Handle* params)) \

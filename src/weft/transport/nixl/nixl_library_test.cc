@@ -80,7 +80,7 @@ TEST(NixlLibrary, NamesTheFunctionsThatALibraryLacks) {
   }
   EXPECT_EQ(loaded.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(loaded.status().message()),
-              testing::AllOf(HasSubstr("nixl_capi_create_agent"),
+              testing::AllOf(HasSubstr("nixl_capi_create_configured_agent"),
                              HasSubstr("nixl_capi_get_xfer_status")));
 }
 
