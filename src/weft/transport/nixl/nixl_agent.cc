@@ -65,9 +65,23 @@ absl::Status Agent::Start() {
 }
 
 Agent::~Agent() {
+  const std::lock_guard lock(mutex_);
+  CloseLocked();
+}
+
+void Agent::CloseLocked() {
   if (notices_ != nullptr) library_->destroy_notif_map(notices_);
   if (backend_ != nullptr) library_->destroy_backend(backend_);
   if (agent_ != nullptr) library_->destroy_agent(agent_);
+  notices_ = backend_ = agent_ = nullptr;
+}
+
+void Agent::Shut(std::string_view why) {
+  const std::lock_guard lock(mutex_);
+  if (!shut_.ok()) return;
+  shut_ = absl::UnavailableError(
+      absl::StrCat("the nixl of this process is shut: ", std::string(why)));
+  CloseLocked();
 }
 
 absl::StatusOr<Handle> Agent::RegistrationList(const Memory& memory) {
@@ -96,6 +110,7 @@ absl::StatusOr<Handle> Agent::TransferList(const Memory& memory) {
 
 absl::Status Agent::Register(const Memory& memory) {
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   WEFT_ASSIGN_OR_RETURN(Handle list, RegistrationList(memory));
   const NixlStatus status = library_->register_mem(agent_, list, nullptr);
   library_->destroy_reg_dlist(list);
@@ -110,6 +125,7 @@ absl::Status Agent::Register(const Memory& memory) {
 
 void Agent::Deregister(const Memory& memory) {
   const std::lock_guard lock(mutex_);
+  if (!shut_.ok()) return;
   absl::StatusOr<Handle> list = RegistrationList(memory);
   if (!list.ok()) return;
   library_->deregister_mem(agent_, *list, nullptr);
@@ -118,6 +134,7 @@ void Agent::Deregister(const Memory& memory) {
 
 absl::StatusOr<std::string> Agent::Describe(const Memory& memory) {
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   WEFT_ASSIGN_OR_RETURN(Handle list, RegistrationList(memory));
   void* data = nullptr;
   size_t bytes = 0;
@@ -147,6 +164,7 @@ absl::Status Agent::LoadLocked(const std::string& remote,
 absl::Status Agent::Acquire(const std::string& remote,
                             const std::string& metadata) {
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   Remote& entry = remotes_[remote];
   if (!entry.loaded && remote != name_) {
     if (absl::Status status = LoadLocked(remote, metadata); !status.ok()) {
@@ -163,18 +181,10 @@ void Agent::Release(const std::string& remote) {
   const std::lock_guard lock(mutex_);
   const auto found = remotes_.find(remote);
   if (found == remotes_.end() || --found->second.users > 0) return;
-  if (found->second.loaded) {
+  if (found->second.loaded && shut_.ok()) {
     library_->invalidate_remote_md(agent_, remote.c_str());
   }
   remotes_.erase(found);
-}
-
-void Agent::Cut(const std::string& remote) {
-  const std::lock_guard lock(mutex_);
-  const auto found = remotes_.find(remote);
-  if (found == remotes_.end() || !found->second.loaded) return;
-  library_->invalidate_remote_md(agent_, remote.c_str());
-  found->second.loaded = false;
 }
 
 absl::Status Agent::Load(const std::string& remote,
@@ -182,11 +192,13 @@ absl::Status Agent::Load(const std::string& remote,
   // Its own memory is known to an agent from the start.
   if (remote == name_) return absl::OkStatus();
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   return LoadLocked(remote, metadata);
 }
 
 absl::Status Agent::Send(const std::string& remote, const std::string& bytes) {
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   const NixlStatus status = library_->gen_notif(
       agent_, remote.c_str(), bytes.data(), bytes.size(), nullptr);
   if (status == kDone || status == kInProgress) return absl::OkStatus();
@@ -196,6 +208,7 @@ absl::Status Agent::Send(const std::string& remote, const std::string& bytes) {
 std::vector<std::string> Agent::Receive() {
   std::vector<std::string> messages;
   const std::lock_guard lock(mutex_);
+  if (!shut_.ok()) return messages;
   if (library_->get_notifs(agent_, notices_, nullptr) != kDone) return messages;
   size_t senders = 0;
   library_->notif_map_size(notices_, &senders);
@@ -223,6 +236,7 @@ absl::StatusOr<Handle> Agent::Prepare(Operation operation, const Memory& local,
                                       const Memory& remote,
                                       const std::string& remote_agent) {
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   WEFT_ASSIGN_OR_RETURN(Handle near, TransferList(local));
   absl::StatusOr<Handle> far = TransferList(remote);
   if (!far.ok()) {
@@ -241,6 +255,7 @@ absl::StatusOr<Handle> Agent::Prepare(Operation operation, const Memory& local,
 
 absl::Status Agent::Post(Handle request) {
   const std::lock_guard lock(mutex_);
+  WEFT_RETURN_IF_ERROR(shut_);
   const NixlStatus status = library_->post_xfer_req(agent_, request, nullptr);
   if (status == kDone || status == kInProgress) return absl::OkStatus();
   return Failed("a transfer is posted", status);
@@ -248,12 +263,14 @@ absl::Status Agent::Post(Handle request) {
 
 NixlStatus Agent::Check(Handle request) {
   const std::lock_guard lock(mutex_);
+  if (!shut_.ok()) return kShut;
   return library_->get_xfer_status(agent_, request);
 }
 
 void Agent::Drop(Handle request) {
   const std::lock_guard lock(mutex_);
-  library_->release_xfer_req(agent_, request);
+  // Of an agent that is gone only the handle is left.
+  if (shut_.ok()) library_->release_xfer_req(agent_, request);
   library_->destroy_xfer_req(request);
 }
 

@@ -54,9 +54,6 @@ class Agent {
   // peers of this process may lead to one agent.
   absl::Status Acquire(const std::string& remote, const std::string& metadata);
   void Release(const std::string& remote);
-  // Disconnects at once, whoever else uses it: nothing that is under way
-  // touches memory of this process afterwards.
-  void Cut(const std::string& remote);
   // Adds memory of a known agent.
   absl::Status Load(const std::string& remote, const std::string& metadata);
 
@@ -68,8 +65,12 @@ class Agent {
                                  const std::string& remote_agent);
   absl::Status Post(Handle request);
   NixlStatus Check(Handle request);
-  // Of a request that is under way too: it is cancelled.
+  // Not of one that is under way: NIXL forgets it, UCX still writes its bytes.
   void Drop(Handle request);
+  // The only way to end a transfer that does not end: nothing of it touches
+  // memory of this process afterwards. All else of this agent ends with it, and
+  // every later call fails with `why`.
+  void Shut(std::string_view why);
 
  private:
   struct Remote {
@@ -80,6 +81,7 @@ class Agent {
   Agent(std::shared_ptr<const Library> library, std::string name)
       : library_(std::move(library)), name_(std::move(name)) {}
   absl::Status Start();
+  void CloseLocked();
   absl::StatusOr<Handle> RegistrationList(const Memory& memory);
   absl::StatusOr<Handle> TransferList(const Memory& memory);
   absl::Status LoadLocked(const std::string& remote,
@@ -96,6 +98,7 @@ class Agent {
   Handle backend_ = nullptr;
   Handle notices_ = nullptr;
   std::map<std::string, Remote> remotes_;
+  absl::Status shut_;  // why agent_ is null
 };
 
 }  // namespace weft::transport::nixl

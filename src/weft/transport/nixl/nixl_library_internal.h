@@ -22,6 +22,8 @@ using NixlStatus = int;  // 0 done, 1 in progress, negative: failed
 
 inline constexpr NixlStatus kDone = 0;
 inline constexpr NixlStatus kInProgress = 1;
+// Not NIXL's: there is no agent any more.
+inline constexpr NixlStatus kShut = -1000;
 
 enum class MemoryType : int { kHost = 0, kDevice = 1 };
 enum class Operation : int { kRead = 0, kWrite = 1 };

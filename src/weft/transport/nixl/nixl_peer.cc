@@ -28,6 +28,9 @@ constexpr std::chrono::milliseconds kPingInterval{100};
 // Steps that a wait takes awake before it sleeps between them.
 constexpr int kStepsAwake = 200;
 constexpr std::chrono::microseconds kSleep{20};
+// What transfers of a lost peer get to end: milliseconds when its connection is
+// gone or it still answers; only one that is stopped takes longer.
+constexpr std::chrono::seconds kEndPatience{2};
 
 }  // namespace
 
@@ -87,14 +90,29 @@ void NixlPeer::NoteLost(std::string_view why) {
       absl::StrCat(label_, " is lost: ", std::string(why)));
 }
 
+bool NixlPeer::EndTransfers() {
+  const auto patience = base::Deadline::After(kEndPatience);
+  for (int step = 0;; ++step) {
+    std::erase_if(transfers_, [this](const Transfer& transfer) {
+      if (agent_->Check(transfer.request) == kInProgress) return false;
+      agent_->Drop(transfer.request);
+      return true;
+    });
+    if (transfers_.empty()) return true;
+    if (patience.Passed()) return false;
+    if (step > kStepsAwake) std::this_thread::sleep_for(kSleep);
+  }
+}
+
 void NixlPeer::Settle() {
   if (death_.ok()) return;
-  if (!transfers_.empty()) {
-    for (const Transfer& transfer : transfers_) agent_->Drop(transfer.request);
-    transfers_.clear();
-    // A transfer cannot be called back. Without a connection, though, nothing
-    // more is written to memory whose owner now hears that it failed.
-    agent_->Cut(address_.agent);
+  // Who hears that an operation failed may free its memory, so nothing may be
+  // on its way to it. NIXL cannot call a transfer back, and where UCX moves the
+  // bytes by messages, the reply to a request that NIXL has released, and even
+  // disconnected, is still written when it comes.
+  if (!EndTransfers()) {
+    agent_->Shut(absl::StrCat("a transfer of ", label_, " does not end"));
+    EndTransfers();
   }
   while (!ops_.empty()) {
     Op& op = ops_.begin()->second;
@@ -406,8 +424,11 @@ bool NixlPeer::CheckTransfers() {
       continue;
     }
     if (status != kDone) {
-      NoteLost(absl::StrCat("nixl reports that a transfer failed (status ",
-                            status, ")"));
+      NoteLost(
+          status == kShut
+              ? "nixl was shut"
+              : absl::StrCat("nixl reports that a transfer failed (status ",
+                             status, ")"));
       return true;
     }
     moved = true;

@@ -147,6 +147,8 @@ class NixlPeer final : public Peer {
   void FinishIfDone(uint64_t id);
   void LookAfterProcess();
   void NoteLost(std::string_view why);
+  // Waits until no transfer is under way; false when that takes too long.
+  bool EndTransfers();
   // Once the peer is lost: fails what is in flight.
   void Settle();
 
