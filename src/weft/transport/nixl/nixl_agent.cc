@@ -9,10 +9,11 @@ namespace weft::transport::nixl {
 namespace {
 
 constexpr char kBackend[] = "UCX";
-// Settings of UCX, which its environment variables override. Without RDMA and
-// without the right to read another process's memory, UCX answers a Get by
-// messages: as large as Weft's own UCX makes them, for the same reason.
-constexpr char kUcxSettings[] = "TCP_TX_SEG_SIZE=256k,TCP_RX_SEG_SIZE=256k";
+// A setting of UCX, which UCX_PROTO_EMULATION_ENABLE in the environment
+// overrides. Where no wire reads memory by itself (RDMA, cma, NVLink), UCX
+// would have the owner answer by messages over tcp, from addresses that it does
+// not check: a Get of memory that is gone would end the owner's process.
+constexpr char kUcxSettings[] = "PROTO_EMULATION_ENABLE=n";
 
 // How long NIXL's progress thread sleeps when nothing wakes it. Its own default
 // is not to sleep: a core of every trainer and engine, for nothing.
@@ -258,7 +259,10 @@ absl::Status Agent::Post(Handle request) {
   WEFT_RETURN_IF_ERROR(shut_);
   const NixlStatus status = library_->post_xfer_req(agent_, request, nullptr);
   if (status == kDone || status == kInProgress) return absl::OkStatus();
-  return Failed("a transfer is posted", status);
+  return absl::UnavailableError(absl::StrCat(
+      Failed("a transfer is posted", status).message(),
+      "; it needs RDMA, cma or NVLink between the two, the transport ucx does "
+      "not"));
 }
 
 NixlStatus Agent::Check(Handle request) {
