@@ -273,8 +273,9 @@ NixlStatus Agent::Check(Handle request) {
 
 void Agent::Drop(Handle request) {
   const std::lock_guard lock(mutex_);
-  // Of an agent that is gone only the handle is left.
-  if (shut_.ok()) library_->release_xfer_req(agent_, request);
+  // One that outlives its agent cannot be released any more.
+  if (!shut_.ok()) return;
+  library_->release_xfer_req(agent_, request);
   library_->destroy_xfer_req(request);
 }
 

@@ -65,7 +65,8 @@ class Agent {
                                  const std::string& remote_agent);
   absl::Status Post(Handle request);
   NixlStatus Check(Handle request);
-  // Not of one that is under way: NIXL forgets it, UCX still writes its bytes.
+  // Not of one that is under way, unless Shut follows: NIXL forgets it, UCX
+  // still writes its bytes.
   void Drop(Handle request);
   // The only way to end a transfer that does not end: nothing of it touches
   // memory of this process afterwards. All else of this agent ends with it, and

@@ -111,8 +111,9 @@ void NixlPeer::Settle() {
   // bytes by messages, the reply to a request that NIXL has released, and even
   // disconnected, is still written when it comes.
   if (!EndTransfers()) {
+    for (const Transfer& transfer : transfers_) agent_->Drop(transfer.request);
+    transfers_.clear();
     agent_->Shut(absl::StrCat("a transfer of ", label_, " does not end"));
-    EndTransfers();
   }
   while (!ops_.empty()) {
     Op& op = ops_.begin()->second;
