@@ -41,15 +41,15 @@ class NixlTransport final : public Transport {
   }
 
   Capabilities capabilities() const override {
-    // A guess, for tcp of one host: not measured on a quiet machine yet. NIXL
-    // does not tell which wire its UCX takes.
+    // As measured between two processes of one host (cma, docs/numbers.md):
+    // NIXL does not tell which wire its UCX takes.
     return {.posted = true,
             .gather = true,
             .foreign_memory = true,
             .posted_seconds_per_op = 4e-6,
-            .posted_bytes_per_second = 2.5e9,
+            .posted_bytes_per_second = 3e9,
             .gather_seconds_per_op = 1e-4,
-            .gather_bytes_per_second = 2e9};
+            .gather_bytes_per_second = 1.5e9};
   }
 
   const std::string& address() const override { return address_; }
