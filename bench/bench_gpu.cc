@@ -33,6 +33,7 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 // A receiver of the fleet's target on a GPU.
 struct GpuReceiver {
   std::unique_ptr<apps::RankStore> store;
+  std::vector<session::RefitPhase> phases;  // of the last refit
   std::unique_ptr<session::Receiver> receiver;
 };
 
@@ -53,6 +54,9 @@ absl::StatusOr<std::unique_ptr<GpuReceiver>> MakeGpuReceiver(
   options.execute.num_threads = threads;
   options.verify = verify;
   options.measure_bound = false;
+  options.on_phase = [phases = &made->phases](const session::RefitPhase& each) {
+    phases->push_back(each);
+  };
   WEFT_ASSIGN_OR_RETURN(made->receiver, session::Receiver::Create(
                                             std::move(options), Patience()));
   return made;
@@ -102,6 +106,7 @@ absl::Status RefitRows(const BenchOptions& options,
   const double contact = SecondsSince(start);
   session::RefitReport last;
   const auto refit = [&]() -> absl::StatusOr<double> {
+    target->phases.clear();
     WEFT_ASSIGN_OR_RETURN(
         last, target->receiver->Refit(nullptr, /*newer=*/false, Patience()));
     return static_cast<double>(last.bytes) /
@@ -131,6 +136,12 @@ absl::Status RefitRows(const BenchOptions& options,
         apps::HumanSeconds(last.verify_seconds), ", quantising ",
         apps::HumanSeconds(last.quantise_seconds), ", control ",
         apps::HumanSeconds(last.control_seconds)));
+    for (const session::RefitPhase& phase : target->phases) {
+      apps::PrintLine(absl::StrCat(
+          "    ", phase.name, ": ",
+          apps::HumanSeconds(
+              std::chrono::duration<double>(phase.end - phase.begin).count())));
+    }
   }
   return absl::OkStatus();
 }
@@ -174,7 +185,7 @@ absl::Status EmptyRefit(const BenchOptions& options,
 absl::Status BenchGpu(const BenchOptions& options) {
   WEFT_ASSIGN_OR_RETURN(apps::DeviceChoice device, apps::ChooseDevice("cuda"));
   device.device = device.driver->num_devices() - 1;
-  for (const std::string& job :
+  for (const std::string job :
        {"qwen3:hf>vllm:tp=1", "qwen3:fsdp:shard=2>vllm:tp=1",
         "qwen3:megatron:tp=2>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4",
         "qwen3:hf:quant=fp8-block>vllm:tp=1,quant=fp8-block"}) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -7,6 +8,7 @@
 #include "weft/base/status.h"
 #include "weft/execute/device_program_internal.h"
 #include "weft/execute/far_run_internal.h"
+#include "weft/execute/helpers_internal.h"
 #include "weft/execute/planes.h"
 #include "weft/layout/index_map.h"
 #include "weft/tensor/dtype.h"
@@ -25,17 +27,27 @@ constexpr std::chrono::microseconds kSpin{500};
 constexpr std::chrono::seconds kDrainPatience{10};
 // What is digested while the next batch is copied: long beside the cost of a
 // launch (some 50 us), and the last one short beside a refit.
-constexpr int64_t kBatchBytes = int64_t{256} << 20;
-constexpr int64_t kMaxBatches = 12;
+constexpr int64_t kLargestBatchBytes = int64_t{1} << 30;
+constexpr int64_t kSmallestBatchBytes = int64_t{32} << 20;
+// A batch is so much of what is left.
+constexpr int64_t kBatchesLeft = 4;
 // Contiguous copies are left to the copy engines whatever they cost, half a
-// microsecond each: a kernel in their queue would wait until the digests of the
-// batch before have left the multiprocessors. Unless a move has more of them
-// than this and they are short.
+// microsecond each: kernels wait until the digests of the batch before have
+// left the multiprocessors. Unless a move has more of them than this and they
+// are short.
 constexpr size_t kFewRuns = 4;
 constexpr int64_t kLeastLineBytes = 1024;
 // A source of zeros of any item size.
 constexpr int64_t kZeroBytes = 64;
 constexpr int64_t kPinnedPageBytes = 4096;
+// Digests that are worth a thread of their own (some 50 us) to the host.
+constexpr int64_t kLeastValuesOfHelper = 20000;
+
+// What a helper writes and the driving thread looks at.
+struct BesideState {
+  std::atomic<bool> done{false};
+  absl::Status status;  // valid when done
+};
 
 }  // namespace
 
@@ -70,26 +82,33 @@ class DeviceProgram::Compiler {
  public:
   Compiler(DeviceProgram& program, const BindInputs& inputs)
       : program_(program), in_(inputs) {
-    int64_t total = 0;
     for (const BoundMove& move : program.binding_.moves) {
-      total += move.dst_bytes;
+      left_bytes_ += move.dst_bytes;
+      in_order_.push_back(&move);
     }
-    batch_bytes_ = std::max(kBatchBytes, total / kMaxBatches);
+    std::stable_sort(in_order_.begin(), in_order_.end(),
+                     [](const BoundMove* a, const BoundMove* b) {
+                       return a->dst_bytes > b->dst_bytes;
+                     });
   }
 
   absl::Status Compile() {
     if (pull()) WEFT_RETURN_IF_ERROR(AddZeroFills());
-    for (const BoundMove& move : program_.binding_.moves) {
-      AddCopies(move);
-      if (pull()) WEFT_RETURN_IF_ERROR(AddDigest(move));
-      bytes_ += move.dst_bytes;
-      if (bytes_ >= batch_bytes_) WEFT_RETURN_IF_ERROR(CloseBatch());
+    for (const BoundMove* const move : in_order_) {
+      AddCopies(*move);
+      if (pull()) WEFT_RETURN_IF_ERROR(AddDigest(*move));
+      bytes_ += move->dst_bytes;
+      if (bytes_ >= BatchBytes()) WEFT_RETURN_IF_ERROR(CloseBatch());
     }
     return CloseBatch();
   }
 
  private:
   bool pull() const { return in_.direction == Direction::kPull; }
+  int64_t BatchBytes() const {
+    return std::clamp(left_bytes_ / kBatchesLeft, kSmallestBatchBytes,
+                      kLargestBatchBytes);
+  }
   const std::byte* SrcOf(const BoundMove& move) const {
     return pull() ? move.far_mapped : move.near;
   }
@@ -146,6 +165,7 @@ class DeviceProgram::Compiler {
                     grid, spec.num_values, spec.digests);
     }
     spec.num_values += grid.num_tiles;
+    program_.num_values_ += grid.num_tiles;
     return absl::OkStatus();
   }
 
@@ -200,7 +220,6 @@ class DeviceProgram::Compiler {
 
   absl::Status CloseBatch() {
     Batch batch;
-    batch.dst_bytes = bytes_;
     const cuda::CopyWay way = in_.options.device.copy_way;
     WEFT_ASSIGN_OR_RETURN(
         batch.lines,
@@ -212,9 +231,12 @@ class DeviceProgram::Compiler {
       program_.digests_[each.name] = {
           each.in_copies ? batch.copies.get() : batch.digests.get(),
           each.first_value, each.num_values};
+      if (!each.name.witness) {
+        batch.moves.push_back({each.name.peer, each.name.index});
+      }
     }
     names_.clear();
-    bytes_ = 0;
+    left_bytes_ -= std::exchange(bytes_, 0);
     if (batch.lines != nullptr || batch.copies != nullptr ||
         batch.digests != nullptr) {
       program_.batches_.push_back(std::move(batch));
@@ -241,8 +263,9 @@ class DeviceProgram::Compiler {
   };
   DeviceProgram& program_;
   const BindInputs& in_;
-  int64_t batch_bytes_ = 0;
-  int64_t bytes_ = 0;  // of the batch that is being filled
+  std::vector<const BoundMove*> in_order_;
+  int64_t left_bytes_ = 0;  // of the batches that are not closed
+  int64_t bytes_ = 0;       // of the one that is being filled
   cuda::ProgramSpec lines_;
   cuda::ProgramSpec copies_;
   cuda::ProgramSpec digests_;
@@ -254,6 +277,7 @@ DeviceProgram::DeviceProgram(const BindInputs& inputs)
 
 DeviceProgram::~DeviceProgram() {
   // The queues wait for what runs before anything it uses goes.
+  line_queue_.reset();
   copy_queue_.reset();
   digest_queue_.reset();
   for (std::byte* const address : pinned_) {
@@ -271,10 +295,9 @@ absl::StatusOr<std::unique_ptr<Program>> DeviceProgram::Make(
 absl::Status DeviceProgram::Compile(const BindInputs& inputs) {
   WEFT_ASSIGN_OR_RETURN(binding_, BindMemory(inputs));
   WEFT_RETURN_IF_ERROR(PinHostEnds(inputs));
-  WEFT_ASSIGN_OR_RETURN(copy_queue_,
-                        options_.device.driver->MakeQueue(device_));
-  WEFT_ASSIGN_OR_RETURN(digest_queue_,
-                        options_.device.driver->MakeQueue(device_));
+  for (auto* const queue : {&line_queue_, &copy_queue_, &digest_queue_}) {
+    WEFT_ASSIGN_OR_RETURN(*queue, options_.device.driver->MakeQueue(device_));
+  }
   WEFT_RETURN_IF_ERROR(Compiler(*this, inputs).Compile());
   MakeReport();
   return absl::OkStatus();
@@ -345,19 +368,23 @@ absl::Status DeviceProgram::Launch() {
   const auto stream = [](memory::DeviceQueue& queue) {
     return reinterpret_cast<CUstream_st*>(queue.stream());
   };
+  // Copies of rows and kernels have a queue of their own: what starts slowly,
+  // or waits for multiprocessors, does not hold up the others.
   if (options_.device.stream.has_value()) {
+    WEFT_RETURN_IF_ERROR(line_queue_->WaitForStream(*options_.device.stream));
     WEFT_RETURN_IF_ERROR(copy_queue_->WaitForStream(*options_.device.stream));
   }
   const cuda::LaunchOptions launch = {.num_sms = options_.device.num_sms,
                                       .constants = constants_};
   for (const Batch& batch : batches_) {
     if (batch.lines != nullptr) {
-      WEFT_RETURN_IF_ERROR(batch.lines->Launch(stream(*copy_queue_), launch));
+      WEFT_RETURN_IF_ERROR(batch.lines->Launch(stream(*line_queue_), launch));
     }
     if (batch.copies != nullptr) {
       WEFT_RETURN_IF_ERROR(batch.copies->Launch(stream(*copy_queue_), launch));
     }
-    if (batch.digests == nullptr || constants_ == nullptr) continue;
+    if (batch.digests == nullptr || !digests()) continue;
+    WEFT_RETURN_IF_ERROR(digest_queue_->WaitForStream(line_queue_->stream()));
     WEFT_RETURN_IF_ERROR(digest_queue_->WaitForStream(copy_queue_->stream()));
     WEFT_RETURN_IF_ERROR(batch.digests->Launch(stream(*digest_queue_), launch));
   }
@@ -380,11 +407,32 @@ absl::Status DeviceProgram::CheckHealth() const {
 absl::Status DeviceProgram::Drive(base::Deadline deadline) {
   const Clock::time_point begin = Clock::now();
   Clock::time_point next_health = begin;
+  size_t next_batch = digests() && options_.digested ? 0 : batches_.size();
+  BesideState beside;
+  Helpers helpers(NumHelpers());
+  helpers.Add([this, &beside] {
+    if (options_.beside) beside.status = options_.beside();
+    beside.done = true;
+  });
   while (true) {
-    WEFT_ASSIGN_OR_RETURN(const bool copied, copy_queue_->Idle());
-    if (copied) {
+    if (beside.done) WEFT_RETURN_IF_ERROR(beside.status);
+    if (beside.done && next_batch < batches_.size()) {
+      WEFT_ASSIGN_OR_RETURN(const bool done, Done(batches_[next_batch]));
+      if (done) {
+        for (const MoveName& each : batches_[next_batch].moves) {
+          helpers.Add(
+              [this, each] { options_.digested(each.peer, each.move); });
+        }
+        ++next_batch;
+        continue;
+      }
+    }
+    WEFT_ASSIGN_OR_RETURN(const bool lines_copied, line_queue_->Idle());
+    WEFT_ASSIGN_OR_RETURN(const bool rows_copied, copy_queue_->Idle());
+    const bool copied = lines_copied && rows_copied;
+    if (copied && next_batch == batches_.size()) {
       WEFT_ASSIGN_OR_RETURN(const bool digested, digest_queue_->Idle());
-      if (digested) return absl::OkStatus();
+      if (digested && beside.done && helpers.Idle()) return beside.status;
     }
     const Clock::time_point now = Clock::now();
     if (now >= deadline.when()) {
@@ -401,6 +449,22 @@ absl::Status DeviceProgram::Drive(base::Deadline deadline) {
   }
 }
 
+absl::StatusOr<bool> DeviceProgram::Done(const Batch& batch) const {
+  for (const auto* program : {&batch.copies, &batch.digests}) {
+    if (*program == nullptr) continue;
+    WEFT_ASSIGN_OR_RETURN(const bool done, (*program)->Done());
+    if (!done) return false;
+  }
+  return true;
+}
+
+size_t DeviceProgram::NumHelpers() const {
+  if (!digests() || !options_.digested) return 0;
+  return static_cast<size_t>(
+      std::clamp(num_values_ / kLeastValuesOfHelper, int64_t{0},
+                 static_cast<int64_t>(options_.num_threads) - 1));
+}
+
 bool DeviceProgram::Drain() {
   for (const Batch& batch : batches_) {
     for (const auto* program : {&batch.lines, &batch.copies, &batch.digests}) {
@@ -412,12 +476,14 @@ bool DeviceProgram::Drain() {
     // An error of the GPU means that its context is lost: nothing writes.
     return !absl::IsDeadlineExceeded(queue.Wait(deadline, "draining the GPU"));
   };
-  return stopped(*copy_queue_) && stopped(*digest_queue_);
+  return stopped(*line_queue_) && stopped(*copy_queue_) &&
+         stopped(*digest_queue_);
 }
 
 absl::StatusOr<ExecuteReport> DeviceProgram::Run(base::Deadline deadline) {
   const Clock::time_point begin = Clock::now();
-  for (memory::DeviceQueue* queue : {copy_queue_.get(), digest_queue_.get()}) {
+  for (memory::DeviceQueue* queue :
+       {line_queue_.get(), copy_queue_.get(), digest_queue_.get()}) {
     WEFT_ASSIGN_OR_RETURN(const bool idle, queue->Idle());
     if (!idle) {
       return absl::UnavailableError(absl::StrCat(
@@ -425,7 +491,6 @@ absl::StatusOr<ExecuteReport> DeviceProgram::Run(base::Deadline deadline) {
     }
   }
   absl::Status status = Launch();
-  if (status.ok() && options_.beside) status = options_.beside();
   if (status.ok()) status = Drive(deadline);
   // What was read is only good if the peer was still there afterwards.
   if (status.ok()) status = CheckHealth();

@@ -2,8 +2,10 @@
 // all of it, by copy engines and kernels that follow the addresses of both
 // ends. Host memory at an end is pinned for it.
 //
-// The moves go in batches. What arrived is digested where it lies, a batch
-// behind the copies and beside them, so that the link never waits for it.
+// The moves go in batches, the largest first. What arrived is digested where it
+// lies, a batch behind the copies and beside them, so that the link never waits
+// for it; what the host makes of the digests it does meanwhile. Batches become
+// small at the end, since the last one is waited for.
 #ifndef WEFT_EXECUTE_DEVICE_PROGRAM_INTERNAL_H_
 #define WEFT_EXECUTE_DEVICE_PROGRAM_INTERNAL_H_
 
@@ -51,12 +53,17 @@ class DeviceProgram : public Program {
   }
 
  private:
+  // Of the plan.
+  struct MoveName {
+    size_t peer = 0;
+    size_t move = 0;
+  };
   struct Batch {
     // Null when there is nothing of the kind.
     std::unique_ptr<convert::cuda::Program> lines;   // contiguous copies
     std::unique_ptr<convert::cuda::Program> copies;  // digests what it converts
     std::unique_ptr<convert::cuda::Program> digests;
-    int64_t dst_bytes = 0;
+    std::vector<MoveName> moves;  // whose digests they bring
   };
   // Of one move or witness of the plan.
   struct DigestName {
@@ -77,7 +84,11 @@ class DeviceProgram : public Program {
   absl::Status PinHostEnds(const BindInputs& inputs);
   void MakeReport();
   absl::Status Launch();
-  // Until both queues are idle.
+  bool digests() const { return constants_ != nullptr; }
+  absl::StatusOr<bool> Done(const Batch& batch) const;
+  // That are worth their while in a run.
+  size_t NumHelpers() const;
+  // Until all queues are idle.
   absl::Status Drive(base::Deadline deadline);
   absl::Status CheckHealth() const;
   // Stops what runs, so that nothing writes any more; false if it would not
@@ -95,7 +106,9 @@ class DeviceProgram : public Program {
   const convert::DigestConstants* constants_ = nullptr;
   ExecuteReport report_;
   int64_t total_bytes_ = 0;
+  int64_t num_values_ = 0;  // digests of all batches
   // Destroyed first: nothing runs any more when the programs go.
+  std::unique_ptr<memory::DeviceQueue> line_queue_;
   std::unique_ptr<memory::DeviceQueue> copy_queue_;
   std::unique_ptr<memory::DeviceQueue> digest_queue_;
 };

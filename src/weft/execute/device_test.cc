@@ -6,8 +6,11 @@
 #include <rapidcheck.h>
 
 #include <iostream>
+#include <mutex>
 #include <random>
+#include <set>
 #include <string>
+#include <utility>
 
 #include "weft/convert/testing/host_program.h"
 #include "weft/execute/planes.h"
@@ -107,6 +110,16 @@ std::string CheckDigests(const RefitCase& refit, const Program& program,
   return "";
 }
 
+std::multiset<std::pair<size_t, size_t>> EachMoveOnce(const plan::Plan& plan) {
+  std::multiset<std::pair<size_t, size_t>> moves;
+  for (size_t p = 0; p < plan.peers.size(); ++p) {
+    for (size_t m = 0; m < plan.peers[p].moves.size(); ++m) {
+      moves.insert({p, m});
+    }
+  }
+  return moves;
+}
+
 std::string RunPull(uint64_t seed) {
   std::mt19937_64 random(seed);
   RefitCase refit(random());
@@ -120,12 +133,21 @@ std::string RunPull(uint64_t seed) {
   }
   const std::vector<LocalStored> local =
       Gpus::Near(fleet.TargetLocal(false), ends.near);
+  std::mutex mutex;
+  std::multiset<std::pair<size_t, size_t>> digested;
+  ExecuteOptions options = gpus.Options();
+  options.num_threads = 2;
+  options.digested = [&](size_t peer, size_t move) {
+    const std::lock_guard lock(mutex);
+    digested.insert({peer, move});
+  };
   const auto program =
       BindPull(refit.plan, *refit.index, refit.target,
-               convert::ReferenceKernels(), local, remotes, gpus.Options());
+               convert::ReferenceKernels(), local, remotes, options);
   if (!program.ok()) return program.status().ToString();
   for (int run = 0; run < 3; ++run) {
     refit.NewVersion();
+    digested.clear();
     const auto constants = convert::DigestConstants::FromSeed(random());
     (*program)->SetDigestConstants(&constants);
     ApplyZeroFills(refit.plan, refit.target, local);
@@ -135,6 +157,9 @@ std::string RunPull(uint64_t seed) {
     std::string fault = refit.CheckTarget();
     if (fault.empty()) fault = CheckDigests(refit, **program, constants);
     if (!fault.empty()) return fault;
+    if (digested != EachMoveOnce(refit.plan)) {
+      return "not every move was said to be digested, once";
+    }
   }
   return "";
 }
@@ -204,9 +229,9 @@ TEST(Device, ADeadlineHoldsWhileTheGpuWorks) {
   const auto program = pull.Bind(gpus.Options());
   ASSERT_TRUE(program.ok()) << program.status();
   ASSERT_TRUE((*program)->Run(base::Deadline::Infinite()).ok());
-  // Idle when the run looks at both queues, then busy until long after the
+  // Idle when the run looks at the three queues, then busy until long after the
   // deadline.
-  gpus.driver.HoldPolls(2, 1000);
+  gpus.driver.HoldPolls(3, 1000);
   const auto late =
       (*program)->Run(base::Deadline::After(std::chrono::nanoseconds(1)));
   EXPECT_TRUE(absl::IsDeadlineExceeded(late.status())) << late.status();

@@ -50,12 +50,18 @@ struct ExecuteOptions {
   // any thread of the run, for several moves at a time, before Run returns.
   // Never called for the other moves.
   std::function<void(size_t peer, size_t move)> landed = nullptr;
-  // Called once a run when a GPU has been given all of its work, from the
-  // driving thread: for what needs no result of it. An error fails the run.
+  // Pull by a GPU, with digests: called with (peer, move) of the plan when the
+  // digests of a move are there (LandedDigests, ConvertedDigests) while the GPU
+  // brings others; for every move. From num_threads threads, for several moves
+  // at a time, after `beside` and before Run returns.
+  std::function<void(size_t peer, size_t move)> digested = nullptr;
+  // Called once a run when a GPU has been given all of its work, from a thread
+  // of the run: for what needs no result of it. An error fails the run.
   // Never called where no GPU carries the plan.
   std::function<absl::Status()> beside = nullptr;
   // Needed when an end of the plan lies in the memory of a GPU: it then carries
-  // the whole plan, and none of the above applies but `progress`.
+  // the whole plan, and of the above only num_threads and the hooks that say so
+  // apply.
   DeviceOptions device;
 };
 

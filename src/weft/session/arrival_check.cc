@@ -52,7 +52,6 @@ ArrivalCheck::ArrivalCheck(const plan::Plan& plan,
     const plan::PeerPlan& peer = plan.peers[p];
     const manifest::Placement& source = SourceOf(peer);
     const verify::TableLayout tables = verify::LayOutTables(source);
-    TableRange range{tables.num_values, 0};
     const size_t first_item = items_.size();
     first_item_.push_back(first_item);
     for (size_t m = 0; m < peer.moves.size(); ++m) {
@@ -75,22 +74,52 @@ ArrivalCheck::ArrivalCheck(const plan::Plan& plan,
       item.name_hash = NameHash(target.tensors[move.tensor].name);
       item.table_begin = tables.first_value[move.src_stored][move.src_fragment];
       item.bytes = move.box.num_elements() * item.item_bytes;
-      range.begin = std::min(range.begin, item.table_begin);
-      range.end =
-          std::max(range.end, item.table_begin +
-                                  tensor::TileGrid::Of(fragment_box).num_tiles);
       items_.push_back(std::move(item));
     }
-    range.begin = std::min(range.begin, range.end);
-    for (size_t i = first_item; i < items_.size(); ++i) {
-      items_[i].table_begin -= range.begin;
-    }
+    ranges_.push_back(PlaceInTable(absl::MakeSpan(items_).subspan(first_item)));
     for (size_t w = 0; w < peer.witnesses.size(); ++w) {
       items_[first_item + static_cast<size_t>(peer.witnesses[w].move)]
           .witnesses.push_back(w);
     }
-    ranges_.push_back(range);
   }
+}
+
+// A read costs as much as some thousand values that nobody needs.
+std::vector<ArrivalCheck::TableRange> ArrivalCheck::PlaceInTable(
+    absl::Span<Item> items) {
+  constexpr int64_t kGapValues = 4096;
+  std::vector<TableRange> parts;
+  for (const Item& item : items) {
+    parts.push_back({item.table_begin, EndInTable(item)});
+  }
+  std::sort(parts.begin(), parts.end(),
+            [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  std::vector<TableRange> ranges;
+  for (const TableRange& part : parts) {
+    if (!ranges.empty() && part.begin <= ranges.back().end + kGapValues) {
+      ranges.back().end = std::max(ranges.back().end, part.end);
+    } else {
+      ranges.push_back(part);
+    }
+  }
+  std::vector<int64_t> first;  // of each range, in the table
+  int64_t values = 0;
+  for (const TableRange& range : ranges) {
+    first.push_back(values);
+    values += range.end - range.begin;
+  }
+  for (Item& item : items) {
+    const auto after = std::upper_bound(
+        ranges.begin(), ranges.end(), item.table_begin,
+        [](int64_t at, const TableRange& range) { return at < range.begin; });
+    const auto in = static_cast<size_t>(after - ranges.begin()) - 1;
+    item.table_begin += first[in] - ranges[in].begin;
+  }
+  return ranges;
+}
+
+int64_t ArrivalCheck::EndInTable(const Item& item) {
+  return item.table_begin + tensor::TileGrid::Of(item.fragment_box).num_tiles;
 }
 
 const manifest::Placement& ArrivalCheck::SourceOf(
@@ -108,12 +137,28 @@ void ArrivalCheck::Begin(const convert::Kernels& kernels,
   kernels_ = &kernels;
   constants_ = constants;
   landed_.assign(items_.size(), {});
+  checked_.assign(items_.size(), 0);
+  early_ = {};
+  early_faults_.clear();
 }
 
 void ArrivalCheck::Landed(size_t peer, size_t move) {
   if (constants_ == nullptr) return;
   const size_t index = first_item_[peer] + move;
   landed_[index] = DigestInPlace(items_[index]);
+}
+
+void ArrivalCheck::Digested(size_t peer, size_t move,
+                            const execute::Program& program,
+                            absl::Span<const DigestValue> table) {
+  const size_t index = first_item_[peer] + move;
+  if (constants_ == nullptr || !items_[index].witnesses.empty()) return;
+  ArrivalResult mine;
+  std::string fault = CheckItem(index, program, table, mine);
+  checked_[index] = 1;
+  const std::lock_guard<std::mutex> lock(early_mutex_);
+  early_ += mine;
+  if (!fault.empty()) early_faults_.push_back({peer, std::move(fault)});
 }
 
 ArrivalCheck::Values ArrivalCheck::DigestInPlace(const Item& item) const {
@@ -149,8 +194,7 @@ void ArrivalCheck::AddWitnesses(const Item& item,
 }
 
 absl::StatusOr<std::vector<verify::TileMismatch>> ArrivalCheck::Compare(
-    const Item& item, absl::Span<const DigestValue> table,
-    const Values& values) const {
+    const Item& item, ValueSpan table, ValueSpan values) const {
   const int64_t fragment_tiles =
       tensor::TileGrid::Of(item.fragment_box).num_tiles;
   return verify::CompareTables(
@@ -160,7 +204,7 @@ absl::StatusOr<std::vector<verify::TileMismatch>> ArrivalCheck::Compare(
       values);
 }
 
-void ArrivalCheck::Count(const Item& item, const Values& values,
+void ArrivalCheck::Count(const Item& item, ValueSpan values,
                          ArrivalResult& result) const {
   const plan::Move& move = plan_.peers[item.peer].moves[item.move];
   result.tiles_checked += item.cover_grid.num_tiles;
@@ -176,23 +220,25 @@ std::string ArrivalCheck::CheckItem(size_t index,
                                     ArrivalResult& result) {
   const Item& item = items_[index];
   const plan::Move& move = plan_.peers[item.peer].moves[item.move];
-  Values values = std::move(landed_[index]);
-  if (!move.conversion.identity()) {
-    values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
-    AddGrid(item.move_grid, program.ConvertedDigests(item.peer, item.move),
-            item.cover_grid, absl::MakeSpan(values));
-  } else if (const auto digested = program.LandedDigests(item.peer, item.move);
-             !digested.empty()) {
-    values.resize(static_cast<size_t>(item.cover_grid.num_tiles));
-    AddGrid(item.move_grid, digested, item.cover_grid, absl::MakeSpan(values));
-  } else if (values.empty()) {
-    values = DigestInPlace(item);
+  const bool converts = !move.conversion.identity();
+  const ValueSpan digested =
+      converts ? program.ConvertedDigests(item.peer, item.move)
+               : program.LandedDigests(item.peer, item.move);
+  // Whole tiles, which nearly all are, are compared where they are.
+  const bool as_they_are = item.witnesses.empty() && !digested.empty() &&
+                           item.move_grid.tiles == item.cover_grid.tiles;
+  Values own = std::move(landed_[index]);
+  if (!as_they_are && (converts || !digested.empty())) {
+    own.resize(static_cast<size_t>(item.cover_grid.num_tiles));
+    AddGrid(item.move_grid, digested, item.cover_grid, absl::MakeSpan(own));
+  } else if (!as_they_are && own.empty()) {
+    own = DigestInPlace(item);
   }
   // Before the witnesses: what this receiver holds, and nothing else.
-  Count(item, values, result);
-  AddWitnesses(item, program, values);
+  Count(item, as_they_are ? digested : own, result);
+  AddWitnesses(item, program, own);
   const absl::StatusOr<std::vector<verify::TileMismatch>> mismatches =
-      Compare(item, table, values);
+      Compare(item, table, as_they_are ? digested : own);
   if (!mismatches.ok()) return std::string(mismatches.status().message());
   if (mismatches->empty()) return "";
   return verify::DescribeMismatches(target_.tensors[move.tensor].name,
@@ -244,14 +290,19 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
                                                 int num_threads) {
   std::mutex mutex;
   base::FaultList faults;
-  ArrivalResult result;
+  ArrivalResult result = early_;
   failed_peers_.clear();
+  for (const Fault& fault : early_faults_) {
+    faults.Add(fault.text);
+    failed_peers_.insert(fault.peer);
+  }
   std::atomic<size_t> next{0};
   const auto work = [&] {
     ArrivalResult mine;
     while (true) {
       const size_t i = next.fetch_add(1);
       if (i >= items_.size()) break;
+      if (checked_[i] != 0) continue;
       const std::string fault =
           CheckItem(i, program, tables[items_[i].peer], mine);
       if (fault.empty()) continue;
@@ -262,7 +313,9 @@ absl::StatusOr<ArrivalResult> ArrivalCheck::Run(const execute::Program& program,
     const std::lock_guard<std::mutex> lock(mutex);
     result += mine;
   };
-  base::RunThreads(num_threads, items_.size(), work);
+  const auto left = static_cast<size_t>(
+      std::count(checked_.begin(), checked_.end(), uint8_t{0}));
+  base::RunThreads(num_threads, left, work);
   WEFT_RETURN_IF_ERROR(faults.ToStatus(absl::StatusCode::kDataLoss));
   return result;
 }

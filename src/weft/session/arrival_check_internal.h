@@ -3,6 +3,7 @@
 #define WEFT_SESSION_ARRIVAL_CHECK_INTERNAL_H_
 
 #include <cstdint>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -43,13 +44,16 @@ class ArrivalCheck {
   ArrivalCheck(const plan::Plan& plan, const plan::SourceIndex& sources,
                const manifest::Placement& target, const RankMemory& memory);
 
-  // The part of peer `peer_index`'s table area that is compared, half-open in
-  // DigestValues. Read it from the peer into Tables()[peer_index].
+  // The parts of a peer's table area that are compared, half-open in
+  // DigestValues, ascending: one after another they are that peer's table. By
+  // peer of the plan.
   struct TableRange {
     int64_t begin = 0;
     int64_t end = 0;
   };
-  const std::vector<TableRange>& table_ranges() const { return ranges_; }
+  const std::vector<std::vector<TableRange>>& table_ranges() const {
+    return ranges_;
+  }
 
   // Forgets the last arrival. `kernels` and `constants` must live until Run
   // has returned; null constants: nothing is digested.
@@ -58,6 +62,10 @@ class ArrivalCheck {
   // All bytes of this move are in place: digests it. From any thread, for
   // different moves at the same time, between Begin and Run.
   void Landed(size_t peer, size_t move);
+  // `program` has digested this move: compares it with the table of its source
+  // now. A move that is completed by witnesses is left to Run. As Landed.
+  void Digested(size_t peer, size_t move, const execute::Program& program,
+                absl::Span<const convert::DigestValue> table);
 
   // Instead of an arrival: for each move, in the plan's order, whether the
   // destination holds what the tables say already. `witnesses` has read those
@@ -94,10 +102,18 @@ class ArrivalCheck {
     tensor::Box cover_box;
     uint64_t name_hash = 0;
     tensor::TileGrid cover_grid;  // over TileCover(move box, fragment box)
-    int64_t table_begin = 0;      // within the peer's TableRange
+    int64_t table_begin = 0;      // within the peer's table
     std::vector<size_t> witnesses;
     int64_t bytes = 0;
   };
+  struct Fault {
+    size_t peer = 0;
+    std::string text;
+  };
+  // Of one peer, whose table_begin is in its area so far: the ranges that they
+  // need; moves table_begin into the table that those make.
+  static std::vector<TableRange> PlaceInTable(absl::Span<Item> items);
+  static int64_t EndInTable(const Item& item);
   const manifest::Placement& SourceOf(const plan::PeerPlan& peer) const;
   using Values = std::vector<convert::DigestValue>;
   // Of what lies at the destination: the tiles that the move touches, over the
@@ -105,13 +121,12 @@ class ArrivalCheck {
   Values DigestInPlace(const Item& item) const;
   void AddWitnesses(const Item& item, const execute::Program& program,
                     Values& values) const;
+  using ValueSpan = absl::Span<const convert::DigestValue>;
   // `values` with its witnesses, against `table` of its source.
   absl::StatusOr<std::vector<verify::TileMismatch>> Compare(
-      const Item& item, absl::Span<const convert::DigestValue> table,
-      const Values& values) const;
+      const Item& item, ValueSpan table, ValueSpan values) const;
   // Adds the item, whose digests are `values`, to `result`.
-  void Count(const Item& item, const Values& values,
-             ArrivalResult& result) const;
+  void Count(const Item& item, ValueSpan values, ArrivalResult& result) const;
   // Whether the tables say of the item what lies in place; adds to `result`.
   bool IsInPlace(const Item& item, const execute::Program& witnesses,
                  absl::Span<const convert::DigestValue> table,
@@ -129,8 +144,12 @@ class ArrivalCheck {
   // Of the arrival that is checked now.
   const convert::Kernels* kernels_ = nullptr;
   const convert::DigestConstants* constants_ = nullptr;
-  std::vector<Values> landed_;  // by item; empty = not digested yet
-  std::vector<TableRange> ranges_;
+  std::vector<Values> landed_;    // by item; empty = not digested yet
+  std::vector<uint8_t> checked_;  // by item: before Run
+  std::mutex early_mutex_;
+  ArrivalResult early_;  // of those
+  std::vector<Fault> early_faults_;
+  std::vector<std::vector<TableRange>> ranges_;
   std::set<size_t> failed_peers_;
 };
 

@@ -60,16 +60,24 @@ int64_t MovedFrom(const execute::ExecuteReport& report, int64_t rank) {
   return 0;
 }
 
-absl::Status ReadTable(SourceLink& link, const ArrivalCheck::TableRange& range,
+absl::Status ReadTable(SourceLink& link,
+                       absl::Span<const ArrivalCheck::TableRange> ranges,
                        base::Deadline deadline,
                        std::vector<convert::DigestValue>& values) {
-  values.resize(static_cast<size_t>(range.end - range.begin));
-  return link.ReadControl(
-      link.binding().digest_table_offset_bytes +
-          range.begin * static_cast<int64_t>(sizeof(convert::DigestValue)),
-      absl::MakeSpan(reinterpret_cast<std::byte*>(values.data()),
-                     values.size() * sizeof(convert::DigestValue)),
-      deadline);
+  constexpr auto kValueBytes =
+      static_cast<int64_t>(sizeof(convert::DigestValue));
+  int64_t total = 0;
+  for (const auto& range : ranges) total += range.end - range.begin;
+  values.resize(static_cast<size_t>(total));
+  auto* to = reinterpret_cast<std::byte*>(values.data());
+  for (const auto& range : ranges) {
+    const int64_t bytes = (range.end - range.begin) * kValueBytes;
+    WEFT_RETURN_IF_ERROR(link.ReadControl(
+        link.binding().digest_table_offset_bytes + range.begin * kValueBytes,
+        absl::MakeSpan(to, static_cast<size_t>(bytes)), deadline));
+    to += bytes;
+  }
+  return absl::OkStatus();
 }
 
 // One piece of work at a time beside the caller's own.
@@ -236,6 +244,9 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
   execute::ExecuteOptions options = in_.options.execute;
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
+  };
+  options.digested = [part = part.get()](size_t peer, size_t move) {
+    part->arrival->Digested(peer, move, *part->program, part->tables[peer]);
   };
   options.beside = [this, part = part.get()] {
     return in_.options.verify ? ReadTables(*part, deadline_) : absl::OkStatus();

@@ -124,6 +124,8 @@ class Program {
   // drains soon: the destination is torn then. Copies of copy engines that were
   // submitted come to their end. The next Launch works as ever.
   virtual absl::Status Abort() = 0;
+  // Whether the last run has left its stream; true before the first.
+  virtual absl::StatusOr<bool> Done() = 0;
   // The digests of the last run with constants and `values_to_host`, of which
   // an event or a synchronisation said that it has left the stream.
   virtual absl::Span<const DigestValue> digest_values() const = 0;

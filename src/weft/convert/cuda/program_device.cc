@@ -139,6 +139,13 @@ class DeviceProgram final : public Program {
     return ToStatus(cudaMemsetAsync(stop_, 1, kStopBytes, abort_), "stopping");
   }
 
+  absl::StatusOr<bool> Done() override {
+    const cudaError_t error = cudaEventQuery(done_);
+    if (error == cudaErrorNotReady) return false;
+    WEFT_RETURN_IF_CUDA_ERROR(error, "running a program");
+    return true;
+  }
+
   absl::Span<const DigestValue> digest_values() const override {
     return {host_values_, static_cast<size_t>(num_values_)};
   }

@@ -53,6 +53,7 @@ class HostProgram final : public cuda::Program {
     return absl::OkStatus();
   }
   absl::Status Abort() override { return absl::OkStatus(); }
+  absl::StatusOr<bool> Done() override { return true; }
   absl::Span<const DigestValue> digest_values() const override {
     return values_;
   }

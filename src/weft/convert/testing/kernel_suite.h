@@ -47,7 +47,9 @@ void CheckMxfp4(const Kernels& kernels);
 void CheckDigestRows(const Kernels& kernels);
 void CheckDigestBands(const Kernels& kernels);
 void CheckDigestAdds(const Kernels& kernels);
-void CheckDigestNotices(const Kernels& kernels);
+// `thinning`: of the changes that are many, every how manieth is tried, where a
+// row is a launch.
+void CheckDigestNotices(const Kernels& kernels, int thinning = 1);
 
 }  // namespace weft::convert::testing
 

@@ -1,0 +1,58 @@
+#include <system_error>
+#include <utility>
+
+#include "weft/execute/helpers_internal.h"
+
+namespace weft::execute {
+
+Helpers::Helpers(size_t num_threads) {
+  for (size_t i = 0; i < num_threads; ++i) {
+    try {
+      threads_.emplace_back([this] { Work(); });
+    } catch (const std::system_error&) {
+      break;
+    }
+  }
+}
+
+Helpers::~Helpers() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    jobs_.clear();
+    changed_.notify_all();
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Helpers::Add(std::function<void()> job) {
+  if (threads_.empty()) {
+    job();
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  jobs_.push_back(std::move(job));
+  changed_.notify_one();
+}
+
+bool Helpers::Idle() {
+  const std::lock_guard lock(mutex_);
+  return jobs_.empty() && running_ == 0;
+}
+
+void Helpers::Work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return closed_ || !jobs_.empty(); });
+    if (closed_) return;
+    const std::function<void()> job = std::move(jobs_.front());
+    jobs_.pop_front();
+    ++running_;
+    lock.unlock();
+    job();
+    lock.lock();
+    --running_;
+  }
+}
+
+}  // namespace weft::execute
