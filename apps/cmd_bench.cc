@@ -36,6 +36,11 @@ void AddBench(CLI::App& app, int* exit_code) {
   command->add_option("what", *what, "what to measure")
       ->required()
       ->check(CLI::IsMember(names));
+  command
+      ->add_option("--transport", options->transport,
+                   "for transport and for the posted cases of refit")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"ucx", "nixl"}));
   command->add_option("--runs", options->runs, "counted runs of each case")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));

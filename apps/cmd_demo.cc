@@ -243,7 +243,9 @@ void AddDemo(CLI::App& app, int* exit_code) {
   command->add_option("--versions", args->versions, "versions to carry")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
+  command
+      ->add_option("--transport", args->transport,
+                   "auto, shm, ucx, nixl or cuda")
       ->capture_default_str();
   command
       ->add_option("--device", args->device,

@@ -14,6 +14,7 @@
 #include "weft/convert/cuda/program.h"
 #include "weft/memory/cuda/cuda_driver.h"
 #include "weft/topology/rdma_port.h"
+#include "weft/transport/nixl/nixl_transport.h"
 
 namespace weft::apps {
 namespace {
@@ -134,6 +135,11 @@ absl::Status Doctor(bool json) {
             ? (*made)[0]->description()
             : absl::StrCat(name, ": ", std::string(made.status().message())));
   }
+  // Found and not started: that needs its own UCX (decision 0018).
+  const absl::StatusOr<std::string> nixl = transport::FindNixl();
+  transports.push_back(
+      nixl.ok() ? absl::StrCat(*nixl, ", --transport nixl")
+                : absl::StrCat("nixl: ", std::string(nixl.status().message())));
   if (json) {
     PrintLine(ToJson(gpus, transports).dump());
   } else {

@@ -173,7 +173,9 @@ void AddPublish(CLI::App& app, int* exit_code) {
   command->add_option("--label", args->labels,
                       "NAME=VALUE that receivers may ask for: precision=fp8; "
                       "equal for all ranks, may be given again");
-  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
+  command
+      ->add_option("--transport", args->transport,
+                   "auto, shm, ucx, nixl or cuda")
       ->capture_default_str();
   AddDeviceOption(*command, args->device);
   AddMxfp4Option(*command, args->mxfp4);

@@ -357,7 +357,9 @@ void AddPull(CLI::App& app, int* exit_code) {
   command->add_option("--require", args->required,
                       "NAME=VALUE that a version's labels must have; may be "
                       "given again");
-  command->add_option("--transport", args->transport, "auto, shm, ucx or cuda")
+  command
+      ->add_option("--transport", args->transport,
+                   "auto, shm, ucx, nixl or cuda")
       ->capture_default_str();
   AddDeviceOption(*command, args->device);
   command

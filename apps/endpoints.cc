@@ -9,6 +9,7 @@
 #include "weft/catalog/grpc/grpc_client.h"
 #include "weft/catalog/limits.h"
 #include "weft/transport/cuda/cuda_transport.h"
+#include "weft/transport/nixl/nixl_transport.h"
 #include "weft/transport/shm/shm_transport.h"
 #include "weft/transport/ucx/ucx_transport.h"
 
@@ -72,9 +73,10 @@ absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>
 MakeTransports(const std::string& choice, const DeviceChoice& device,
                std::shared_ptr<transport::FaultScript> faults) {
   if (choice != "auto" && choice != "shm" && choice != "ucx" &&
-      choice != "cuda") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "unknown transport \"", choice, "\"; known are auto, shm, ucx, cuda"));
+      choice != "nixl" && choice != "cuda") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown transport \"", choice,
+                     "\"; known are auto, shm, ucx, nixl, cuda"));
   }
   if (choice == "cuda" && device.device == memory::kHostMemory) {
     return absl::InvalidArgumentError(
@@ -104,6 +106,13 @@ MakeTransports(const std::string& choice, const DeviceChoice& device,
     WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> ucx,
                           transport::MakeUcxTransport({}));
     add(std::move(ucx));
+  }
+  // Never by itself: UCX is always there and does the same with less.
+  if (choice == "nixl") {
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<transport::Transport> nixl,
+        transport::MakeNixlTransport({.driver = device.driver}));
+    add(std::move(nixl));
   }
   return transports;
 }

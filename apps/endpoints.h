@@ -35,7 +35,8 @@ absl::StatusOr<catalog::Labels> ParseLabels(
 // --tls-ca, --tls-cert, --tls-key, --token-file, --insecure-tokens.
 void AddAccessOptions(CLI::App& command, catalog::ClientAccess& access);
 
-// "auto" = cuda for a rank on a GPU, then shm, then ucx; or one of these.
+// "auto" = cuda for a rank on a GPU, then shm, then ucx; or one of these, or
+// nixl.
 // kInvalidArgument for another word, and for cuda without a GPU. With `faults`
 // each is wrapped to misbehave on demand.
 absl::StatusOr<std::vector<std::shared_ptr<transport::Transport>>>

@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
+#include "one_ucx.h"
 #include "version.h"
 
 namespace {
@@ -20,6 +21,9 @@ std::string CommandOf(const CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Before anything else, since it may start the program once more.
+  const absl::Status one_ucx = weft::apps::KeepOneUcx(argc, argv);
+  if (!one_ucx.ok()) return weft::apps::Fail("weft", one_ucx);
   // Before any thread starts, so that all of them inherit the mask.
   weft::apps::BlockStopSignals();
   CLI::App app("Weft carries trained weights into live inference engines.",

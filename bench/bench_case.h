@@ -20,6 +20,8 @@ struct BenchOptions {
   int threads = 2;
   // Bytes that one refit case moves.
   int64_t bytes = int64_t{1} << 30;
+  // Of `weft bench transport` and of the posted cases of `refit`: ucx or nixl.
+  std::string transport = "ucx";
 };
 
 struct CaseResult {

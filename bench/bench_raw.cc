@@ -16,17 +16,18 @@ constexpr int64_t kPieceBytes = int64_t{1} << 20;
 constexpr int64_t kMostBytes = int64_t{512} << 20;
 constexpr int64_t kWindow = 8;
 
-const std::string* Find(const std::vector<manifest::TransportAddress>& list) {
+const std::string* Find(const std::vector<manifest::TransportAddress>& list,
+                        const std::string& transport) {
   for (const auto& each : list) {
-    if (each.transport == "ucx") return &each.address;
+    if (each.transport == transport) return &each.address;
   }
   return nullptr;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RawUcxReader>> RawUcxReader::Open(
-    const BenchFleet& fleet) {
+absl::StatusOr<std::unique_ptr<RawReader>> RawReader::Open(
+    const BenchFleet& fleet, const std::string& transport) {
   WEFT_ASSIGN_OR_RETURN(const auto store,
                         apps::ConnectCatalog(fleet.address()));
   // Addresses and keys are for a receiver with a lease; what is opened stays so
@@ -49,16 +50,17 @@ absl::StatusOr<std::unique_ptr<RawUcxReader>> RawUcxReader::Open(
   const auto largest = std::max_element(
       binding.buffers.begin(), binding.buffers.end(),
       [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
-  const std::string* address = Find(binding.addresses);
-  const std::string* key = Find(largest->keys);
+  const std::string* address = Find(binding.addresses, transport);
+  const std::string* key = Find(largest->keys, transport);
   if (address == nullptr || key == nullptr) {
-    return absl::NotFoundError("source rank 0 does not offer ucx");
+    return absl::NotFoundError(
+        absl::StrCat("source rank 0 does not offer ", transport));
   }
-  std::unique_ptr<RawUcxReader> reader(new RawUcxReader);
-  WEFT_ASSIGN_OR_RETURN(reader->transports_, apps::MakeTransports("ucx"));
-  transport::Transport& ucx = *reader->transports_.front();
+  std::unique_ptr<RawReader> reader(new RawReader);
+  WEFT_ASSIGN_OR_RETURN(reader->transports_, apps::MakeTransports(transport));
+  transport::Transport& posted = *reader->transports_.front();
   WEFT_ASSIGN_OR_RETURN(reader->peer_,
-                        ucx.Connect(*address, "source rank 0", Patience()));
+                        posted.Connect(*address, "source rank 0", Patience()));
   WEFT_ASSIGN_OR_RETURN(reader->remote_, reader->peer_->Import(*key));
   WEFT_ASSIGN_OR_RETURN(
       reader->local_, memory::Buffer::Allocate(
@@ -69,11 +71,11 @@ absl::StatusOr<std::unique_ptr<RawUcxReader>> RawUcxReader::Open(
               std::byte{0xA5});
   WEFT_ASSIGN_OR_RETURN(
       reader->local_region_,
-      ucx.Register(reader->local_->span(), reader->local_.get()));
+      posted.Register(reader->local_->span(), reader->local_.get()));
   return reader;
 }
 
-absl::StatusOr<double> RawUcxReader::ReadRate() {
+absl::StatusOr<double> RawReader::ReadRate() {
   const int64_t bytes = local_->size_bytes();
   const auto start = std::chrono::steady_clock::now();
   std::vector<transport::Completion> completions;

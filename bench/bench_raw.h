@@ -1,9 +1,11 @@
-// Raw reads of a source's memory by the UCX transport, without plan or
-// session: 1 MiB Gets, a window of 8. The bound of posted refits.
+// Raw reads of a source's memory by a posted transport, UCX unless said
+// otherwise, without plan or session: 1 MiB Gets, a window of 8. The bound of
+// posted refits.
 #ifndef WEFT_BENCH_BENCH_RAW_H_
 #define WEFT_BENCH_BENCH_RAW_H_
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,16 +15,16 @@
 
 namespace weft::bench {
 
-class RawUcxReader {
+class RawReader {
  public:
   // Connects to source rank 0 of the fleet.
-  static absl::StatusOr<std::unique_ptr<RawUcxReader>> Open(
-      const BenchFleet& fleet);
+  static absl::StatusOr<std::unique_ptr<RawReader>> Open(
+      const BenchFleet& fleet, const std::string& transport);
   // GB/s of reading the largest buffer (at most 512 MiB) once.
   absl::StatusOr<double> ReadRate();
 
  private:
-  RawUcxReader() = default;
+  RawReader() = default;
   // Destroyed in reverse: regions before the peer, the peer before its
   // transport, registrations before their memory.
   std::unique_ptr<memory::Buffer> local_;

@@ -6,6 +6,7 @@
 //   refit/ucx-contiguous      posted reads              bound: raw 1 MiB Gets
 //   refit/ucx-strided
 //   refit/ucx-256B-{short-gets,over-read,gather,auto}
+//   refit/nixl-...            the posted ones over NIXL, with --transport nixl
 // The memcpy bound uses as many threads as the refit. UCX takes the transport
 // that UCX_TLS allows (cma or posix on one host; UCX_TLS=tcp for tcp).
 #include <cstdlib>
@@ -50,41 +51,50 @@ absl::Status MappedCase(const BenchOptions& options, const std::string& name,
   return absl::OkStatus();
 }
 
-std::string UcxLabel() {
+// "ucx", or "ucx[tcp]" where UCX is told which wire to take.
+std::string PostedLabel(const BenchOptions& options) {
   const char* tls = std::getenv("UCX_TLS");
-  return tls == nullptr ? "ucx" : absl::StrCat("ucx[", tls, "]");
+  return tls == nullptr ? options.transport
+                        : absl::StrCat(options.transport, "[", tls, "]");
 }
 
 absl::Status PostedCase(const BenchOptions& options, const std::string& name,
                         const std::string& job, int64_t bytes, PostedWay way) {
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<BenchFleet> fleet,
-                        BenchFleet::Start(job, bytes, "ucx"));
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<BenchReceiver> target,
-                        MakeBenchReceiver(*fleet, "ucx", options.threads, way,
-                                          /*verify=*/false));
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawUcxReader> raw,
-                        RawUcxReader::Open(*fleet));
+                        BenchFleet::Start(job, bytes, options.transport));
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<BenchReceiver> target,
+      MakeBenchReceiver(*fleet, options.transport, options.threads, way,
+                        /*verify=*/false));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<RawReader> raw,
+                        RawReader::Open(*fleet, options.transport));
   WEFT_ASSIGN_OR_RETURN(
       const CaseResult result,
       RunPaired(
-          absl::StrCat("refit/", UcxLabel(), "-", name), "GB/s", options.runs,
-          [&] { return RefitRate(*target, /*whole=*/false); },
+          absl::StrCat("refit/", PostedLabel(options), "-", name), "GB/s",
+          options.runs, [&] { return RefitRate(*target, /*whole=*/false); },
           [&] { return raw->ReadRate(); }));
   Print(result, options);
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::Status BenchRefit(const BenchOptions& options) {
+absl::Status MappedCases(const BenchOptions& options) {
   WEFT_RETURN_IF_ERROR(MappedCase(options, "refit/mapped-contiguous",
                                   "contiguous", /*verified=*/false));
   WEFT_RETURN_IF_ERROR(MappedCase(options, "refit/mapped-strided", "strided",
                                   /*verified=*/false));
   WEFT_RETURN_IF_ERROR(MappedCase(options, "refit/mapped-256B-runs",
                                   "runs-256B", /*verified=*/false));
-  WEFT_RETURN_IF_ERROR(MappedCase(options, "refit/mapped-strided-verified",
-                                  "strided", /*verified=*/true));
+  return MappedCase(options, "refit/mapped-strided-verified", "strided",
+                    /*verified=*/true);
+}
+
+}  // namespace
+
+absl::Status BenchRefit(const BenchOptions& options) {
+  if (options.transport == "ucx") {
+    WEFT_RETURN_IF_ERROR(MappedCases(options));
+  }
   WEFT_RETURN_IF_ERROR(PostedCase(options, "contiguous", "contiguous",
                                   options.bytes, PostedWay::kAuto));
   WEFT_RETURN_IF_ERROR(PostedCase(options, "strided", "strided", options.bytes,

@@ -69,6 +69,22 @@ install_pip() {
   return 0
 }
 
+# The transport nixl loads it at run time (docs/decisions/0018-nixl.md): without
+# it only that transport's tests are skipped.
+install_nixl() {
+  local stamp
+  stamp="$DEPS/nixl.$(sha256sum <scripts/requirements-nixl.txt | cut -c1-16)"
+  [ -e "$stamp" ] && return 0
+  [ -x "$DEPS/venv/bin/python" ] || return 0
+  "$DEPS/venv/bin/python" -m pip --disable-pip-version-check -q install \
+    --no-deps -r scripts/requirements-nixl.txt >"$DEPS/pip-nixl.log" 2>&1 || {
+    say "pip could not install scripts/requirements-nixl.txt (see $DEPS/pip-nixl.log): no tests of the transport nixl"
+    return 0
+  }
+  rm -f "$DEPS"/nixl.*
+  touch "$stamp"
+}
+
 # The compiler of device code, unless the machine has one. The programs that it
 # helps to build run with and without a GPU.
 install_cuda() {
@@ -133,5 +149,6 @@ for wanted in "$@"; do
   esac
 done
 install_pip
+install_nixl
 install_cuda
 if [ "${want_ml:-0}" = 1 ]; then install_ml && install_modelexpress; fi

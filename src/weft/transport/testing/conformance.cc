@@ -13,6 +13,12 @@ namespace weft::transport {
 // A leaf's other tests are linked with the suite and do not run it.
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TransportConformance);
 
+void TransportConformance::SetUp() {
+  if (GetParam().unavailable == nullptr) return;
+  const absl::Status status = GetParam().unavailable();
+  if (!status.ok()) GTEST_SKIP() << status.message();
+}
+
 std::unique_ptr<Transport> TransportConformance::Make() {
   absl::StatusOr<std::unique_ptr<Transport>> made = GetParam().make();
   EXPECT_TRUE(made.ok()) << made.status();
@@ -163,7 +169,10 @@ TEST_P(TransportConformance, NamesItself) {
 TEST_P(TransportConformance, MapsSharedRegions) {
   auto owner = Make();
   auto driver = Make();
-  if (!owner->capabilities().mapped) GTEST_SKIP() << "maps nothing";
+  if (!owner->capabilities().mapped) {
+    GTEST_SKIP() << owner->name()
+                 << " reads and writes on request only: no region is mapped";
+  }
   auto buffer = memory::Buffer::Allocate(memory::MemoryKind::kShared, 50000);
   ASSERT_TRUE(buffer.ok());
   FillPattern((*buffer)->span(), 1);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gtest/gtest.h"
 #include "weft/memory/buffer.h"
@@ -24,6 +25,8 @@ struct ConformanceCase {
   std::function<absl::StatusOr<std::unique_ptr<Transport>>()> make;
   // What peer_main.cc calls it; empty for a leaf that stays in one process.
   std::string process_name = "";
+  // Not OK with a library that this machine need not have: the suite skips.
+  std::function<absl::Status()> unavailable = {};
   // Whether a Get on a region that its owner freed must fail. Where hardware
   // or a library moves the bytes unasked, only Import and Gather can refuse.
   bool refuses_get_after_free = true;
@@ -38,6 +41,7 @@ inline constexpr std::chrono::seconds kConformancePatience{60};
 
 class TransportConformance : public testing::TestWithParam<ConformanceCase> {
  protected:
+  void SetUp() override;
   std::unique_ptr<Transport> Make();
   std::unique_ptr<Peer> Connect(Transport& from, const Transport& to,
                                 const std::string& label = "publisher rank 3");

@@ -1,6 +1,7 @@
 // A peer in a process of its own, for tests.
 //
 //   weft_transport_test_peer shm|ucx shared|host|malloc BYTES SEED
+//   weft_transport_test_peer_nixl nixl shared|host|malloc BYTES SEED
 //
 // Registers BYTES of memory filled with the pattern of SEED, prints its
 // address and key in hexadecimal on one line, then answers commands on
@@ -22,12 +23,26 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "weft/memory/buffer.h"
-#include "weft/transport/shm/shm_transport.h"
 #include "weft/transport/testing/pattern.h"
+#ifdef WEFT_TEST_PEER_NIXL
+#include "weft/transport/nixl/nixl_transport.h"
+#else
+#include "weft/transport/shm/shm_transport.h"
 #include "weft/transport/ucx/ucx_transport.h"
+#endif
 
 namespace weft::transport {
 namespace {
+
+absl::StatusOr<std::unique_ptr<Transport>> Make(const std::string& name) {
+#ifdef WEFT_TEST_PEER_NIXL
+  if (name == "nixl") return MakeNixlTransport({});
+#else
+  if (name == "shm") return MakeShmTransport();
+  if (name == "ucx") return MakeUcxTransport();
+#endif
+  return absl::InvalidArgumentError("no transport " + name);
+}
 
 int Fail(const absl::Status& status) {
   std::cerr << status << std::endl;
@@ -96,8 +111,7 @@ void Answer(Transport& transport, absl::Span<std::byte> memory,
 
 int Run(const std::string& transport_name, const std::string& memory_kind,
         int64_t bytes, uint64_t seed) {
-  absl::StatusOr<std::unique_ptr<Transport>> transport =
-      transport_name == "shm" ? MakeShmTransport() : MakeUcxTransport();
+  absl::StatusOr<std::unique_ptr<Transport>> transport = Make(transport_name);
   if (!transport.ok()) return Fail(transport.status());
   absl::StatusOr<std::unique_ptr<memory::Buffer>> buffer =
       memory::Buffer::Allocate(memory_kind == "shared"
@@ -133,7 +147,7 @@ int main(int argc, char** argv) {
   uint64_t seed = 0;
   if (argc != 5 || !absl::SimpleAtoi(argv[3], &bytes) ||
       !absl::SimpleAtoi(argv[4], &seed)) {
-    std::cerr << "usage: weft_transport_test_peer shm|ucx shared|host|malloc "
+    std::cerr << "usage: weft_transport_test_peer NAME shared|host|malloc "
                  "BYTES SEED\n";
     return 2;
   }

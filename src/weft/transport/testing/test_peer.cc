@@ -30,9 +30,10 @@ absl::StatusOr<std::unique_ptr<TestPeer>> TestPeer::Start(
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-  std::vector<std::string> words = {WEFT_TRANSPORT_TEST_PEER, transport_name,
-                                    memory_kind, absl::StrCat(bytes),
-                                    absl::StrCat(seed)};
+  std::string program = WEFT_TRANSPORT_TEST_PEER;
+  if (transport_name == "nixl") program += "_nixl";
+  std::vector<std::string> words = {program, transport_name, memory_kind,
+                                    absl::StrCat(bytes), absl::StrCat(seed)};
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -1,0 +1,89 @@
+// The passive side: one thread that answers clients and packs their gathers.
+#ifndef WEFT_TRANSPORT_NIXL_NIXL_SERVER_INTERNAL_H_
+#define WEFT_TRANSPORT_NIXL_NIXL_SERVER_INTERNAL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "weft/base/deadline.h"
+#include "weft/memory/buffer.h"
+#include "weft/transport/nixl/nixl_mail_internal.h"
+#include "weft/transport/region_table.h"
+
+namespace weft::transport::nixl {
+
+// Chunks of a client's ring, and their size: while one is read the others are
+// packed.
+inline constexpr int64_t kRingChunks = 4;
+inline constexpr int64_t kRingChunkBytes = int64_t{512} << 10;
+
+// Reads and writes are NIXL's own work; what needs this thread are imports and
+// gathers, which it checks against the regions. Destroying the server tells
+// its clients so.
+class Server {
+ public:
+  static std::unique_ptr<Server> Start(
+      std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail,
+      uint64_t instance, std::shared_ptr<const RegionTable> regions);
+  ~Server();
+
+ private:
+  // Registered memory that one client at a time reads gathered bytes from.
+  struct Ring {
+    std::unique_ptr<memory::Buffer> buffer;
+    Memory memory;
+    std::string metadata;
+  };
+  struct Client {
+    std::string agent;
+    bool lost = false;
+    std::deque<Message> gathers;
+    int64_t packed_bytes = 0;  // of the first gather
+    std::unique_ptr<Ring> ring;
+    std::vector<uint64_t> free_chunks;
+  };
+
+  Server(std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail,
+         uint64_t instance, std::shared_ptr<const RegionTable> regions)
+      : agent_(std::move(agent)),
+        mail_(std::move(mail)),
+        instance_(instance),
+        regions_(std::move(regions)) {}
+
+  void Serve();
+  void Handle(const Message& message);
+  void Greet(const Message& hello);
+  void Answer(uint64_t id, Client& client, const Message& request,
+              absl::Status status, int64_t size_bytes = 0);
+  void Send(Client& client, const Message& message);
+  // True when something moved.
+  bool StepClients();
+  bool PackNext(uint64_t id, Client& client);
+  absl::Status GiveRing(uint64_t id, Client& client);
+  absl::StatusOr<std::unique_ptr<Ring>> MakeRing();
+  // Ends everything with a client that is gone.
+  void Forget(Client& client);
+
+  const std::shared_ptr<Agent> agent_;
+  const std::shared_ptr<Mail> mail_;
+  const uint64_t instance_;
+  const std::shared_ptr<const RegionTable> regions_;
+  std::atomic<bool> stop_ = false;
+  std::map<uint64_t, Client> clients_;
+  // Of clients that left; kept, since a reader that was killed may have asked
+  // for bytes that are still on their way.
+  std::vector<std::unique_ptr<Ring>> idle_rings_;
+  base::Deadline next_ping_ = base::Deadline::Infinite();
+  std::thread thread_;
+};
+
+}  // namespace weft::transport::nixl
+
+#endif  // WEFT_TRANSPORT_NIXL_NIXL_SERVER_INTERNAL_H_
