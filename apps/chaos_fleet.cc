@@ -139,8 +139,13 @@ std::vector<std::string> ChaosFleet::Command(Member& member) {
         member.links.empty()
             ? "memory"
             : absl::StrCat("redis://", member.links[0]->address(), "/chaos");
-    return {SelfPath(), "catalog", "--listen", absl::StrCat("127.0.0.1:", port),
-            "--store",  store,     "--json"};
+    std::vector<std::string> words = {
+        SelfPath(), "catalog", "--listen", absl::StrCat("127.0.0.1:", port),
+        "--store",  store,     "--json"};
+    if (options_.keep_events) {
+      words.insert(words.end(), {"--events", EventLog(member)});
+    }
+    return words;
   }
   std::vector<std::string> addresses;
   for (const auto& link : member.links) addresses.push_back(link->address());
@@ -169,6 +174,19 @@ std::vector<std::string> ChaosFleet::Command(Member& member) {
                   absl::StrCat(options_.work_dir, "/engine", member.index)});
   }
   return words;
+}
+
+std::string ChaosFleet::EventLog(const Member& catalog) const {
+  return absl::StrCat(options_.work_dir, "/events", catalog.index, ".jsonl");
+}
+
+std::vector<std::string> ChaosFleet::EventLogs() {
+  std::vector<std::string> files;
+  if (!options_.keep_events) return files;
+  for (const Member* const catalog : Members(ChaosKind::kCatalog)) {
+    files.push_back(EventLog(*catalog));
+  }
+  return files;
 }
 
 void ChaosFleet::Launch(Member& member) {

@@ -35,7 +35,8 @@ struct ChaosFleetOptions {
   int num_catalogs = 1;      // 2 need a Redis
   std::string redis_server;  // the program; empty: the catalog keeps it all
   std::string work_dir;
-  std::string broken;  // "blind" or "unfenced": made to fail, for tests
+  bool keep_events = false;  // of each catalog, in work_dir
+  std::string broken;        // "blind" or "unfenced": made to fail, for tests
   double margin_seconds = 5;
 };
 
@@ -120,6 +121,8 @@ class ChaosFleet {
   ChaosFaults& faults() { return faults_; }
   std::vector<std::string>& log() { return log_; }
   void Log(const std::string& line);
+  // What the catalogs have written of what happened; none unless kept.
+  std::vector<std::string> EventLogs();
   // "engine 1: up, call refit for 0.3 s, ..." of everyone.
   std::string Describe();
 
@@ -136,6 +139,7 @@ class ChaosFleet {
   absl::Status AddMembers();
   absl::Status AddLinks(Member& member, ChaosKind to);
   std::vector<std::string> Command(Member& member);
+  std::string EventLog(const Member& catalog) const;
   void Launch(Member& member);
   void Read(Member& member);
   void Handle(const Event& event);

@@ -58,15 +58,15 @@ std::string FaultTable(const std::vector<ChaosOutcome>& outcomes) {
       }
       if (struck.empty()) continue;
       const ChaosSummary sum = SumUp(struck);
-      rows.push_back({role, fault, absl::StrCat(sum.trials),
-                      absl::StrCat(sum.torn), absl::StrCat(sum.hangs),
-                      absl::StrCat(sum.not_healed),
-                      HumanSeconds(sum.heal_median_seconds),
-                      HumanSeconds(sum.heal_p99_seconds)});
+      rows.push_back(
+          {role, fault, absl::StrCat(sum.trials), absl::StrCat(sum.torn),
+           absl::StrCat(sum.hangs), absl::StrCat(sum.rules_broken),
+           absl::StrCat(sum.not_healed), HumanSeconds(sum.heal_median_seconds),
+           HumanSeconds(sum.heal_p99_seconds)});
     }
   }
-  return FormatTable({"ROLE", "FAULT", "TRIALS", "TORN", "HANGS", "NOT HEALED",
-                      "HEAL MEDIAN", "P99"},
+  return FormatTable({"ROLE", "FAULT", "TRIALS", "TORN", "HANGS", "RULES",
+                      "NOT HEALED", "HEAL MEDIAN", "P99"},
                      rows);
 }
 
@@ -79,6 +79,7 @@ ChaosSummary SumUp(const std::vector<ChaosOutcome>& outcomes) {
     sum.reached += each.reached ? 1 : 0;
     sum.torn += each.torn;
     sum.hangs += each.hangs;
+    sum.rules_broken += each.rules_broken;
     sum.not_healed += each.healed ? 0 : 1;
     sum.commits += each.commits;
     sum.restarts += each.restarts;
@@ -95,7 +96,8 @@ std::string FormatChaos(const std::vector<ChaosOutcome>& outcomes,
       StepTable(outcomes), "\n", FaultTable(outcomes), "\n", summary.trials,
       " trials (", summary.reached, " struck at the step itself), ",
       summary.commits, " commits read: torn weights served ", summary.torn,
-      ", hangs past a deadline ", summary.hangs, ", not healed ",
+      ", hangs past a deadline ", summary.hangs,
+      ", rules broken in event logs ", summary.rules_broken, ", not healed ",
       summary.not_healed, "; healed in ",
       HumanSeconds(summary.heal_median_seconds), " (median), ",
       HumanSeconds(summary.heal_p99_seconds), " (p99); ", summary.restarts,
@@ -112,6 +114,7 @@ nlohmann::json ToJson(const ChaosOutcome& outcome) {
           {"reached", outcome.reached},
           {"torn", outcome.torn},
           {"hangs", outcome.hangs},
+          {"rules_broken", outcome.rules_broken},
           {"healed", outcome.healed},
           {"commits", outcome.commits},
           {"restarts", outcome.restarts},
@@ -127,6 +130,7 @@ nlohmann::json ToJson(const ChaosSummary& summary) {
           {"restarts", summary.restarts},
           {"torn", summary.torn},
           {"hangs", summary.hangs},
+          {"rules_broken", summary.rules_broken},
           {"not_healed", summary.not_healed},
           {"heal_median_seconds", summary.heal_median_seconds},
           {"heal_p99_seconds", summary.heal_p99_seconds},
