@@ -88,8 +88,7 @@ class PublisherImpl : public Publisher {
   absl::StatusOr<PublishReport> Publish(uint64_t step,
                                         base::Deadline deadline) override {
     const auto start = std::chrono::steady_clock::now();
-    // A copy may come back to what it has served before.
-    if (!is_copy() && has_published_ && step <= last_step_) {
+    if (has_published_ && step <= last_step_) {
       return absl::FailedPreconditionError(absl::StrCat(
           "step ", step, " is not above the last published step ", last_step_));
     }

@@ -274,7 +274,7 @@ class ReceiverImpl : public Receiver {
     report.planned = counters_.plans_built > before.plans_built;
     report.manifests_fetched =
         counters_.manifests_fetched - before.manifests_fetched;
-    if (serving_ != nullptr) serving_->Withdraw();
+    if (serving_ != nullptr && shadow_ == nullptr) serving_->Withdraw();
     const bool resume = options_.resume && begun_ == version;
     if (shadow_ != nullptr) {
       shadow_->BeginTransfer();
@@ -501,6 +501,8 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
     const catalog::VersionId& version, base::Deadline deadline) {
   RollbackReport report;
   report.version = version;
+  // The engine need not stand still for it.
+  if (serving_ != nullptr) serving_->Withdraw();
   if (options_.shadow.pause) {
     WEFT_RETURN_IF_ERROR(
         base::Annotate(options_.shadow.pause(), "hook that pauses the engine"));
@@ -583,9 +585,9 @@ absl::StatusOr<std::unique_ptr<Receiver>> Receiver::Create(
     return absl::InvalidArgumentError(
         "a receiver that does not verify what it gets cannot serve it");
   }
-  if (options.serve && options.mode == ReceiveMode::kShadow) {
+  if (options.serve && options.shadow.swap) {
     return absl::UnimplementedError(
-        "a receiver with a second set of buffers does not serve others yet");
+        "a receiver whose engine swaps addresses does not serve others");
   }
   options.execute.staging_bytes = options.limits.staging_bytes;
   auto receiver = std::make_unique<ReceiverImpl>(std::move(options));

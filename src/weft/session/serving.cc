@@ -67,10 +67,14 @@ absl::Status Serving::Serve(const catalog::VersionId& version,
   WEFT_RETURN_IF_ERROR(
       base::Annotate(CheckVerbatim(plan, staged, options_.placement),
                      "this receiver cannot serve what it holds"));
-  if (copy_ == nullptr || epoch_.run_id != version.run_id ||
-      epoch_.epoch != version.epoch || !copy_->Health().ok()) {
+  // A word that turned odd never shows its version again: who has read from the
+  // memory before and after could not know of what was between.
+  if (copy_ == nullptr || newest_.run_id != version.run_id ||
+      newest_.epoch != version.epoch || version.step <= newest_.step ||
+      !copy_->Health().ok()) {
     WEFT_RETURN_IF_ERROR(Register(version, deadline));
   }
+  newest_ = version;
   expected_digest_hex_ = digest_hex;
   return copy_->Publish(version.step, deadline).status();
 }
@@ -100,7 +104,6 @@ absl::Status Serving::Register(const catalog::VersionId& version,
   };
   WEFT_ASSIGN_OR_RETURN(copy_,
                         PublishCopy(std::move(options), check, deadline));
-  epoch_ = version;
   return absl::OkStatus();
 }
 

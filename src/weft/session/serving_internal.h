@@ -45,7 +45,7 @@ class Serving {
   const ReceiverOptions& options_;
   std::string expected_digest_hex_;
   std::unique_ptr<Publisher> copy_;
-  catalog::VersionId epoch_;  // run and epoch that copy_ belongs to
+  catalog::VersionId newest_;  // that copy_ was to serve
 };
 
 }  // namespace weft::session
