@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -32,6 +33,7 @@ struct RankArgs {
   std::string memory_file;
   std::string park;
   std::string broken;
+  bool serve = false;
   int64_t rank = 0;
   uint64_t epoch = 0;
   uint64_t step = 0;
@@ -125,7 +127,11 @@ void RefitOnce(const RankArgs& args, session::Receiver& receiver,
       receiver.Refit(nullptr, /*newer=*/true, AfterSeconds(kRefitSeconds));
   if (report.ok()) {
     failures = 0;
+    const bool from_copy = std::any_of(
+        report->peers.begin(), report->peers.end(),
+        [](const auto& peer) { return peer.name.starts_with("copy"); });
     PrintLine(json({{"event", "committed"},
+                    {"from_copy", from_copy},
                     {"epoch", report->version.epoch},
                     {"step", report->version.step},
                     {"fenced", receiver.fenced()}})
@@ -160,6 +166,7 @@ absl::Status RunEngine(const RankArgs& args) {
   options.kernels = &kernels;
   options.measure_bound = false;
   options.verify = args.broken != "blind";
+  options.serve = args.serve && options.verify;
   // Bytes that are posted pass no kernel on their way.
   options.execute.progress = [&gate](int64_t, int64_t) {
     gate.Pass("transfer");
@@ -202,6 +209,7 @@ void AddChaosRank(CLI::App& app, int* exit_code) {
   command->add_option("--rank", args->rank)->required();
   command->add_option("--transport", args->transport);
   command->add_option("--memory-file", args->memory_file);
+  command->add_flag("--serve", args->serve);
   command->add_option("--park", args->park);
   command->add_option("--broken", args->broken);
   command->add_option("--epoch", args->epoch);

@@ -82,6 +82,7 @@ ChaosSummary SumUp(const std::vector<ChaosOutcome>& outcomes) {
     sum.rules_broken += each.rules_broken;
     sum.not_healed += each.healed ? 0 : 1;
     sum.commits += each.commits;
+    sum.commits_from_copies += each.commits_from_copies;
     sum.restarts += each.restarts;
   }
   const std::vector<double> times = HealTimes(outcomes);
@@ -95,7 +96,8 @@ std::string FormatChaos(const std::vector<ChaosOutcome>& outcomes,
   return absl::StrCat(
       StepTable(outcomes), "\n", FaultTable(outcomes), "\n", summary.trials,
       " trials (", summary.reached, " struck at the step itself), ",
-      summary.commits, " commits read: torn weights served ", summary.torn,
+      summary.commits, " commits read, ", summary.commits_from_copies,
+      " of them through copies: torn weights served ", summary.torn,
       ", hangs past a deadline ", summary.hangs,
       ", rules broken in event logs ", summary.rules_broken, ", not healed ",
       summary.not_healed, "; healed in ",
@@ -117,6 +119,7 @@ nlohmann::json ToJson(const ChaosOutcome& outcome) {
           {"rules_broken", outcome.rules_broken},
           {"healed", outcome.healed},
           {"commits", outcome.commits},
+          {"commits_from_copies", outcome.commits_from_copies},
           {"restarts", outcome.restarts},
           {"fault_seconds", outcome.fault_seconds},
           {"heal_seconds", outcome.heal_seconds}};
@@ -127,6 +130,7 @@ nlohmann::json ToJson(const ChaosSummary& summary) {
           {"trials", summary.trials},
           {"reached", summary.reached},
           {"commits", summary.commits},
+          {"commits_from_copies", summary.commits_from_copies},
           {"restarts", summary.restarts},
           {"torn", summary.torn},
           {"hangs", summary.hangs},

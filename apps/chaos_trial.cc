@@ -98,6 +98,7 @@ class Trial {
     outcome.cell = cell_;
     const ChaosFaults before = fleet_.faults();
     const int64_t commits = fleet_.commits();
+    const int64_t from_copies = fleet_.commits_from_copies();
     const int64_t restarts = fleet_.restarts();
     fleet_.log().clear();
     fleet_.Log(absl::StrCat("=== ", cell_.fault, " of ", cell_.role, " at ",
@@ -124,6 +125,7 @@ class Trial {
     if (next_epoch) fleet_.NextEpoch();
     Heal(outcome, begin);
     outcome.commits = fleet_.commits() - commits;
+    outcome.commits_from_copies = fleet_.commits_from_copies() - from_copies;
     outcome.restarts = fleet_.restarts() - restarts;
     outcome.torn = fleet_.faults().torn - before.torn;
     outcome.hangs = fleet_.faults().hangs - before.hangs;

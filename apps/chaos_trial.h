@@ -37,7 +37,8 @@ struct ChaosOutcome {
   int64_t hangs = 0;
   int64_t rules_broken = 0;  // in the catalogs' event logs
   int64_t commits = 0;       // of all engines, each read
-  int64_t restarts = 0;      // of processes that ended by themselves
+  int64_t commits_from_copies = 0;
+  int64_t restarts = 0;  // of processes that ended by themselves
   bool healed = false;
   double fault_seconds = 0;
   double heal_seconds = 0;  // from the end of the fault
