@@ -43,6 +43,11 @@ struct RankArgs {
 // and is started again, as by any supervisor.
 constexpr int kMostFailures = 5;
 
+// The last step that was said to be committed. Digests for others are taken
+// after the commit and before it is said: whoever reads the memory does not
+// know yet what it shall hold.
+std::atomic<uint64_t> said_step{0};
+
 std::string CodeOf(const absl::Status& status) {
   return std::string(absl::StatusCodeToString(status.code()));
 }
@@ -136,6 +141,7 @@ void RefitOnce(const RankArgs& args, session::Receiver& receiver,
                     {"step", report->version.step},
                     {"fenced", receiver.fenced()}})
                   .dump());
+    said_step = report->version.step;
     return;
   }
   if (!absl::IsDeadlineExceeded(report.status())) ++failures;
@@ -148,7 +154,8 @@ absl::Status RunEngine(const RankArgs& args) {
   static std::atomic<const session::Receiver*> known{nullptr};
   PhaseGate& gate = PhaseGate::Open(args.park, [] {
     const session::Receiver* const receiver = known;
-    return receiver == nullptr || receiver->fenced();
+    return receiver == nullptr || receiver->fenced() ||
+           receiver->committed()->step != said_step;
   });
   PhaseKernels kernels(gate);
   session::ReceiverOptions options;
