@@ -20,6 +20,9 @@ using nlohmann::json;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kBetweenSteps(25);
+// Where engines serve: time to be read.
+constexpr milliseconds kBetweenStepsOfCopies(100);
+constexpr milliseconds kBehindOthers(300);
 constexpr milliseconds kBeforeRestart(100);
 // A throttled process runs this long out of ten.
 constexpr milliseconds kThrottleSlice(10);
@@ -139,8 +142,13 @@ std::vector<std::string> ChaosFleet::Command(Member& member) {
         member.links.empty()
             ? "memory"
             : absl::StrCat("redis://", member.links[0]->address(), "/chaos");
-    return {SelfPath(), "catalog", "--listen", absl::StrCat("127.0.0.1:", port),
-            "--store",  store,     "--json"};
+    std::vector<std::string> words = {
+        SelfPath(), "catalog", "--listen", absl::StrCat("127.0.0.1:", port),
+        "--store",  store,     "--json"};
+    if (options_.keep_events) {
+      words.insert(words.end(), {"--events", EventLog(member)});
+    }
+    return words;
   }
   std::vector<std::string> addresses;
   for (const auto& link : member.links) addresses.push_back(link->address());
@@ -167,12 +175,27 @@ std::vector<std::string> ChaosFleet::Command(Member& member) {
     words.insert(words.end(),
                  {"--memory-file",
                   absl::StrCat(options_.work_dir, "/engine", member.index)});
+    if (options_.engines_serve) words.push_back("--serve");
   }
   return words;
 }
 
+std::string ChaosFleet::EventLog(const Member& catalog) const {
+  return absl::StrCat(options_.work_dir, "/events", catalog.index, ".jsonl");
+}
+
+std::vector<std::string> ChaosFleet::EventLogs() {
+  std::vector<std::string> files;
+  if (!options_.keep_events) return files;
+  for (const Member* const catalog : Members(ChaosKind::kCatalog)) {
+    files.push_back(EventLog(*catalog));
+  }
+  return files;
+}
+
 void ChaosFleet::Launch(Member& member) {
   member.committed.reset();
+  member.refit_at.reset();
   member.memory.reset();
   member.up = member.stopped = member.parked = false;
   ++member.life;
@@ -303,10 +326,20 @@ void ChaosFleet::HandleLine(Member& member, const std::string& line) {
     }
     member.committed = version;
     ++commits_;
+    if (event.value("from_copy", false)) ++commits_from_copies_;
     ++member.commits;
   }
   if (name != "up") CheckMemory(member, event.value("fenced", true));
-  Send(member, "go", "refit", kRefitCallSeconds);
+  member.refit_at = Clock::now();
+  if (!options_.engines_serve) return;
+  // Every second one waits for the copy of another one, but not for long.
+  if (member.index % 2 == 1) {
+    *member.refit_at += kBehindOthers;
+    return;
+  }
+  for (Member* const other : Members(ChaosKind::kEngine)) {
+    if (other->refit_at.has_value()) other->refit_at = Clock::now();
+  }
 }
 
 void ChaosFleet::CheckMemory(Member& engine, bool fenced) {
@@ -359,6 +392,10 @@ void ChaosFleet::Tick() {
         member.process->Kill(run ? SIGCONT : SIGSTOP);
       }
     }
+    if (member.refit_at.has_value() && now >= *member.refit_at) {
+      member.refit_at.reset();
+      Send(member, "go", "refit", kRefitCallSeconds);
+    }
     if (member.parked || member.stopped || member.throttled) {
       member.call_since = now;
       continue;
@@ -385,7 +422,8 @@ void ChaosFleet::DriveTrainers(Clock::time_point now) {
     if (!trainer->up) continue;
     Send(*trainer, absl::StrCat("step ", step_), "step", kStepSeconds);
   }
-  next_step_ = now + kBetweenSteps;
+  next_step_ =
+      now + (options_.engines_serve ? kBetweenStepsOfCopies : kBetweenSteps);
 }
 
 void ChaosFleet::Park(Member& member, const std::string& phase, int skip) {

@@ -35,7 +35,9 @@ struct ChaosFleetOptions {
   int num_catalogs = 1;      // 2 need a Redis
   std::string redis_server;  // the program; empty: the catalog keeps it all
   std::string work_dir;
-  std::string broken;  // "blind" or "unfenced": made to fail, for tests
+  bool engines_serve = false;  // what they have committed, to each other
+  bool keep_events = false;    // of each catalog, in work_dir
+  std::string broken;          // "blind" or "unfenced": made to fail, for tests
   double margin_seconds = 5;
 };
 
@@ -79,6 +81,7 @@ class ChaosFleet {
     std::unique_ptr<SharedRankFile> memory;
     std::optional<std::pair<uint64_t, uint64_t>> committed;  // epoch, step
     int64_t commits = 0;
+    std::optional<Clock::time_point> refit_at;  // it waits until then
   };
 
   // Starts everything and waits until all engines have committed.
@@ -115,11 +118,15 @@ class ChaosFleet {
   // All engines serve something newer than `step`.
   bool AllBeyond(uint64_t step);
   int64_t commits() const { return commits_; }  // of all engines
+  // Of these, with bytes from an engine that had committed before.
+  int64_t commits_from_copies() const { return commits_from_copies_; }
   // Of processes that ended by themselves.
   int64_t restarts() const { return restarts_; }
   ChaosFaults& faults() { return faults_; }
   std::vector<std::string>& log() { return log_; }
   void Log(const std::string& line);
+  // What the catalogs have written of what happened; none unless kept.
+  std::vector<std::string> EventLogs();
   // "engine 1: up, call refit for 0.3 s, ..." of everyone.
   std::string Describe();
 
@@ -136,6 +143,7 @@ class ChaosFleet {
   absl::Status AddMembers();
   absl::Status AddLinks(Member& member, ChaosKind to);
   std::vector<std::string> Command(Member& member);
+  std::string EventLog(const Member& catalog) const;
   void Launch(Member& member);
   void Read(Member& member);
   void Handle(const Event& event);
@@ -159,6 +167,7 @@ class ChaosFleet {
   Clock::time_point next_step_;
   const Clock::time_point born_ = Clock::now();
   int64_t commits_ = 0;
+  int64_t commits_from_copies_ = 0;
   int64_t restarts_ = 0;
   ChaosFaults faults_;
   std::vector<std::string> log_;

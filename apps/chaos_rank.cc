@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -32,6 +33,7 @@ struct RankArgs {
   std::string memory_file;
   std::string park;
   std::string broken;
+  bool serve = false;
   int64_t rank = 0;
   uint64_t epoch = 0;
   uint64_t step = 0;
@@ -40,6 +42,11 @@ struct RankArgs {
 // An engine whose refits fail so often in a row, and not for want of time, ends
 // and is started again, as by any supervisor.
 constexpr int kMostFailures = 5;
+
+// The last step that was said to be committed. Digests for others are taken
+// after the commit and before it is said: whoever reads the memory does not
+// know yet what it shall hold.
+std::atomic<uint64_t> said_step{0};
 
 std::string CodeOf(const absl::Status& status) {
   return std::string(absl::StatusCodeToString(status.code()));
@@ -125,11 +132,16 @@ void RefitOnce(const RankArgs& args, session::Receiver& receiver,
       receiver.Refit(nullptr, /*newer=*/true, AfterSeconds(kRefitSeconds));
   if (report.ok()) {
     failures = 0;
+    const bool from_copy = std::any_of(
+        report->peers.begin(), report->peers.end(),
+        [](const auto& peer) { return peer.name.starts_with("copy"); });
     PrintLine(json({{"event", "committed"},
+                    {"from_copy", from_copy},
                     {"epoch", report->version.epoch},
                     {"step", report->version.step},
                     {"fenced", receiver.fenced()}})
                   .dump());
+    said_step = report->version.step;
     return;
   }
   if (!absl::IsDeadlineExceeded(report.status())) ++failures;
@@ -142,7 +154,8 @@ absl::Status RunEngine(const RankArgs& args) {
   static std::atomic<const session::Receiver*> known{nullptr};
   PhaseGate& gate = PhaseGate::Open(args.park, [] {
     const session::Receiver* const receiver = known;
-    return receiver == nullptr || receiver->fenced();
+    return receiver == nullptr || receiver->fenced() ||
+           receiver->committed()->step != said_step;
   });
   PhaseKernels kernels(gate);
   session::ReceiverOptions options;
@@ -160,6 +173,7 @@ absl::Status RunEngine(const RankArgs& args) {
   options.kernels = &kernels;
   options.measure_bound = false;
   options.verify = args.broken != "blind";
+  options.serve = args.serve && options.verify;
   // Bytes that are posted pass no kernel on their way.
   options.execute.progress = [&gate](int64_t, int64_t) {
     gate.Pass("transfer");
@@ -202,6 +216,7 @@ void AddChaosRank(CLI::App& app, int* exit_code) {
   command->add_option("--rank", args->rank)->required();
   command->add_option("--transport", args->transport);
   command->add_option("--memory-file", args->memory_file);
+  command->add_flag("--serve", args->serve);
   command->add_option("--park", args->park);
   command->add_option("--broken", args->broken);
   command->add_option("--epoch", args->epoch);

@@ -58,15 +58,15 @@ std::string FaultTable(const std::vector<ChaosOutcome>& outcomes) {
       }
       if (struck.empty()) continue;
       const ChaosSummary sum = SumUp(struck);
-      rows.push_back({role, fault, absl::StrCat(sum.trials),
-                      absl::StrCat(sum.torn), absl::StrCat(sum.hangs),
-                      absl::StrCat(sum.not_healed),
-                      HumanSeconds(sum.heal_median_seconds),
-                      HumanSeconds(sum.heal_p99_seconds)});
+      rows.push_back(
+          {role, fault, absl::StrCat(sum.trials), absl::StrCat(sum.torn),
+           absl::StrCat(sum.hangs), absl::StrCat(sum.rules_broken),
+           absl::StrCat(sum.not_healed), HumanSeconds(sum.heal_median_seconds),
+           HumanSeconds(sum.heal_p99_seconds)});
     }
   }
-  return FormatTable({"ROLE", "FAULT", "TRIALS", "TORN", "HANGS", "NOT HEALED",
-                      "HEAL MEDIAN", "P99"},
+  return FormatTable({"ROLE", "FAULT", "TRIALS", "TORN", "HANGS", "RULES",
+                      "NOT HEALED", "HEAL MEDIAN", "P99"},
                      rows);
 }
 
@@ -79,8 +79,10 @@ ChaosSummary SumUp(const std::vector<ChaosOutcome>& outcomes) {
     sum.reached += each.reached ? 1 : 0;
     sum.torn += each.torn;
     sum.hangs += each.hangs;
+    sum.rules_broken += each.rules_broken;
     sum.not_healed += each.healed ? 0 : 1;
     sum.commits += each.commits;
+    sum.commits_from_copies += each.commits_from_copies;
     sum.restarts += each.restarts;
   }
   const std::vector<double> times = HealTimes(outcomes);
@@ -94,8 +96,10 @@ std::string FormatChaos(const std::vector<ChaosOutcome>& outcomes,
   return absl::StrCat(
       StepTable(outcomes), "\n", FaultTable(outcomes), "\n", summary.trials,
       " trials (", summary.reached, " struck at the step itself), ",
-      summary.commits, " commits read: torn weights served ", summary.torn,
-      ", hangs past a deadline ", summary.hangs, ", not healed ",
+      summary.commits, " commits read, ", summary.commits_from_copies,
+      " of them through copies: torn weights served ", summary.torn,
+      ", hangs past a deadline ", summary.hangs,
+      ", rules broken in event logs ", summary.rules_broken, ", not healed ",
       summary.not_healed, "; healed in ",
       HumanSeconds(summary.heal_median_seconds), " (median), ",
       HumanSeconds(summary.heal_p99_seconds), " (p99); ", summary.restarts,
@@ -112,8 +116,10 @@ nlohmann::json ToJson(const ChaosOutcome& outcome) {
           {"reached", outcome.reached},
           {"torn", outcome.torn},
           {"hangs", outcome.hangs},
+          {"rules_broken", outcome.rules_broken},
           {"healed", outcome.healed},
           {"commits", outcome.commits},
+          {"commits_from_copies", outcome.commits_from_copies},
           {"restarts", outcome.restarts},
           {"fault_seconds", outcome.fault_seconds},
           {"heal_seconds", outcome.heal_seconds}};
@@ -124,9 +130,11 @@ nlohmann::json ToJson(const ChaosSummary& summary) {
           {"trials", summary.trials},
           {"reached", summary.reached},
           {"commits", summary.commits},
+          {"commits_from_copies", summary.commits_from_copies},
           {"restarts", summary.restarts},
           {"torn", summary.torn},
           {"hangs", summary.hangs},
+          {"rules_broken", summary.rules_broken},
           {"not_healed", summary.not_healed},
           {"heal_median_seconds", summary.heal_median_seconds},
           {"heal_p99_seconds", summary.heal_p99_seconds},

@@ -16,12 +16,16 @@ struct ChaosSummary {
   int64_t reached = 0;
   int64_t torn = 0;
   int64_t hangs = 0;
+  int64_t rules_broken = 0;
   int64_t not_healed = 0;
-  int64_t commits = 0;   // whose bytes were read
+  int64_t commits = 0;  // whose bytes were read
+  int64_t commits_from_copies = 0;
   int64_t restarts = 0;  // of processes that ended by themselves
   double heal_median_seconds = 0;
   double heal_p99_seconds = 0;
-  bool ok() const { return torn == 0 && hangs == 0 && not_healed == 0; }
+  bool ok() const {
+    return torn == 0 && hangs == 0 && rules_broken == 0 && not_healed == 0;
+  }
 };
 
 ChaosSummary SumUp(const std::vector<ChaosOutcome>& outcomes);

@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "console.h"
 #include "weft/base/status.h"
 
@@ -224,7 +225,7 @@ absl::StatusOr<ProcessUse> ReadProcessUse(pid_t pid) {
 }
 
 bool SoakReport::ok() const {
-  return torn == 0 && hangs == 0 &&
+  return torn == 0 && hangs == 0 && rules_broken.empty() &&
          std::all_of(rows.begin(), rows.end(),
                      [](const SoakRow& row) { return row.flat; });
 }
@@ -259,7 +260,9 @@ std::string FormatSoak(const SoakReport& report) {
       HumanSeconds(report.seconds), ", ", report.joins,
       " ranks left and joined, ", report.faults, " faults; ", report.commits,
       " commits of all engines read: torn weights served ", report.torn,
-      ", hangs ", report.hangs);
+      ", hangs ", report.hangs, ", rules broken in event logs ",
+      report.rules_broken.size(), report.rules_broken.empty() ? "" : ":\n",
+      absl::StrJoin(report.rules_broken, "\n"));
 }
 
 nlohmann::json ToJson(const SoakReport& report) {
@@ -273,8 +276,9 @@ nlohmann::json ToJson(const SoakReport& report) {
   return {{"event", "soak"},           {"refits", report.refits},
           {"joins", report.joins},     {"faults", report.faults},
           {"commits", report.commits}, {"torn", report.torn},
-          {"hangs", report.hangs},     {"seconds", report.seconds},
-          {"processes", rows},         {"ok", report.ok()}};
+          {"hangs", report.hangs},     {"rules_broken", report.rules_broken},
+          {"seconds", report.seconds}, {"processes", rows},
+          {"ok", report.ok()}};
 }
 
 }  // namespace weft::apps

@@ -39,6 +39,7 @@ struct SoakReport {
   int64_t commits = 0;  // of all engines, each read
   int64_t torn = 0;
   int64_t hangs = 0;
+  std::vector<std::string> rules_broken;  // of event logs; one sentence each
   double seconds = 0;
   std::vector<SoakRow> rows;
   bool ok() const;

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
 
 #include "absl/strings/str_cat.h"
+#include "chaos_events.h"
+#include "weft/base/status.h"
 
 namespace weft::apps {
 namespace {
@@ -15,6 +18,7 @@ using std::chrono::milliseconds;
 // Ranks come by every step several times a second, but not while the fleet
 // heals from a trial before.
 constexpr milliseconds kToReachStep(5000);
+constexpr milliseconds kToCheckEvents(120'000);
 
 struct StepRow {
   const char* name;
@@ -89,11 +93,12 @@ class Trial {
         const ChaosLimits& limits, ChaosFleet& fleet)
       : cell_(cell), random_(random), limits_(limits), fleet_(fleet) {}
 
-  ChaosOutcome Run() {
+  absl::StatusOr<ChaosOutcome> Run() {
     ChaosOutcome outcome;
     outcome.cell = cell_;
     const ChaosFaults before = fleet_.faults();
     const int64_t commits = fleet_.commits();
+    const int64_t from_copies = fleet_.commits_from_copies();
     const int64_t restarts = fleet_.restarts();
     fleet_.log().clear();
     fleet_.Log(absl::StrCat("=== ", cell_.fault, " of ", cell_.role, " at ",
@@ -120,9 +125,11 @@ class Trial {
     if (next_epoch) fleet_.NextEpoch();
     Heal(outcome, begin);
     outcome.commits = fleet_.commits() - commits;
+    outcome.commits_from_copies = fleet_.commits_from_copies() - from_copies;
     outcome.restarts = fleet_.restarts() - restarts;
     outcome.torn = fleet_.faults().torn - before.torn;
     outcome.hangs = fleet_.faults().hangs - before.hangs;
+    WEFT_ASSIGN_OR_RETURN(outcome.rules_broken, CheckRules());
     if (!outcome.ok()) outcome.log = fleet_.log();
     return outcome;
   }
@@ -194,6 +201,21 @@ class Trial {
     }
   }
 
+  // While the fleet lives on: its calls are measured.
+  absl::StatusOr<int64_t> CheckRules() {
+    if (limits_.check_events.empty()) return 0;
+    auto checked = std::async(std::launch::async, CheckEvents,
+                              limits_.check_events, fleet_.EventLogs());
+    fleet_.Live(kToCheckEvents, [&checked] {
+      return checked.wait_for(milliseconds(0)) == std::future_status::ready;
+    });
+    WEFT_ASSIGN_OR_RETURN(const std::vector<std::string> faults, checked.get());
+    for (const std::string& fault : faults) {
+      fleet_.Log(absl::StrCat("RULE: ", fault));
+    }
+    return static_cast<int64_t>(faults.size());
+  }
+
   const ChaosCell& cell_;
   std::mt19937_64& random_;
   const ChaosLimits& limits_;
@@ -229,8 +251,10 @@ bool CanStrike(const ChaosCell& cell) {
   return cell.role != "link" || cell.fault != "stop";
 }
 
-ChaosOutcome RunChaosTrial(const ChaosCell& cell, std::mt19937_64& random,
-                           const ChaosLimits& limits, ChaosFleet& fleet) {
+absl::StatusOr<ChaosOutcome> RunChaosTrial(const ChaosCell& cell,
+                                           std::mt19937_64& random,
+                                           const ChaosLimits& limits,
+                                           ChaosFleet& fleet) {
   return Trial(cell, random, limits, fleet).Run();
 }
 

@@ -35,21 +35,29 @@ struct ChaosOutcome {
   bool reached = false;  // somebody came to stand at the step
   int64_t torn = 0;
   int64_t hangs = 0;
-  int64_t commits = 0;   // of all engines, each read
+  int64_t rules_broken = 0;  // in the catalogs' event logs
+  int64_t commits = 0;       // of all engines, each read
+  int64_t commits_from_copies = 0;
   int64_t restarts = 0;  // of processes that ended by themselves
   bool healed = false;
   double fault_seconds = 0;
   double heal_seconds = 0;  // from the end of the fault
   std::vector<std::string> log;
-  bool ok() const { return torn == 0 && hangs == 0 && healed; }
+  bool ok() const {
+    return torn == 0 && hangs == 0 && rules_broken == 0 && healed;
+  }
 };
 
 struct ChaosLimits {
   double heal_seconds = 60;
+  std::string check_events;  // the program, or empty
 };
 
-ChaosOutcome RunChaosTrial(const ChaosCell& cell, std::mt19937_64& random,
-                           const ChaosLimits& limits, ChaosFleet& fleet);
+// An error if event logs could not be checked.
+absl::StatusOr<ChaosOutcome> RunChaosTrial(const ChaosCell& cell,
+                                           std::mt19937_64& random,
+                                           const ChaosLimits& limits,
+                                           ChaosFleet& fleet);
 
 }  // namespace weft::apps
 

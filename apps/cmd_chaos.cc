@@ -15,6 +15,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "chaos_events.h"
 #include "chaos_fleet.h"
 #include "chaos_report.h"
 #include "chaos_soak.h"
@@ -37,6 +39,9 @@ namespace {
 // Memory of engines, and what Redis keeps.
 constexpr uint64_t kWorkBytes = uint64_t{256} << 20;
 
+// Logs are read from their beginning after each trial.
+constexpr int kTrialsOfALog = 64;
+
 struct ChaosArgs {
   int64_t trials = 60;
   int64_t only = -1;
@@ -47,6 +52,7 @@ struct ChaosArgs {
   std::vector<std::string> steps;
   std::vector<std::string> fleets;
   std::string logs = "build/chaos";
+  std::string check_events;
   std::string broken;
   double margin_seconds = 5;
   double heal_seconds = 60;
@@ -75,8 +81,11 @@ std::vector<ChaosFleetOptions> FleetKinds(const ChaosArgs& args) {
   for (size_t i = 0; i < kinds.size(); ++i) {
     kinds[i].name = names[i];
     kinds[i].trainers = i == 0 || i == 3 ? stages : replicas;
-    kinds[i].engines = "vllm:tp=2";
+    // Engines that hold the same read from each other.
+    kinds[i].engines_serve = i == 1 || i == 2;
+    kinds[i].engines = kinds[i].engines_serve ? "vllm:dp=2" : "vllm:tp=2";
     kinds[i].transport = i < 2 ? "shm" : "ucx";
+    kinds[i].keep_events = !args.check_events.empty();
     kinds[i].broken = args.broken;
     kinds[i].margin_seconds = args.margin_seconds;
     if (i % 2 == 1) {
@@ -186,8 +195,10 @@ class Runner {
   void RunKind(ChaosFleetOptions kind, const std::vector<Task>& tasks) {
     std::unique_ptr<ChaosFleet> fleet;
     int life = 0;
+    int trials_of_log = 0;
     for (const Task& task : tasks) {
       if (stop_) break;
+      if (kind.keep_events && trials_of_log == kTrialsOfALog) fleet.reset();
       if (fleet == nullptr) {
         // The last one's files are of no use to a new fleet.
         kind.work_dir =
@@ -195,27 +206,45 @@ class Runner {
         std::filesystem::create_directories(kind.work_dir);
         auto started = ChaosFleet::Start(kind);
         if (!started.ok()) {
-          const std::lock_guard lock(mutex_);
-          failure_ = started.status();
-          stop_ = true;
+          Fail(started.status());
           break;
         }
         fleet = *std::move(started);
+        trials_of_log = 0;
       }
+      ++trials_of_log;
       std::seed_seq seeds{args_.seed, args_.seed >> 32,
                           static_cast<uint64_t>(task.trial)};
       std::mt19937_64 random(seeds);
-      ChaosOutcome outcome = RunChaosTrial(
-          task.cell, random, {.heal_seconds = args_.heal_seconds}, *fleet);
-      outcome.trial = task.trial;
-      outcome.fleet = kind.name;
+      absl::StatusOr<ChaosOutcome> outcome =
+          RunChaosTrial(task.cell, random,
+                        {.heal_seconds = args_.heal_seconds,
+                         .check_events = args_.check_events},
+                        *fleet);
+      if (!outcome.ok()) {
+        Fail(outcome.status());
+        break;
+      }
+      outcome->trial = task.trial;
+      outcome->fleet = kind.name;
       // Whatever is wrong with it shall not spoil the next trial.
-      if (!outcome.ok()) fleet.reset();
-      Tell(std::move(outcome));
+      std::vector<std::string> events;
+      if (!outcome->ok()) {
+        events = fleet->EventLogs();
+        fleet.reset();
+      }
+      Tell(*std::move(outcome), events);
     }
   }
 
-  void Tell(ChaosOutcome outcome) {
+  // Ends the run: what was to be tried could not be.
+  void Fail(absl::Status status) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::move(status);
+    stop_ = true;
+  }
+
+  void Tell(ChaosOutcome outcome, const std::vector<std::string>& events) {
     const std::lock_guard lock(mutex_);
     nlohmann::json line = ToJson(outcome);
     if (!outcome.ok()) {
@@ -223,25 +252,39 @@ class Runner {
           absl::StrCat(args_.logs, "/", args_.seed, "-", outcome.trial, ".log");
       std::filesystem::create_directories(args_.logs);
       std::ofstream(path) << absl::StrJoin(outcome.log, "\n") << "\n";
+      KeepEvents(events, path);
       line["log"] = path;
       const std::string filters = absl::StrCat(
           Repeat("--role", args_.roles), Repeat("--fault", args_.faults),
-          Repeat("--step", args_.steps), Repeat("--fleet", args_.fleets));
+          Repeat("--step", args_.steps), Repeat("--fleet", args_.fleets),
+          args_.check_events.empty() ? "" : " --check-events ",
+          args_.check_events);
       line["repeat"] =
           absl::StrCat("weft chaos --seed ", args_.seed, " --trials ",
                        args_.trials, " --only ", outcome.trial, filters);
       if (!args_.json) {
-        PrintLine(
-            absl::StrCat("trial ", outcome.trial, ", ", outcome.cell.fault,
-                         " of ", outcome.cell.role, " at ", outcome.cell.step,
-                         ": torn ", outcome.torn, ", hangs ", outcome.hangs,
-                         outcome.healed ? ", healed" : ", NOT healed", "; log ",
-                         path, "; ", line["repeat"].get<std::string>()));
+        PrintLine(absl::StrCat(
+            "trial ", outcome.trial, ", ", outcome.cell.fault, " of ",
+            outcome.cell.role, " at ", outcome.cell.step, ": torn ",
+            outcome.torn, ", hangs ", outcome.hangs, ", rules broken ",
+            outcome.rules_broken, outcome.healed ? ", healed" : ", NOT healed",
+            "; log ", path, "; ", line["repeat"].get<std::string>()));
       }
     }
     if (args_.json) PrintLine(line.dump());
     outcome.log.clear();
     outcomes_.push_back(std::move(outcome));
+  }
+
+  // Beside the log of a trial that failed.
+  static void KeepEvents(const std::vector<std::string>& events,
+                         const std::string& path) {
+    std::error_code absent;  // of a catalog that never came up
+    for (size_t i = 0; i < events.size(); ++i) {
+      std::filesystem::copy_file(
+          events[i], absl::StrCat(path, ".events", i, ".jsonl"),
+          std::filesystem::copy_options::overwrite_existing, absent);
+    }
   }
 
   static std::string Repeat(const char* option,
@@ -271,7 +314,11 @@ absl::StatusOr<bool> SoakFleet(const ChaosArgs& args) {
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<ChaosFleet> fleet,
                         ChaosFleet::Start(kind));
   std::mt19937_64 random(args.seed);
-  const absl::StatusOr<SoakReport> report = RunSoak(*fleet, args.soak, random);
+  absl::StatusOr<SoakReport> report = RunSoak(*fleet, args.soak, random);
+  if (report.ok() && !args.check_events.empty()) {
+    WEFT_ASSIGN_OR_RETURN(report->rules_broken,
+                          CheckEvents(args.check_events, fleet->EventLogs()));
+  }
   if (!report.ok() || !report->ok()) {
     std::filesystem::create_directories(args.logs);
     std::ofstream(absl::StrCat(args.logs, "/", args.seed, "-soak.log"))
@@ -290,6 +337,9 @@ absl::StatusOr<bool> SoakFleet(const ChaosArgs& args) {
 
 absl::StatusOr<bool> Chaos(ChaosArgs args) {
   if (args.seed == 0) args.seed = std::random_device{}();
+  if (!args.check_events.empty()) {
+    args.check_events = std::filesystem::absolute(args.check_events);
+  }
   if (args.soak > 0) return SoakFleet(args);
   if (!args.json) {
     PrintLine(absl::StrCat(args.trials, " trials, seed ", args.seed));
@@ -332,6 +382,11 @@ void AddChaos(CLI::App& app, int* exit_code) {
   command
       ->add_option("--logs", args->logs, "folder for logs of trials that fail")
       ->capture_default_str();
+  command
+      ->add_option("--check-events", args->check_events,
+                   "run after each trial with the catalogs' event logs: "
+                   "scripts/check_events.py")
+      ->check(CLI::ExistingFile);
   command
       ->add_option("--margin", args->margin_seconds,
                    "seconds past its deadline after which a call hangs")

@@ -16,7 +16,9 @@ import json
 import sys
 
 SCHEMA = 1
-ACTS_OF_THE_DEAD = {"lease-revoked", "receiver-fenced", "commit-refused"}
+# What is told of them, or what they hear too late.
+ACTS_OF_THE_DEAD = {"lease-revoked", "receiver-fenced", "commit-refused",
+                    "shard-lost"}
 
 
 class NoEventLog(Exception):
@@ -234,7 +236,13 @@ class Checker:
     def on_shard_lost(self, event):
         version = self.version(event)
         self.check_state(event, version, "ready")
-        version["shards"].pop(event["rank"], None)
+        worker = self.workers.get(event["worker"])
+        if worker and worker["life"] != "dead":
+            self.fault(event, f"worker {event['worker']} lives")
+        source = version["shards"].pop(event["rank"], None)
+        if source != event["worker"] and (source or self.whole):
+            self.fault(event, f"rank {event['rank']} of version "
+                              f"{event['version']} is of worker {source}")
 
     def on_version_staging(self, event):
         version = self.version(event)

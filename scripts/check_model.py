@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks the model of the version protocol (model/refit.pml) by spin: every
+"""Checks the models of the version protocol (model/*.pml) by spin: every
 interleaving of a small fleet, and that each rule taken away is missed.
 
-    scripts/check_model.py          the small sizes, some 20 s
+    scripts/check_model.py          the small sizes, some 40 s
     scripts/check_model.py --full   larger ones: minutes, 8 GB
 """
 import argparse
@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 
-MODEL = pathlib.Path(__file__).resolve().parent.parent / "model/refit.pml"
+MODELS = pathlib.Path(__file__).resolve().parent.parent / "model"
 
-# (what it shows, "safety" or "liveness", settings, whether an error is right)
+# Of each model: (what it shows, "safety" or "liveness", settings, whether an
+# error is right).
 ONE = ("NUM_EPOCHS=1",)
-SMALL = [
+BACK = ("SHADOW", "ROLLBACKS=1")
+SMALL = {"refit": [
     ("one trainer", "safety", ONE, False),
     ("a takeover", "safety", ("STEPS=1", "CELLS=1"), False),
     ("it heals", "liveness", ONE, False),
@@ -27,12 +29,33 @@ SMALL = [
     ("leases alone", "safety", (*ONE, "NO_WORDS"), False),
     ("epoch words alone", "safety", (*ONE, "NO_LEASES"), False),
     ("neither", "safety", (*ONE, "NO_WORDS", "NO_LEASES"), True),
-]
-LARGE = [
+], "fan_out": [
+    ("a copy", "safety", ("ENGINE_FAULTS=1",), False),
+    ("a second set, and back", "safety", (*BACK, "ENGINE_FAULTS=1"), False),
+    ("it heals", "liveness", (), False),
+    ("it heals after a rollback", "liveness", BACK, False),
+    ("a copy serves while it receives", "safety",
+     ("NO_LEASES", "COPY_SERVES_ON"), True),
+    ("a copy serves while it rolls back", "safety",
+     (*BACK, "COPY_SERVES_ON"), True),
+    ("a copy's word comes back", "safety", (*BACK, "WORD_COMES_BACK"), True),
+    ("two versions after a switch", "safety", (*BACK, "KEEP_UNPROVEN"), True),
+    ("a switch before the digests", "safety",
+     ("SHADOW", "SWITCH_UNPROVEN"), True),
+    ("a switch without the latch", "safety", ("SHADOW", "NO_LATCH"), True),
+    # Copies wait for no lease: here only words are enough.
+    ("leases alone", "safety", (*BACK, "NO_WORDS"), True),
+    ("epoch words alone", "safety", (*BACK, "NO_LEASES"), False),
+]}
+LARGE = {"refit": [
     ("a takeover", "safety", (), False),
     ("two engines", "safety", (*ONE, "RECEIVERS=2", "ENGINE_FAULTS=0"), False),
     ("it heals after a takeover", "liveness", ("STEPS=1", "CELLS=1"), False),
-]
+], "fan_out": [
+    ("three versions", "safety", (*BACK, "STEPS=3"), False),
+    ("replicas", "safety", ("TRAINERS=2", "TRAINER_FAULTS=1"), False),
+    ("it heals from engines' deaths", "liveness", ("ENGINE_FAULTS=1",), False),
+]}
 
 
 def run(*command, cwd):
@@ -41,13 +64,13 @@ def run(*command, cwd):
     return done.returncode, done.stdout + done.stderr
 
 
-def check(kind, settings):
+def check(model, kind, settings):
     """(errors, states stored)."""
     defines = [f"-D{setting}" for setting in settings]
     is_safety = kind == "safety"
     with tempfile.TemporaryDirectory() as folder:
         code, said = run("spin", "-a", *(["-DSAFETY"] if is_safety else []),
-                         *defines, str(MODEL), cwd=folder)
+                         *defines, str(MODELS / f"{model}.pml"), cwd=folder)
         if code:
             raise RuntimeError(f"spin failed:\n{said}")
         options = ["-DNOCLAIM"] if is_safety else ["-DNFAIR=3"]
@@ -72,13 +95,15 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--full", action="store_true")
-    cases = SMALL + (LARGE if parser.parse_args().full else [])
+    lists = [SMALL, LARGE] if parser.parse_args().full else [SMALL]
+    cases = [(model, *case) for each in lists
+             for model, of_model in each.items() for case in of_model]
     failed = 0
-    for shows, kind, settings, wants_error in cases:
-        errors, states = check(kind, settings)
+    for model, shows, kind, settings, wants_error in cases:
+        errors, states = check(model, kind, settings)
         is_right = (errors > 0) == wants_error
         failed += not is_right
-        print(f"{'ok  ' if is_right else 'FAIL'} {kind:8} {shows}: "
+        print(f"{'ok  ' if is_right else 'FAIL'} {model:7} {kind:8} {shows}: "
               f"{'an error is found' if errors else 'no error'} in "
               f"{states:,} states {' '.join(settings)}", flush=True)
     print(f"model: {len(cases)} cases, {failed} failed")

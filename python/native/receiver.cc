@@ -70,6 +70,9 @@ nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
   dict["pause_seconds"] = report.pause_seconds;
   dict["bytes_copied"] = report.bytes_copied;
   dict["unrecorded"] = report.unrecorded;
+  dict["serving"] = report.serving;
+  dict["not_served"] = report.not_served;
+  dict["serve_seconds"] = report.serve_seconds;
   dict["bound_bytes_per_second"] = report.bound_bytes_per_second;
   dict["bound"] = report.bound_name;
   dict["tiles_checked"] = report.tiles_checked;
@@ -124,7 +127,7 @@ class PyReceiver {
              double timeout, std::optional<uint64_t> stream, bool shadow,
              std::optional<int64_t> shadow_bytes, nb::object pause,
              nb::object resume, const std::string& state_file,
-             bool resume_interrupted)
+             bool resume_interrupted, bool serve)
       : hook_(std::move(hook)),
         pause_(std::move(pause)),
         resume_(std::move(resume)) {
@@ -151,6 +154,7 @@ class PyReceiver {
     options.shadow.resume = HookOrNull(resume_);
     options.state_file = state_file;
     options.resume = resume_interrupted;
+    options.serve = serve;
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
       WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
@@ -239,7 +243,7 @@ void AddReceiver(nb::module_& module) {
                     const Addresses&, const std::string&, int64_t, int, bool,
                     bool, std::vector<std::string>, nb::object, double,
                     std::optional<uint64_t>, bool, std::optional<int64_t>,
-                    nb::object, nb::object, const std::string&, bool>(),
+                    nb::object, nb::object, const std::string&, bool, bool>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
            nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
@@ -248,7 +252,7 @@ void AddReceiver(nb::module_& module) {
            nb::arg("shadow_bytes") = nb::none(),
            nb::arg("pause").none() = nb::none(),
            nb::arg("resume").none() = nb::none(), nb::arg("state_file") = "",
-           nb::arg("resume_interrupted") = false)
+           nb::arg("resume_interrupted") = false, nb::arg("serve") = false)
       .def("prepare", &PyReceiver::Prepare)
       .def("refit", &PyReceiver::Refit)
       .def("rollback", &PyReceiver::Rollback)

@@ -41,6 +41,11 @@ class RefitReport:
     unrecorded: str = ""
     # Sources that were lost on the way, and who took over what they held.
     replaced: list[dict] = field(default_factory=list)
+    # With serve=True: whether others may read what was received, or why not;
+    # seconds after the commit, not in `seconds`.
+    serving: bool = False
+    not_served: str = ""
+    serve_seconds: float = 0
 
     @property
     def bytes_per_second(self) -> float:
@@ -101,6 +106,12 @@ class Receiver:
     rank. resume_interrupted: a refit to the version that the last one was about
     moves only what does not lie in place. docs/receiver.md says all of it.
 
+    serve: after each commit let receivers that come later read this memory, as
+    well as the trainer's, until the next refit or the trainer's next update; do
+    not write to it in between. Costs one pass over it for digests. The report's
+    `serving` says whether it came to that, `not_served` why not
+    (docs/fan_out.md).
+
     From the first byte of a refit until its commit the receiver is `fenced`:
     its memory may be torn and must not serve. A refit that fails leaves it
     fenced; the next one that commits heals it.
@@ -115,7 +126,8 @@ class Receiver:
                  shadow_bytes: int | None = None,
                  pause: Callable[[], Any] | None = None,
                  resume: Callable[[], Any] | None = None,
-                 state_file: str = "", resume_interrupted: bool = False):
+                 state_file: str = "", resume_interrupted: bool = False,
+                 serve: bool = False):
         if mode not in ("in-place", "shadow"):
             raise ValueError(f'mode is "in-place" or "shadow", not "{mode}"')
         self._target = target
@@ -127,7 +139,7 @@ class Receiver:
             staging_bytes, threads or _memory.default_threads(), verify,
             measure_bound, list(getattr(target, "known_tensors", ())), hook,
             timeout, stream, mode == "shadow", shadow_bytes, pause, resume,
-            str(state_file), resume_interrupted)
+            str(state_file), resume_interrupted, serve)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError

@@ -82,6 +82,24 @@ def good_log():
     return log.events
 
 
+def log_with_replicas():
+    """Of two that hold the same one dies, and the other one stands in."""
+    log = Log()
+    ranks = [log.join("w1", "publisher", 0), log.join("w2", "publisher", 1)]
+    engine = log.join("w3", "receiver", 0)
+    version = "run:0:1"
+    log.of("shard-published", ranks[0], version, ranks_published=1)
+    log.of("version-staging", ranks[0], version, ranks_published=1)
+    log.of("shard-published", ranks[1], version, ranks_published=2)
+    log.of("version-ready", ranks[1], version, ranks_published=2)
+    log.of("lease-acquired", engine, version, lease="l1")
+    log.add("worker-died", **ranks[0], reason="died")
+    log.of("shard-lost", ranks[0], version)
+    log.of("committed", engine, version, lease="l1")
+    log.of("lease-released", engine, version, lease="l1")
+    return log.events
+
+
 def write(path, events):
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     return path
@@ -204,6 +222,20 @@ def test_each_rule_is_checked(tmp_path, name):
     faults, _, _ = faults_of(tmp_path, events)
     assert any(word in fault for fault in faults for word in words.split("|")), (
         faults)
+
+
+@pytest.mark.parametrize("mutate, words", [
+    (lambda events: events, ""),
+    # The commit of what has lost a source that nobody stands in for.
+    (without("shard-lost"), "rank 0 of version run:0:1 is dead"),
+    (without("worker-died"), "worker w1 lives"),
+    (changed("shard-lost", 0, rank=1), "is of worker w2"),
+    (copied("shard-lost", 0), "is of worker None"),
+])
+def test_a_replica_stands_in(tmp_path, mutate, words):
+    faults, _, _ = faults_of(tmp_path,
+                             renumbered(mutate(log_with_replicas())))
+    assert any(words in fault for fault in faults) if words else faults == []
 
 
 def test_servers_of_one_catalog_may_not_differ(tmp_path):

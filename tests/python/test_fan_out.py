@@ -79,15 +79,16 @@ def test_a_copy_killed_in_mid_transfer(weft, start, catalog, checkpoint,  # noqa
     assert version["state"] == "READY"
 
 
+@pytest.mark.parametrize("mode", ["in-place", "shadow"])
 def test_engines_serve_the_versions_that_follow(weft, start, catalog,  # noqa: F811
-                                                checkpoint, tmp_path):
+                                                checkpoint, tmp_path, mode):
     trainers = [publish(start, catalog, checkpoint, "fsdp:shard=2", rank)
                 for rank in range(2)]
     for process in trainers:
         process.event()
     engines = [start("pull", "--catalog", catalog, "--model", "m", "--layout",
-                     "vllm:tp=1", "--rank", 0, "--serve", "--control", "stdin",
-                     "--timeout", 20) for _ in range(3)]
+                     "vllm:tp=1", "--rank", 0, "--serve", "--mode", mode, "--control",
+                     "stdin", "--timeout", 20) for _ in range(3)]
     for step in range(3):
         if step:
             for process in trainers:

@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdint>
+#include <cstring>
 #include <string>
+#include <vector>
 
+#include "absl/types/span.h"
 #include "weft/catalog/memory/memory_store.h"
 #include "weft/session/publisher.h"
 #include "weft/session/receiver.h"
@@ -14,7 +18,10 @@
 namespace weft::session {
 namespace {
 
+using ::testing::Each;
 using ::testing::HasSubstr;
+
+constexpr int64_t kBytes = 100 * 70 * 2;
 
 base::Deadline Soon() {
   return base::Deadline::After(std::chrono::seconds(20));
@@ -85,6 +92,48 @@ TEST_F(DeviceSession, MemoryThatWasAllocatedAgainIsNoticedAtBothEnds) {
   EXPECT_TRUE(absl::IsFailedPrecondition(refused.status()));
   EXPECT_THAT(std::string(refused.status().message()),
               HasSubstr("freed and allocated again"));
+}
+
+// The framework has queued a step and has not done it when Publish is called.
+TEST_F(DeviceSession, PublishedIsWhatTheStreamWillHaveWritten) {
+  constexpr uintptr_t kTrainerStream = 5;
+  device_.stream = kTrainerStream;
+  const auto publisher = *Publish();
+  device_.stream.reset();
+  const auto receiver = *Receive(testing::kEngineGpu);
+  const absl::Span<std::byte> weights = trainer_.buffer->span();
+  for (const uint8_t value : {1, 2}) {
+    ASSERT_TRUE(publisher->BeginUpdate(Soon()).ok());
+    testing::FakeGpus().QueueInStream(kTrainerStream, [weights, value] {
+      std::memset(weights.data(), value, weights.size());
+    });
+    ASSERT_TRUE(publisher->Publish(value, Soon()).ok());
+    std::memset(engine_.buffer->data(), 0xA5, engine_.buffer->span().size());
+    const auto report = receiver->Refit(nullptr, false, Soon());
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_THAT(absl::MakeSpan(StoredBase(engine_.memory, 0), kBytes),
+                Each(std::byte{value}));
+  }
+}
+
+// Kernels of the engine's last step still read when Refit is called.
+TEST_F(DeviceSession, ARefitBeginsAfterWhatTheEngineHasQueued) {
+  constexpr uintptr_t kEngineStream = 6;
+  const auto publisher = *Publish();
+  std::memset(trainer_.buffer->data(), 7, trainer_.buffer->span().size());
+  ASSERT_TRUE(publisher->Publish(1, Soon()).ok());
+  device_.stream = kEngineStream;
+  const auto receiver = *Receive(testing::kEngineGpu);
+  const absl::Span<std::byte> live(StoredBase(engine_.memory, 0), kBytes);
+  std::memset(live.data(), 3, live.size());
+  std::vector<std::byte> read;
+  testing::FakeGpus().QueueInStream(
+      kEngineStream, [&] { read.assign(live.begin(), live.end()); });
+  const auto report = receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(live, Each(std::byte{7}));
+  ASSERT_EQ(read.size(), live.size());
+  EXPECT_THAT(read, Each(std::byte{3}));
 }
 
 TEST_F(DeviceSession, MemoryThatLiesElsewhereIsRefused) {

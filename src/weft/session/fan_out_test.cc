@@ -427,6 +427,107 @@ TEST_P(FanOutTest, ACopyThatChangesInMidRefitIsReplaced) {
   EXPECT_EQ(BytesFrom(report, "publisher"), report.bytes);
 }
 
+// A copy that receives its version once more showed the same epoch word before
+// and after: who read from it meanwhile, without digests, kept what lay there.
+TEST_P(FanOutTest, ACopyDoesNotComeBackUnderTheWordOfBefore) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  bool fails = false;
+  auto copy = StartEngine({}, true, false, [&](auto& options) {
+    options.derive_hook = [&](const catalog::VersionId&) {
+      return fails ? absl::InternalError("the engine stops") : absl::OkStatus();
+    };
+  });
+  Refit(*copy);
+  int moved = 0;
+  auto second = StartEngine({}, false, false, [&](auto& options) {
+    options.verify = false;
+    options.on_phase = [&](const RefitPhase& phase) {
+      if (phase.name == "epoch words before" && moved == 0) {
+        fails = true;
+        EXPECT_FALSE(copy->receiver->Refit(nullptr, false, Soon()).ok());
+        Poison(*copy);
+      } else if (phase.name.starts_with("move") && moved++ == 0) {
+        fails = false;
+        const auto again = copy->receiver->Refit(nullptr, false, Soon());
+        EXPECT_TRUE(again.ok() && again->serving);
+      }
+    };
+  });
+  const RefitReport report = Refit(*second);
+  EXPECT_GE(moved, 1);
+  ASSERT_THAT(report.replaced, SizeIs(1));
+  EXPECT_THAT(report.replaced[0].source, StartsWith("copy w"));
+  EXPECT_EQ(BytesFrom(report, "publisher"), report.bytes);
+}
+
+// The set that is live is served while the other one receives.
+TEST_P(FanOutTest, ACopyWithASecondSetServesUntilItSwitches) {
+  StartTrainers(1, 1);
+  PublishAll(1);
+  std::vector<size_t> sources_seen;
+  const auto look = [&] {
+    sources_seen.push_back(NumSources());
+    return absl::OkStatus();
+  };
+  auto copy = StartEngine({}, true, false, [&](auto& options) {
+    options.mode = ReceiveMode::kShadow;
+    options.shadow.pause = look;
+    options.execute.progress = [&](int64_t, int64_t) { look().IgnoreError(); };
+  });
+  const RefitReport first = Refit(*copy);
+  ASSERT_TRUE(first.serving) << first.not_served;
+  sources_seen.clear();
+  // The same version, so that the trainer does not end it: received beside the
+  // one that is served, which nobody reads any more when they change places.
+  const auto again = copy->receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_THAT(sources_seen, SizeIs(2));
+  EXPECT_THAT(sources_seen, ElementsAre(2u, 1u));
+  EXPECT_EQ(BytesFrom(*again, "publisher"), again->bytes);
+  PublishAll(2);
+  const RefitReport next = Refit(*copy);
+  ASSERT_TRUE(next.serving) << next.not_served;
+  auto second = StartEngine({}, false);
+  const RefitReport report = Refit(*second);
+  EXPECT_EQ(report.version.step, 2u);
+  EXPECT_EQ(BytesFrom(report, "copy"), report.bytes);
+  EXPECT_EQ(report.digest, next.digest);
+}
+
+// A lease does not keep it from going back.
+TEST_P(FanOutTest, ACopyThatRollsBackInMidRefitIsReplaced) {
+  StartTrainers(1, 1);
+  auto copy = StartEngine({}, true, false, [](auto& options) {
+    options.mode = ReceiveMode::kShadow;
+  });
+  for (const uint64_t step : {1, 2}) {
+    PublishAll(step);
+    // Not poisoned before: the live set becomes the previous one.
+    ASSERT_TRUE(copy->receiver->Refit(nullptr, false, Soon()).ok());
+  }
+  int moved = 0;
+  auto second = StartEngine({}, false, false, [&](auto& options) {
+    options.on_phase = [&](const RefitPhase& phase) {
+      if (phase.name == "epoch words before" && moved == 0) {
+        const auto back = copy->receiver->Rollback(Soon());
+        ASSERT_TRUE(back.ok()) << back.status();
+        EXPECT_TRUE(copy->Held() == Bytes(copy->window, 1));
+        EXPECT_EQ(NumSources(), 1u);
+      } else if (phase.name.starts_with("move") && moved++ == 0) {
+        EXPECT_TRUE(copy->receiver->Rollback(Soon()).ok());
+        EXPECT_TRUE(copy->Held() == Bytes(copy->window, 2));
+        EXPECT_EQ(NumSources(), 1u);
+      }
+    };
+  });
+  const RefitReport report = Refit(*second);
+  EXPECT_EQ(report.version.step, 2u);
+  ASSERT_THAT(report.replaced, SizeIs(1));
+  EXPECT_THAT(report.replaced[0].source, StartsWith("copy w"));
+  EXPECT_EQ(BytesFrom(report, "publisher"), report.bytes);
+}
+
 TEST_P(FanOutTest, WhatIsNotWhatArrivedIsNotServed) {
   StartTrainers(1, 1);
   PublishAll(1);
@@ -472,11 +573,12 @@ TEST_P(FanOutTest, NobodyServesUnverified) {
   options.verify = false;
   EXPECT_TRUE(absl::IsInvalidArgument(
       Receiver::Create(std::move(options), Soon()).status()));
-  ReceiverOptions shadow;
-  shadow.serve = true;
-  shadow.mode = ReceiveMode::kShadow;
+  ReceiverOptions swaps;
+  swaps.serve = true;
+  swaps.mode = ReceiveMode::kShadow;
+  swaps.shadow.swap = [](const RankMemory&) { return absl::OkStatus(); };
   EXPECT_TRUE(absl::IsUnimplemented(
-      Receiver::Create(std::move(shadow), Soon()).status()));
+      Receiver::Create(std::move(swaps), Soon()).status()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, FanOutTest,

@@ -91,8 +91,7 @@ class PublisherImpl : public Publisher {
                                         base::Deadline deadline) override {
     const std::lock_guard lock(mutex_);
     const auto start = std::chrono::steady_clock::now();
-    // A copy may come back to what it has served before.
-    if (!is_copy() && published_ && step <= published_->step) {
+    if (published_ && step <= published_->step) {
       return absl::FailedPreconditionError(
           absl::StrCat("step ", step, " is not above the last published step ",
                        published_->step));

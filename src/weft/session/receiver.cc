@@ -274,7 +274,7 @@ class ReceiverImpl : public Receiver {
     report.planned = counters_.plans_built > before.plans_built;
     report.manifests_fetched =
         counters_.manifests_fetched - before.manifests_fetched;
-    if (serving_ != nullptr) serving_->Withdraw();
+    if (serving_ != nullptr && shadow_ == nullptr) serving_->Withdraw();
     const bool resume = options_.resume && begun_ == version;
     if (shadow_ != nullptr) {
       shadow_->BeginTransfer();
@@ -503,6 +503,8 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
     const catalog::VersionId& version, base::Deadline deadline) {
   RollbackReport report;
   report.version = version;
+  // The engine need not stand still for it.
+  if (serving_ != nullptr) serving_->Withdraw();
   if (options_.shadow.pause) {
     WEFT_RETURN_IF_ERROR(
         base::Annotate(options_.shadow.pause(), "hook that pauses the engine"));
@@ -582,14 +584,7 @@ absl::StatusOr<RollbackReport> ReceiverImpl::Rollback(base::Deadline deadline) {
 absl::StatusOr<std::unique_ptr<Receiver>> Receiver::Create(
     ReceiverOptions options, base::Deadline deadline) {
   if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
-  if (options.serve && !options.verify) {
-    return absl::InvalidArgumentError(
-        "a receiver that does not verify what it gets cannot serve it");
-  }
-  if (options.serve && options.mode == ReceiveMode::kShadow) {
-    return absl::UnimplementedError(
-        "a receiver with a second set of buffers does not serve others yet");
-  }
+  WEFT_RETURN_IF_ERROR(Serving::CheckOptions(options));
   options.execute.staging_bytes = options.limits.staging_bytes;
   auto receiver = std::make_unique<ReceiverImpl>(std::move(options));
   WEFT_RETURN_IF_ERROR(receiver->Start(deadline));

@@ -79,8 +79,7 @@ struct ReceiverOptions {
   bool verify = true;
   // After each commit serve what was committed to receivers that come later, if
   // all of it is what the publishers hold, bit for bit (docs/fan_out.md). Needs
-  // `verify`, memory that the transports can register, and
-  // ReceiveMode::kInPlace.
+  // `verify`, memory that the transports can register, and no `swap`.
   bool serve = false;
   // Read from receivers that serve, too; they come before publishers that are
   // as near.

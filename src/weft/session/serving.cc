@@ -59,6 +59,18 @@ absl::Status CheckVerbatim(const plan::Plan& plan,
 
 }  // namespace
 
+absl::Status Serving::CheckOptions(const ReceiverOptions& options) {
+  if (options.serve && !options.verify) {
+    return absl::InvalidArgumentError(
+        "a receiver that does not verify what it gets cannot serve it");
+  }
+  if (options.serve && options.shadow.swap) {
+    return absl::UnimplementedError(
+        "a receiver whose engine swaps addresses does not serve others");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Serving::Serve(const catalog::VersionId& version,
                             const std::string& digest_hex,
                             const plan::Plan& plan,
@@ -67,10 +79,14 @@ absl::Status Serving::Serve(const catalog::VersionId& version,
   WEFT_RETURN_IF_ERROR(
       base::Annotate(CheckVerbatim(plan, staged, options_.placement),
                      "this receiver cannot serve what it holds"));
-  if (copy_ == nullptr || epoch_.run_id != version.run_id ||
-      epoch_.epoch != version.epoch || !copy_->Health().ok()) {
+  // A word that turned odd never shows its version again: who has read from the
+  // memory before and after could not know of what was between.
+  if (copy_ == nullptr || newest_.run_id != version.run_id ||
+      newest_.epoch != version.epoch || version.step <= newest_.step ||
+      !copy_->Health().ok()) {
     WEFT_RETURN_IF_ERROR(Register(version, deadline));
   }
+  newest_ = version;
   expected_digest_hex_ = digest_hex;
   return copy_->Publish(version.step, deadline).status();
 }
@@ -100,7 +116,6 @@ absl::Status Serving::Register(const catalog::VersionId& version,
   };
   WEFT_ASSIGN_OR_RETURN(copy_,
                         PublishCopy(std::move(options), check, deadline));
-  epoch_ = version;
   return absl::OkStatus();
 }
 

@@ -18,6 +18,9 @@ namespace weft::session {
 
 class Serving {
  public:
+  // Whether a receiver with `options` can do what they say of serving.
+  static absl::Status CheckOptions(const ReceiverOptions& options);
+
   // `options` outlive it.
   explicit Serving(const ReceiverOptions& options) : options_(options) {}
 
@@ -45,7 +48,7 @@ class Serving {
   const ReceiverOptions& options_;
   std::string expected_digest_hex_;
   std::unique_ptr<Publisher> copy_;
-  catalog::VersionId epoch_;  // run and epoch that copy_ belongs to
+  catalog::VersionId newest_;  // that copy_ was to serve
 };
 
 }  // namespace weft::session

@@ -25,12 +25,13 @@ def model_of(llm):
     return worker_of(llm).get_model()
 
 
-def answers(llm, prompts=PROMPTS, tokens=12):
-    """[(token ids, their log-probabilities)], greedy."""
+def answers(llm, prompts=PROMPTS, tokens=12, **request):
+    """[(token ids, their log-probabilities)], greedy. `request` goes to
+    generate()."""
     sampling = SamplingParams(temperature=0, max_tokens=tokens, logprobs=2,
                               ignore_eos=True, detokenize=False)
     outputs = llm.generate([{"prompt_token_ids": p} for p in prompts],
-                           sampling, use_tqdm=False)
+                           sampling, use_tqdm=False, **request)
     result = []
     for output in outputs:
         (one,) = output.outputs

@@ -211,6 +211,24 @@ def test_a_version_that_never_comes(catalog):
         assert isinstance(receiver.fenced_reason, str) and receiver.fenced
 
 
+def test_a_loop_that_never_publishes_is_noticed(catalog):
+    """Whoever asks for newer weights than it holds does not get the old ones
+    for new."""
+    live, mine = weights(1), poisoned()
+    with weft.Publisher(catalog, "m", weft.tensors(live)) as publisher, \
+            weft.Receiver(catalog, "m", weft.tensors(mine)) as receiver:
+        publisher.publish(1)
+        receiver.refit(newer=True, timeout=PATIENCE)
+        with pytest.raises(weft.DeadlineExceeded, match="newer than run:0:1"):
+            receiver.refit(newer=True, timeout=0.3)
+        assert not receiver.fenced and receiver.committed == "run:0:1"
+        with publisher.update():
+            live["a"][...] = 3
+        publisher.publish(2)
+        assert receiver.refit(newer=True, timeout=PATIENCE).version == "run:0:2"
+        assert (mine["a"] == 3).all()
+
+
 @pytest.fixture
 def interruptible():
     """A shell starts background jobs with Ctrl-C ignored, and Python keeps it

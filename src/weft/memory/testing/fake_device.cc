@@ -32,7 +32,10 @@ class FakeQueue final : public DeviceQueue {
     std::memset(dst, value, static_cast<size_t>(bytes));
     return absl::OkStatus();
   }
-  absl::Status WaitForStream(uintptr_t) override { return absl::OkStatus(); }
+  absl::Status WaitForStream(uintptr_t stream) override {
+    driver_.RunStream(stream);
+    return absl::OkStatus();
+  }
   absl::StatusOr<bool> Idle() override {
     const int64_t poll = driver_.polls_++;
     return poll < driver_.first_held_ || poll >= driver_.end_held_;
@@ -48,6 +51,23 @@ absl::Status FakeDeviceDriver::CheckDevice(int device) const {
   if (device >= 0 && device < num_devices_) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("GPU ", device, " is not below ", num_devices_));
+}
+
+void FakeDeviceDriver::QueueInStream(uintptr_t stream,
+                                     std::function<void()> work) {
+  const std::lock_guard lock(mutex_);
+  streams_.emplace(stream, std::move(work));
+}
+
+void FakeDeviceDriver::RunStream(uintptr_t stream) {
+  std::multimap<uintptr_t, std::function<void()>> queued;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto [first, end] = streams_.equal_range(stream);
+    queued.insert(first, end);
+    streams_.erase(first, end);
+  }
+  for (const auto& [id, work] : queued) work();
 }
 
 void FakeDeviceDriver::MakeNext(DeviceAllocationKind kind, bool exportable) {

@@ -6,6 +6,8 @@
 #define WEFT_MEMORY_TESTING_FAKE_DEVICE_H_
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -31,6 +33,9 @@ class FakeDeviceDriver : public DeviceDriver {
     first_held_ = idle;
     end_held_ = idle + busy;
   }
+  // What a framework has queued in a stream of its own, and no GPU has done
+  // yet: `work` is done when a queue waits for the stream.
+  void QueueInStream(uintptr_t stream, std::function<void()> work);
   // The next Allocate gives memory that says it is of this kind.
   void MakeNext(DeviceAllocationKind kind, bool exportable);
   // From now on `buffer`, which is shared, is an allocation of `device`; until
@@ -67,6 +72,7 @@ class FakeDeviceDriver : public DeviceDriver {
     std::unique_ptr<Buffer> buffer;  // null when adopted
   };
   absl::Status CheckDevice(int device) const;
+  void RunStream(uintptr_t stream);
   // Adopted memory that overlaps `place` was unmapped since.
   void ForgetAdopted(const Buffer& place);
 
@@ -80,6 +86,7 @@ class FakeDeviceDriver : public DeviceDriver {
   mutable std::mutex mutex_;  // guards all below
   std::map<const std::byte*, Made> made_;
   std::map<std::byte*, std::shared_ptr<SharedMapping>> opened_;
+  std::multimap<uintptr_t, std::function<void()>> streams_;
   uint64_t last_id_ = 0;
   DeviceAllocationKind next_kind_ = DeviceAllocationKind::kPlain;
   bool next_exportable_ = true;
