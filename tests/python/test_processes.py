@@ -228,6 +228,16 @@ def test_a_receiver_killed_in_mid_transfer(weft, start, catalog, checkpoint):
     assert [w["alive"] for w in workers if w["role"] == "receiver"] == [False]
 
 
+def test_what_ucx_says_is_no_answer(start, catalog, checkpoint, monkeypatch):
+    """It would write to standard output, between the lines of JSON."""
+    monkeypatch.setenv("UCX_NO_SUCH_SETTING", "1")
+    publisher = publish(start, catalog, checkpoint, "hf", 0, "ucx")
+    assert publisher.event()["event"] == "published"
+    publisher.kill()
+    assert publisher.events.get(timeout=PATIENCE) is None
+    assert "UCX_NO_SUCH_SETTING" in publisher.child.stderr.read()
+
+
 def test_two_publishers_of_one_rank(start, catalog, checkpoint, weft):
     publish(start, catalog, checkpoint, "hf", 0).event()
     second = weft("publish", "--catalog", catalog, "--model", "m", "--checkpoint",

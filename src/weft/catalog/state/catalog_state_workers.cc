@@ -396,16 +396,16 @@ bool CatalogState::IsUnattached(const RankSlot& slot) const {
 
 void CatalogState::DropRegistration(const std::string& id,
                                     const std::string& reason) {
-  const std::string worker_id = id;  // `id` may lie in what is dropped
-  const auto found = workers_.find(worker_id);
+  // `id` may lie in what is dropped: from here on it is the key of `found`.
+  const auto found = workers_.find(id);
   const WorkerInfo& info = found->second.record.info;
   TellWorker(EventKind::kWorkerDropped, found->second, reason);
   if (info.role == Role::kPublisher) {
     models_[info.model].current->ranks[info.rank].worker_id.clear();
   }
-  models_[info.model].copies.erase(worker_id);
+  models_[info.model].copies.erase(found->first);
   if (IsSource(info)) ReleaseBlobs(info);
-  attach_expiries_.erase({found->second.attach_by, worker_id});
+  attach_expiries_.erase({found->second.attach_by, found->first});
   workers_.erase(found);
 }
 

@@ -245,6 +245,10 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Environment(
     environment.emplace_back(name, std::move(value));
   };
   for (auto& setting : WithoutEfa()) environment.push_back(setting);
+  // Its UCX would warn on standard output, where answers go.
+  if (getenv("UCX_LOG_FILE") == nullptr) {
+    environment.emplace_back("UCX_LOG_FILE", "stderr");
+  }
   prepend("LD_LIBRARY_PATH", absl::StrCat(folder.string(), ":", links));
   // UCX looks for its modules beside the name that libucs was loaded by, with
   // the ending of that name: under the link's it would find none of the

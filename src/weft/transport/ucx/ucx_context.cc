@@ -1,4 +1,8 @@
+#include <ucs/debug/log_def.h>
+
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <cstdlib>
 
 #include "absl/strings/match.h"
@@ -144,6 +148,29 @@ absl::Status SetAll(
   return absl::OkStatus();
 }
 
+// UCX writes what it has to say to standard output, where a program expects the
+// answers of this one. Not through the log: UCX also speaks as it dies.
+ucs_log_func_rc_t TellStandardError(const char*, unsigned, const char*,
+                                    ucs_log_level_t,
+                                    const ucs_log_component_config_t*,
+                                    const char* format, va_list arguments) {
+  char text[1024];
+  std::vsnprintf(text, sizeof(text), format, arguments);
+  std::fprintf(stderr, "ucx: %s\n", text);
+  return UCS_LOG_FUNC_RC_STOP;
+}
+
+// Once a process; where UCX was told where to write, it does.
+void KeepStandardOutputClean() {
+  static const bool done = [] {
+    if (std::getenv("UCX_LOG_FILE") == nullptr) {
+      ucs_log_push_handler(TellStandardError);
+    }
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
 }  // namespace
 
 absl::Status ToStatus(ucs_status_t status, std::string_view what) {
@@ -168,6 +195,7 @@ absl::Status ToStatus(ucs_status_t status, std::string_view what) {
 
 absl::StatusOr<std::shared_ptr<Context>> Context::Make(
     const std::vector<std::pair<std::string, std::string>>& settings) {
+  KeepStandardOutputClean();
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return ToStatus(status, "reading the ucx settings");
