@@ -65,7 +65,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     default:
       Check(
           bytes,
-          [](std::string_view text) { return transport::DecodeKey("shm", text); },
+          [](std::string_view text) {
+            return transport::DecodeKey("shm", text);
+          },
           [](const auto& value) { return transport::EncodeKey("shm", value); });
   }
   return 0;
