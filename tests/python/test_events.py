@@ -46,6 +46,13 @@ class Log:
         self.add(event, **{**who, "version": version, "run": run,
                            "epoch": int(epoch), **fields})
 
+    def ready(self, ranks, version):
+        """Two publishers publish it one after the other."""
+        self.of("shard-published", ranks[0], version, ranks_published=1)
+        self.of("version-staging", ranks[0], version, ranks_published=1)
+        self.of("shard-published", ranks[1], version, ranks_published=2)
+        self.of("version-ready", ranks[1], version, ranks_published=2)
+
 
 def good_log():
     """Two publishers, two steps, one engine; the second step takes its time."""
@@ -53,20 +60,14 @@ def good_log():
     ranks = [log.join("w1", "publisher", 0), log.join("w2", "publisher", 1)]
     engine = log.join("w3", "receiver", 0)
     version = "run:0:1"
-    log.of("shard-published", ranks[0], version, ranks_published=1)
-    log.of("version-staging", ranks[0], version, ranks_published=1)
-    log.of("shard-published", ranks[1], version, ranks_published=2)
-    log.of("version-ready", ranks[1], version, ranks_published=2)
+    log.ready(ranks, version)
     log.of("lease-acquired", engine, version, lease="l1")
     log.of("version-retiring", ranks[0], version, reason="updates")
     log.of("committed", engine, version, lease="l1")
     log.of("lease-released", engine, version, lease="l1")
     log.add("version-gone", version=version, ranks_expected=2)
     version = "run:0:2"
-    log.of("shard-published", ranks[0], version, ranks_published=1)
-    log.of("version-staging", ranks[0], version, ranks_published=1)
-    log.of("shard-published", ranks[1], version, ranks_published=2)
-    log.of("version-ready", ranks[1], version, ranks_published=2)
+    log.ready(ranks, version)
     log.of("lease-acquired", engine, version, lease="l2")
     log.of("version-retiring", ranks[0], version, reason="updates")
     log.of("lease-revoked", engine, version, lease="l2", reason="late")
@@ -88,10 +89,7 @@ def log_with_replicas():
     ranks = [log.join("w1", "publisher", 0), log.join("w2", "publisher", 1)]
     engine = log.join("w3", "receiver", 0)
     version = "run:0:1"
-    log.of("shard-published", ranks[0], version, ranks_published=1)
-    log.of("version-staging", ranks[0], version, ranks_published=1)
-    log.of("shard-published", ranks[1], version, ranks_published=2)
-    log.of("version-ready", ranks[1], version, ranks_published=2)
+    log.ready(ranks, version)
     log.of("lease-acquired", engine, version, lease="l1")
     log.add("worker-died", **ranks[0], reason="died")
     log.of("shard-lost", ranks[0], version)

@@ -37,9 +37,9 @@ constexpr int64_t kBatchesLeft = 4;
 // are short.
 constexpr size_t kFewRuns = 4;
 constexpr int64_t kLeastLineBytes = 1024;
-// Multiprocessors that digests take: as fast as the link, for items of a byte
-// too. With all of them they slow down what arrives meanwhile (H200: FP8 came
-// in at 0.83 of its rate).
+// Multiprocessors that digests take: faster than the link, for items of a byte
+// too, and the rest is left to the engine. With all of them 16.4 GB of bf16
+// arrived in 42.5 ms and not in 41.4 (two H200s); FP8 gains nothing by it.
 constexpr int kDigestSms = 32;
 // A source of zeros of any item size.
 constexpr int64_t kZeroBytes = 64;

@@ -22,12 +22,13 @@ constexpr std::chrono::seconds kLookTime(5);
 
 absl::StatusOr<MembershipTerms> TermsOf(
     std::shared_ptr<catalog::CatalogStore> catalog, const std::string& model,
-    catalog::Role role, const manifest::Placement& placement) {
+    catalog::Role role, const manifest::Placement& placement,
+    const std::string& canonical) {
   WEFT_ASSIGN_OR_RETURN(const topology::HostId host,
                         topology::ReadHostId("/proc"));
   MembershipTerms terms;
   terms.catalog = std::move(catalog);
-  terms.blobs = {manifest::PackBytes(manifest::EncodePlacement(placement))};
+  terms.blobs = {manifest::PackBytes(canonical)};
   terms.info.model = model;
   terms.info.role = role;
   terms.info.layout_spec = placement.layout_spec;

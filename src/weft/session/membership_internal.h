@@ -31,10 +31,12 @@ struct MembershipTerms {
   std::function<void(base::Deadline deadline)> on_new_place;
 };
 
-// Of this process as a rank of `placement`, without what only publishers have.
+// Of this process as a rank of `placement`, which `canonical` encodes, without
+// what only publishers have.
 absl::StatusOr<MembershipTerms> TermsOf(
     std::shared_ptr<catalog::CatalogStore> catalog, const std::string& model,
-    catalog::Role role, const manifest::Placement& placement);
+    catalog::Role role, const manifest::Placement& placement,
+    const std::string& canonical);
 
 // Threads: one caller at a time, except Health.
 class Membership {

@@ -332,13 +332,13 @@ class PublisherImpl : public Publisher {
 
   absl::Status RegisterWithCatalog(const manifest::Binding& binding,
                                    base::Deadline deadline) {
-    layout_digest_ =
-        manifest::DigestOf(manifest::EncodePlacement(options_.placement));
+    const std::string canonical = manifest::EncodePlacement(options_.placement);
+    layout_digest_ = manifest::DigestOf(canonical);
     WEFT_ASSIGN_OR_RETURN(
         MembershipTerms terms,
         TermsOf(options_.catalog, options_.model,
                 is_copy() ? catalog::Role::kCopy : catalog::Role::kPublisher,
-                options_.placement));
+                options_.placement, canonical));
     terms.binding = manifest::EncodeBinding(binding);
     catalog::WorkerInfo& info = terms.info;
     info.run_id = options_.run_id;

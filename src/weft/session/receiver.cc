@@ -69,7 +69,7 @@ class ReceiverImpl : public Receiver {
     WEFT_ASSIGN_OR_RETURN(
         MembershipTerms terms,
         TermsOf(options_.catalog, options_.model, catalog::Role::kReceiver,
-                options_.placement));
+                options_.placement, canonical));
     terms.on_new_place = [this](base::Deadline within) {
       ReportServing(within);
     };
