@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "weft/convert/cuda/digest_tile.cuh"
 #include "weft/convert/cuda/element.cuh"
 #include "weft/convert/cuda/kernels_internal.h"
 #include "weft/convert/cuda/rows.cuh"
@@ -17,40 +18,6 @@ namespace {
 using tensor::DType;
 
 constexpr int kDigestUnroll = 4;
-
-// What of a tile of the lattice a plane has: rows [row_begin, row_end) of the
-// tile, and of each of them bytes [byte_begin, byte_end).
-struct TilePart {
-  const std::byte* data;  // where row 0, byte 0 of the tile would be
-  std::byte* dst;         // likewise
-  int row_begin;
-  int row_end;
-  int byte_begin;
-  int byte_end;
-  int64_t value;
-};
-
-__device__ __forceinline__ TilePart PartOf(const DigestOp& op,
-                                           uint32_t number) {
-  const int64_t down = number / op.tiles_across;
-  const int64_t across = number % op.tiles_across;
-  // Of the tile's first element, in the plane's coordinates.
-  const int64_t row = down * kTileRows - op.place.row_phase;
-  const int64_t col = across * kTileCols - op.place.col_phase;
-  TilePart part;
-  part.data = op.data + row * op.row_bytes + col * op.col_bytes;
-  const int64_t to = op.converts ? ItemOf(static_cast<DType>(op.to)) : op.item;
-  part.dst = op.dst + row * op.dst_row_bytes + col * to;
-  part.row_begin = static_cast<int>(max(int64_t{0}, -row));
-  part.row_end =
-      static_cast<int>(min(static_cast<int64_t>(kTileRows), op.rows - row));
-  part.byte_begin = static_cast<int>(max(int64_t{0}, -col)) * op.item;
-  part.byte_end =
-      static_cast<int>(min(static_cast<int64_t>(kTileCols), op.cols - col)) *
-      op.item;
-  part.value = op.place.first_value + down * op.place.values_per_row + across;
-  return part;
-}
 
 // The 16 bytes from `byte` on of a row at `row`; those outside of the part are
 // zero. Bytes of a column that do not lie side by side are gathered.
@@ -140,9 +107,8 @@ __device__ __forceinline__ void StoreChunk(const DigestOp& op,
   }
 }
 
-// A whole tile, aligned and unchanged, which is what nearly all tiles are, goes
-// through the stage: in as many batches as an element has bytes, a chunk a
-// slot.
+// A whole tile, aligned and unchanged, goes through the stage as it is copied:
+// in as many batches as an element has bytes, a chunk a slot.
 struct WholeTile {
   const std::byte* src;  // of this lane
   std::byte* dst;
@@ -154,7 +120,6 @@ struct WholeTile {
   int word;
   int batches;  // 0: no tile
 
-  template <bool kCopies>
   __device__ __forceinline__ static WholeTile Of(const DigestOp& op,
                                                  uint32_t index) {
     WholeTile tile;
@@ -168,10 +133,8 @@ struct WholeTile {
     tile.src = part.data + tile.row * op.row_bytes + tile.word * 4;
     tile.src_step = tile.rows_at_once * op.row_bytes;
     tile.value = part.value;
-    if constexpr (kCopies) {
-      tile.dst = part.dst + tile.row * op.dst_row_bytes + tile.word * 4;
-      tile.dst_step = tile.rows_at_once * op.dst_row_bytes;
-    }
+    tile.dst = part.dst + tile.row * op.dst_row_bytes + tile.word * 4;
+    tile.dst_step = tile.rows_at_once * op.dst_row_bytes;
     return tile;
   }
 
@@ -185,7 +148,6 @@ static_assert(kTileRows * kTileCols == kSlots * 32 * 16);
 
 // The tile's sum. The loads of `next`, if it is a whole tile, too, begin as
 // this one leaves the stage.
-template <bool kCopies>
 __device__ __forceinline__ TileSum SumWhole(const WholeTile& tile,
                                             const WholeTile& next,
                                             const Stage& stage,
@@ -215,10 +177,8 @@ __device__ __forceinline__ TileSum SumWhole(const WholeTile& tile,
       }
 #pragma unroll
       for (int j = 0; j < kTaken; ++j) {
-        if constexpr (kCopies) {
-          Store16(dst, data[j]);
-          dst += tile.dst_step;
-        }
+        Store16(dst, data[j]);
+        dst += tile.dst_step;
         sum.AddRow(weights, data[j], col0, col1, row);
         row += tile.rows_at_once;
       }
@@ -286,39 +246,6 @@ __device__ __forceinline__ int64_t Magnitude(int64_t value) {
   return value < 0 ? -value : value;
 }
 
-// The tiles of the lattice that a warp does: some of each tile of the list.
-class DigestWalk {
- public:
-  __device__ __forceinline__ DigestWalk(const Walk& walk, const DigestOp* ops)
-      : walk_(walk), ops_(ops) {
-    Open();
-  }
-  __device__ __forceinline__ bool has() const { return walk_.has(); }
-  __device__ __forceinline__ const DigestOp& op() const { return *op_; }
-  __device__ __forceinline__ uint32_t index() const { return index_; }
-  __device__ __forceinline__ void Advance() {
-    if (++index_ < end_) return;
-    walk_.Advance();
-    Open();
-  }
-
- private:
-  __device__ __forceinline__ void Open() {
-    if (!walk_.has()) return;
-    const Tile tile = walk_.tile();
-    op_ = ops_ + tile.op;
-    index_ = tile.index;
-    end_ = index_ + tile.more + 1;
-  }
-
-  Walk walk_;
-  const DigestOp* ops_;
-  const DigestOp* op_ = nullptr;
-  uint32_t index_ = 0;
-  uint32_t end_ = 0;
-};
-
-template <bool kCopies>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     WholeKernel(const Tile* tiles, uint32_t count, const uint32_t* stop,
                 const DigestOp* ops,
@@ -331,7 +258,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const Walk walk = Walk::OfWarp(tiles, count, stop);
   DigestWalk at(walk, ops);
   if (!at.has()) return;
-  WholeTile next = WholeTile::Of<kCopies>(at.op(), at.index());
+  WholeTile next = WholeTile::Of(at.op(), at.index());
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) next.Start(stage, 0, i);
   while (at.has()) {
@@ -339,8 +266,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     const bool stopped = walk.Stopped();
     at.Advance();
     next.batches = 0;
-    if (at.has()) next = WholeTile::Of<kCopies>(at.op(), at.index());
-    const TileSum sum = SumWhole<kCopies>(tile, next, stage, weights);
+    if (at.has()) next = WholeTile::Of(at.op(), at.index());
+    const TileSum sum = SumWhole(tile, next, stage, weights);
     if (values != nullptr) AddToValue(values, tile.value, sum);
     if (__any_sync(~0u, stopped)) break;
   }
@@ -371,20 +298,17 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 }  // namespace
 
 cudaError_t PrepareDigests() {
-  const cudaError_t error = cudaFuncSetAttribute(
-      WholeKernel<false>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-      kStageBytes);
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(WholeKernel<true>,
-                              cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              kStageBytes);
+  return cudaFuncSetAttribute(
+      WholeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kStageBytes);
 }
 
 cudaError_t LaunchDigests(const Grid& grid, const TileList& list,
                           const DigestOp* ops, DigestKind kind,
                           const DigestSink& sink) {
-  auto* kernel = kind.whole ? WholeKernel<false> : PartsKernel<false>;
-  if (kind.copies) kernel = kind.whole ? WholeKernel<true> : PartsKernel<true>;
+  if (kind.whole && !kind.copies) return LaunchPanels(grid, list, ops, sink);
+  auto* kernel = WholeKernel;
+  if (!kind.whole)
+    kernel = kind.copies ? PartsKernel<true> : PartsKernel<false>;
   kernel<<<BlocksFor(grid, list, kBlockThreads / 32), kBlockThreads,
            kind.whole ? kStageBytes : 0, grid.stream>>>(
       list.tiles, list.count, grid.stop, ops, WeightsOf(sink.constants),

@@ -43,6 +43,7 @@ cudaError_t PrepareWide();
 cudaError_t PrepareElements();
 cudaError_t PrepareQuantisers();
 cudaError_t PrepareDigests();
+cudaError_t PreparePanels();
 
 cudaError_t LaunchRows(const Grid& grid, const TileList& list,
                        const MoveOp* ops);
@@ -65,6 +66,9 @@ struct DigestKind {
   bool whole = false;   // tiles of the lattice, aligned and unchanged
   bool copies = false;  // the ops have destinations
 };
+// Ops without destinations, whole tiles only, constants given.
+cudaError_t LaunchPanels(const Grid& grid, const TileList& list,
+                         const DigestOp* ops, const DigestSink& sink);
 // Ops with destinations are copied without constants, too.
 cudaError_t LaunchDigests(const Grid& grid, const TileList& list,
                           const DigestOp* ops, DigestKind kind,

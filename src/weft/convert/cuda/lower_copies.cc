@@ -23,6 +23,8 @@ constexpr int64_t kMostPieceRuns = 64;
 // Sides of a plane below which a transposition through shared memory does not
 // pay.
 constexpr int64_t kLeastSide = 8;
+// Tile rows of a band: 1 KiB of 2-byte elements at the source.
+constexpr int64_t kBandTiles = 8;
 // The runtime refuses larger pitches.
 constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
 
@@ -252,6 +254,29 @@ std::vector<Tile>& TilesOf(const MoveOp& op, Lowered& lowered) {
   return lowered.element_tiles;
 }
 
+// Tiles in the order in which a grid takes them. Of a transposition, bands of
+// some tile rows at a time: neighbours along the rows then read pages of the
+// source's memory together, and not only write the destination's.
+void AddTiles(const MoveOp& op, size_t number, std::vector<Tile>& tiles) {
+  if (op.kind != MoveKind::kTranspose) {
+    for (int64_t tile = 0; tile < op.num_tiles(); ++tile) {
+      tiles.push_back(MakeTile(number, tile));
+    }
+    return;
+  }
+  const int64_t plane_tiles = int64_t{op.row_tiles} * op.col_tiles;
+  for (int64_t plane = 0; plane < op.num_tiles(); plane += plane_tiles) {
+    for (int64_t begin = 0; begin < op.row_tiles; begin += kBandTiles) {
+      const int64_t end = std::min<int64_t>(begin + kBandTiles, op.row_tiles);
+      for (int64_t col = 0; col < op.col_tiles; ++col) {
+        for (int64_t row = begin; row < end; ++row) {
+          tiles.push_back(MakeTile(number, plane + row * op.col_tiles + col));
+        }
+      }
+    }
+  }
+}
+
 // Adds `op`, once for every combination of the modes that it has no place for.
 void AddMove(MoveOp op, Modes outer, int64_t from, int64_t to,
              Lowered& lowered) {
@@ -275,10 +300,7 @@ void AddMove(MoveOp op, Modes outer, int64_t from, int64_t to,
     each.wide = IsWide(each);
     if (each.kind == MoveKind::kTranspose) CutSquares(each);
     const size_t number = lowered.moves.size();
-    std::vector<Tile>& tiles = TilesOf(each, lowered);
-    for (int64_t tile = 0; tile < each.num_tiles(); ++tile) {
-      tiles.push_back(MakeTile(number, tile));
-    }
+    AddTiles(each, number, TilesOf(each, lowered));
     lowered.moves.push_back(each);
   });
 }

@@ -90,8 +90,9 @@ class DeviceProgram final : public Program {
         cudaDeviceGetAttribute(&all_sms_, cudaDevAttrMultiProcessorCount,
                                device_),
         "counting multiprocessors");
-    for (const auto prepare : {PrepareRows, PrepareWide, PrepareElements,
-                               PrepareQuantisers, PrepareDigests}) {
+    for (const auto prepare :
+         {PrepareRows, PrepareWide, PrepareElements, PrepareQuantisers,
+          PrepareDigests, PreparePanels}) {
       WEFT_RETURN_IF_CUDA_ERROR(prepare(), "preparing kernels");
     }
     WEFT_RETURN_IF_ERROR(MakeStreams());

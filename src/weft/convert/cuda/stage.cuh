@@ -32,6 +32,14 @@ __device__ __forceinline__ void StartLoad(std::byte* shared,
                                           const std::byte* src) {
   StartLoad(static_cast<uint32_t>(__cvta_generic_to_shared(shared)), src);
 }
+// What this thread started since the last of these is one group.
+__device__ __forceinline__ void CommitLoads() {
+  asm volatile("cp.async.commit_group;");
+}
+// For all groups of this thread but the last.
+__device__ __forceinline__ void WaitForAllButLast() {
+  asm volatile("cp.async.wait_group 1;");
+}
 // For all that this thread started.
 __device__ __forceinline__ void WaitForLoads() {
   asm volatile("cp.async.wait_all;");
