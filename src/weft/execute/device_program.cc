@@ -3,6 +3,7 @@
 #include <chrono>
 #include <thread>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
@@ -423,7 +424,9 @@ absl::Status DeviceProgram::Drive(Clock::time_point begin,
   Clock::time_point next_health = begin;
   size_t next_batch = digests() && options_.digested ? 0 : batches_.size();
   BesideState beside;
-  Helpers helpers(NumHelpers());
+  Helpers& helpers = HelpersOfRun();
+  // Whatever the end is, nobody works on what this run leaves.
+  const absl::Cleanup finish = [&helpers] { helpers.Finish(); };
   helpers.Add([this, &beside] {
     if (options_.beside) beside.status = options_.beside();
     beside.done = true;
@@ -485,6 +488,13 @@ size_t DeviceProgram::NumHelpers() const {
   return static_cast<size_t>(
       std::clamp(num_values_ / kLeastValuesOfHelper, int64_t{0},
                  static_cast<int64_t>(options_.num_threads) - 1));
+}
+
+Helpers& DeviceProgram::HelpersOfRun() {
+  if (helpers_ == nullptr || helpers_->num_threads() < NumHelpers()) {
+    helpers_ = std::make_unique<Helpers>(NumHelpers());
+  }
+  return *helpers_;
 }
 
 bool DeviceProgram::Drain() {

@@ -19,6 +19,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "weft/execute/binding_internal.h"
 #include "weft/execute/executor.h"
+#include "weft/execute/helpers_internal.h"
 
 namespace weft::execute {
 
@@ -88,6 +89,7 @@ class DeviceProgram : public Program {
   absl::StatusOr<bool> Done(const Batch& batch) const;
   // That are worth their while in a run.
   size_t NumHelpers() const;
+  Helpers& HelpersOfRun();
   // Until all queues are idle.
   absl::Status Drive(base::Deadline::Clock::time_point begin,
                      base::Deadline deadline, ExecuteReport& report);
@@ -108,6 +110,7 @@ class DeviceProgram : public Program {
   ExecuteReport report_;
   int64_t total_bytes_ = 0;
   int64_t num_values_ = 0;  // digests of all batches
+  std::unique_ptr<Helpers> helpers_;
   // Destroyed first: nothing runs any more when the programs go.
   std::unique_ptr<memory::DeviceQueue> line_queue_;
   std::unique_ptr<memory::DeviceQueue> copy_queue_;

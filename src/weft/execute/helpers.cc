@@ -16,10 +16,10 @@ Helpers::Helpers(size_t num_threads) {
 }
 
 Helpers::~Helpers() {
+  Finish();
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
-    jobs_.clear();
     changed_.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
@@ -38,6 +38,12 @@ void Helpers::Add(std::function<void()> job) {
 bool Helpers::Idle() {
   const std::lock_guard lock(mutex_);
   return jobs_.empty() && running_ == 0;
+}
+
+void Helpers::Finish() {
+  std::unique_lock lock(mutex_);
+  jobs_.clear();
+  ended_.wait(lock, [this] { return running_ == 0; });
 }
 
 void Helpers::Work() {
@@ -63,7 +69,7 @@ void Helpers::Do(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   job();
   lock.lock();
-  --running_;
+  if (--running_ == 0) ended_.notify_all();
 }
 
 }  // namespace weft::execute

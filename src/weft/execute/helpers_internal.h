@@ -1,4 +1,5 @@
-// Threads that work for a while beside the one that drives a GPU.
+// Threads that work beside the one that drives a GPU. They stay between runs:
+// to end 15 of them took 1 ms, at the end of a refit of 44.
 #ifndef WEFT_EXECUTE_HELPERS_INTERNAL_H_
 #define WEFT_EXECUTE_HELPERS_INTERNAL_H_
 
@@ -17,7 +18,6 @@ class Helpers {
  public:
   // Fewer where the system gives fewer; with none, Add does the work itself.
   explicit Helpers(size_t num_threads);
-  // What has not begun is dropped; waits for the rest.
   ~Helpers();
   Helpers(const Helpers&) = delete;
   Helpers& operator=(const Helpers&) = delete;
@@ -27,13 +27,18 @@ class Helpers {
   bool DoOne();
   // Whether all that was added is done.
   bool Idle();
+  // What has not begun is dropped; waits for the rest.
+  void Finish();
+
+  size_t num_threads() const { return threads_.size(); }
 
  private:
   void Work();
   void Do(std::unique_lock<std::mutex>& lock);  // the first of jobs_
 
   std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable changed_;  // jobs_, closed_
+  std::condition_variable ended_;    // running_ is 0
   std::deque<std::function<void()>> jobs_;
   size_t running_ = 0;
   bool closed_ = false;
