@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "absl/cleanup/cleanup.h"
@@ -436,10 +437,12 @@ absl::Status DeviceProgram::Drive(Clock::time_point begin,
     if (beside.done && next_batch < batches_.size()) {
       WEFT_ASSIGN_OR_RETURN(const bool done, Done(batches_[next_batch]));
       if (done) {
+        std::vector<std::function<void()>> jobs;
         for (const MoveName& each : batches_[next_batch].moves) {
-          helpers.Add(
+          jobs.push_back(
               [this, each] { options_.digested(each.peer, each.move); });
         }
+        helpers.Add(std::move(jobs));
         ++next_batch;
         continue;
       }

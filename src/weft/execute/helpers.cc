@@ -35,6 +35,16 @@ void Helpers::Add(std::function<void()> job) {
   changed_.notify_one();
 }
 
+void Helpers::Add(std::vector<std::function<void()>> jobs) {
+  if (threads_.empty()) {
+    for (const std::function<void()>& job : jobs) job();
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  for (std::function<void()>& job : jobs) jobs_.push_back(std::move(job));
+  changed_.notify_all();
+}
+
 bool Helpers::Idle() {
   const std::lock_guard lock(mutex_);
   return jobs_.empty() && running_ == 0;

@@ -23,6 +23,8 @@ class Helpers {
   Helpers& operator=(const Helpers&) = delete;
 
   void Add(std::function<void()> job);
+  // Wakes them once: a hundred times took the caller 1 ms.
+  void Add(std::vector<std::function<void()>> jobs);
   // Does a job that has not begun, if there is one, in this thread.
   bool DoOne();
   // Whether all that was added is done.

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -18,8 +19,14 @@ TEST_P(HelpersTest, EveryJobIsDoneOnce) {
   constexpr int kJobs = 1000;
   std::vector<std::atomic<int>> done(kJobs);
   Helpers helpers(GetParam());
-  for (int i = 0; i < kJobs; ++i) {
-    helpers.Add([&done, i] { ++done[static_cast<size_t>(i)]; });
+  const auto job = [&done](int i) {
+    return [&done, i] { ++done[static_cast<size_t>(i)]; };
+  };
+  for (int i = 0; i < kJobs; i += 10) {
+    helpers.Add(job(i));
+    std::vector<std::function<void()>> more;
+    for (int j = i + 1; j < i + 10; ++j) more.push_back(job(j));
+    helpers.Add(std::move(more));
     if (i % 7 == 0) helpers.DoOne();
   }
   while (!helpers.Idle()) helpers.DoOne();

@@ -23,8 +23,8 @@ constexpr int64_t kMostPieceRuns = 64;
 // Sides of a plane below which a transposition through shared memory does not
 // pay.
 constexpr int64_t kLeastSide = 8;
-// Tile rows of a band: 1 KiB of 2-byte elements at the source.
-constexpr int64_t kBandTiles = 8;
+// Tile rows of a band: 2 KiB of 2-byte elements at the source.
+constexpr int64_t kBandTiles = 16;
 // The runtime refuses larger pitches.
 constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
 
