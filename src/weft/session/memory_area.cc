@@ -19,15 +19,9 @@ constexpr int64_t kStoredAlignmentBytes = 64;
 constexpr int64_t kDeviceAlignmentBytes = 512;
 constexpr int64_t kLargeBytes = int64_t{1} << 20;
 constexpr int64_t kLargeAlignmentBytes = int64_t{64} << 10;
-// From here on torch gives a tensor whole pages of the GPU. Copies whose ends
-// lie differently in their pages fall from 397 GB/s to 320 or 250 where another
-// stream copies, too (two H200s).
-constexpr int64_t kPagedBytes = int64_t{10} << 20;
-constexpr int64_t kPageBytes = int64_t{2} << 20;
 
 int64_t HostAlignment(int64_t) { return kStoredAlignmentBytes; }
 int64_t DeviceAlignment(int64_t bytes) {
-  if (bytes >= kPagedBytes) return kPageBytes;
   return bytes < kLargeBytes ? kDeviceAlignmentBytes : kLargeAlignmentBytes;
 }
 
