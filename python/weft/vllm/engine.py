@@ -38,18 +38,23 @@ receiver_factory: Callable[..., Any] = make_receiver
 @dataclass
 class InitInfo(WeightTransferInitInfo):
     """`checkpoint`: a folder whose safetensors headers name the logical
-    tensors, where the engine's own model path has none. timeout: seconds."""
+    tensors, where the engine's own model path has none. timeout: seconds.
+    serve: engines that come later may read the weights here, too."""
 
     catalog: str
     model: str
     transports: str = "auto"
     timeout: float = 30.0
     checkpoint: str | None = None
+    serve: bool = False
 
     def __post_init__(self) -> None:
         _check_texts(catalog=self.catalog, model=self.model,
                      transports=self.transports)
         _check_seconds(self.timeout)
+        if not isinstance(self.serve, bool):
+            raise TypeError(f"serve is {self.serve!r}, it must be true or "
+                            "false")
 
 
 @dataclass
@@ -116,7 +121,7 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._receiver = receiver_factory(
             catalog=init_info.catalog, model=init_info.model,
             target=self._target, transports=init_info.transports,
-            timeout=init_info.timeout,
+            timeout=init_info.timeout, serve=init_info.serve,
             hook=lambda version: self._target.after_refit())
         self._init_info = init_info
 
@@ -157,6 +162,9 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             logger.info("%d tensors converted %s%s", change["tensors"],
                         change["conversion"],
                         ", which rounds" if change["lossy"] else "")
+        if self._init_info.serve and not report.serving:
+            logger.warning("%s is not served to other engines: %s",
+                           report.version, report.not_served)
         self._fenced = ""
         self._committed = str(report.version)
         self._session_version = self._committed

@@ -52,7 +52,8 @@ class FakeReceiver:
     trouble = None
     made = []
 
-    def __init__(self, *, catalog, model, target, transports, timeout, hook):
+    def __init__(self, *, catalog, model, target, transports, timeout, hook,
+                 serve):
         self.catalog, self.model, self.target = catalog, model, target
         self.hook = hook
         self.fenced, self.fenced_reason = True, "no refit has committed yet"
