@@ -28,6 +28,7 @@
   X(cuCtxPushCurrent)               \
   X(cuCtxPopCurrent)                \
   X(cuCtxEnablePeerAccess)          \
+  X(cuCtxGetStreamPriorityRange)    \
   X(cuMemAlloc)                     \
   X(cuMemFree)                      \
   X(cuMemHostRegister)              \
@@ -50,7 +51,7 @@
   X(cuMemcpyAsync)                  \
   X(cuMemcpy2DAsync)                \
   X(cuMemsetD8Async)                \
-  X(cuStreamCreate)                 \
+  X(cuStreamCreateWithPriority)     \
   X(cuStreamDestroy)                \
   X(cuStreamQuery)                  \
   X(cuStreamSynchronize)            \

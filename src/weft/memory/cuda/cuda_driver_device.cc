@@ -293,10 +293,18 @@ class CudaDriverImpl final : public DeviceDriver {
   absl::StatusOr<std::unique_ptr<DeviceQueue>> MakeQueue(int device) override {
     WEFT_ASSIGN_OR_RETURN(const CUcontext context, ContextOf(device));
     const Current current(calls_, context);
+    // Before an engine's kernels: ours are short, take the multiprocessors that
+    // they are given, and else wait for the end of each of a long kernel's
+    // waves.
+    int greatest = 0;
+    WEFT_RETURN_IF_ERROR(
+        calls_.Check(calls_.cuCtxGetStreamPriorityRange_(nullptr, &greatest),
+                     "cuCtxGetStreamPriorityRange"));
     CUstream stream = nullptr;
     WEFT_RETURN_IF_ERROR(
-        calls_.Check(calls_.cuStreamCreate_(&stream, CU_STREAM_NON_BLOCKING),
-                     "cuStreamCreate"));
+        calls_.Check(calls_.cuStreamCreateWithPriority_(
+                         &stream, CU_STREAM_NON_BLOCKING, greatest),
+                     "cuStreamCreateWithPriority"));
     return std::make_unique<CudaQueue>(calls_, device, context, stream);
   }
 
