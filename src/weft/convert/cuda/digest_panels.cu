@@ -77,9 +77,9 @@ class PanelWalk {
     const std::byte* src = src_;
 #pragma unroll
     for (int i = 0; i < kPanelSteps; ++i) {
-      StartLoad(shared + (i * kStepRows + row) * kPanelBytes +
-                    (chunk ^ (i % 2 * kStepRows + row)) * 16,
-                src);
+      StartLoadOfLines(shared + (i * kStepRows + row) * kPanelBytes +
+                           (chunk ^ (i % 2 * kStepRows + row)) * 16,
+                       src);
       src += step_;
     }
   }

@@ -32,6 +32,13 @@ __device__ __forceinline__ void StartLoad(std::byte* shared,
                                           const std::byte* src) {
   StartLoad(static_cast<uint32_t>(__cvta_generic_to_shared(shared)), src);
 }
+// The same where the line beside it is wanted soon, too.
+__device__ __forceinline__ void StartLoadOfLines(uint32_t shared,
+                                                 const std::byte* src) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;"
+               :
+               : "r"(shared), "l"(src));
+}
 // What this thread started since the last of these is one group.
 __device__ __forceinline__ void CommitLoads() {
   asm volatile("cp.async.commit_group;");
