@@ -420,6 +420,7 @@ void AddPull(CLI::App& app, int* exit_code) {
   AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
+    if (args->serve && args->control == "none") BlockStopSignals();
     const absl::Status status = Pull(*args);
     *exit_code = status.ok() ? 0 : Fail("pull", status, args->json);
   });
