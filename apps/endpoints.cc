@@ -94,7 +94,9 @@ MakeTransports(const std::string& choice, const DeviceChoice& device,
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Transport> cuda,
         transport::MakeCudaTransport(
-            {.driver = device.driver, .device = device.device}));
+            {.driver = device.driver,
+             .device = device.device,
+             .handles = device.handles}));
     add(std::move(cuda));
   }
   if (all || choice == "shm") {
