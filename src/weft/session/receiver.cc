@@ -332,6 +332,8 @@ class ReceiverImpl : public Receiver {
   // For those that hold what is leased; or for all publishers, without links.
   absl::Status PrepareVersion(const catalog::Lease* lease,
                               base::Deadline deadline);
+  absl::StatusOr<SourceChoice> ChooseSources(const catalog::Lease* lease,
+                                             base::Deadline deadline);
   // Without the ones that cannot be reached, if that can be.
   absl::Status PrepareFor(SourceChoice choice, bool connect,
                           base::Deadline deadline);
@@ -406,6 +408,19 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
 
 absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
                                           base::Deadline deadline) {
+  absl::StatusOr<SourceChoice> choice = ChooseSources(lease, deadline);
+  WEFT_RETURN_IF_ERROR(choice.status());
+  const bool connect = lease != nullptr;
+  if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
+      (prepared_->connected || !connect)) {
+    return absl::OkStatus();
+  }
+  return PrepareFor(*std::move(choice), connect, deadline);
+}
+
+absl::StatusOr<SourceChoice> ReceiverImpl::ChooseSources(
+    const catalog::Lease* lease, base::Deadline deadline) {
+  const PhaseTimer phase(options_.on_phase, "manifests");
   WEFT_ASSIGN_OR_RETURN(
       const catalog::SourceSet set,
       options_.catalog->GetSources(
@@ -418,13 +433,7 @@ absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
   absl::StatusOr<SourceChoice> choice =
       chooser_->Choose(set, request, deadline);
   counters_.manifests_fetched = chooser_->manifests_fetched();
-  WEFT_RETURN_IF_ERROR(choice.status());
-  const bool connect = lease != nullptr;
-  if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
-      (prepared_->connected || !connect)) {
-    return absl::OkStatus();
-  }
-  return PrepareFor(*std::move(choice), connect, deadline);
+  return choice;
 }
 
 absl::Status ReceiverImpl::PrepareFor(SourceChoice choice, bool connect,
@@ -463,6 +472,7 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
   if (same_layouts) {
     next->planned = prepared_->planned;
   } else {
+    const PhaseTimer planning(options_.on_phase, "plan");
     WEFT_ASSIGN_OR_RETURN(
         next->planned,
         PlanForReceiver(*next->index, next->sources, target_digest_, options_));
@@ -473,8 +483,8 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
     return absl::OkStatus();
   }
   WEFT_ASSIGN_OR_RETURN(next->links,
-                        OpenLinks(next->planned->plan, next->sources,
-                                  options_.transports, unreachable, deadline));
+                        OpenLinks(next->planned->plan, next->sources, options_,
+                                  unreachable, deadline));
   counters_.connections_opened += static_cast<int64_t>(next->links.size());
   WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
   next->connected = true;
@@ -486,6 +496,7 @@ absl::StatusOr<Transfer*> ReceiverImpl::TransferOf(Prepared& prepared) {
   const size_t set = shadow_ == nullptr ? 0 : shadow_->receiving();
   std::unique_ptr<Transfer>& transfer = prepared.transfers[set];
   if (transfer == nullptr) {
+    const PhaseTimer phase(options_.on_phase, "bind");
     const RankMemory& memory =
         shadow_ == nullptr ? options_.memory : shadow_->receiving_memory();
     WEFT_ASSIGN_OR_RETURN(transfer,
