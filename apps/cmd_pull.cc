@@ -193,10 +193,9 @@ void Say(const PullArgs& args, const session::RefitReport& report,
   std::string text = FormatReport(report, plan);
   if (engine.handles != nullptr) {
     const memory::OpenedHandles::Counts counts = engine.handles->counts();
-    absl::StrAppend(&text, "  open      ", counts.open,
-                    " allocations of other processes, ",
-                    HumanBytes(counts.bytes), " (", counts.opened,
-                    " opened so far)\n");
+    absl::StrAppend(
+        &text, "  open      ", counts.open, " allocations of other processes, ",
+        HumanBytes(counts.bytes), " (", counts.opened, " opened so far)\n");
   }
   PrintLine(text);
   if (args.explain) PrintLine(engine.receiver->Explain({}, false));

@@ -332,8 +332,6 @@ class ReceiverImpl : public Receiver {
   // For those that hold what is leased; or for all publishers, without links.
   absl::Status PrepareVersion(const catalog::Lease* lease,
                               base::Deadline deadline);
-  absl::StatusOr<SourceChoice> ChooseSources(const catalog::Lease* lease,
-                                             base::Deadline deadline);
   // Without the ones that cannot be reached, if that can be.
   absl::Status PrepareFor(SourceChoice choice, bool connect,
                           base::Deadline deadline);
@@ -408,19 +406,8 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
 
 absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
                                           base::Deadline deadline) {
-  absl::StatusOr<SourceChoice> choice = ChooseSources(lease, deadline);
-  WEFT_RETURN_IF_ERROR(choice.status());
-  const bool connect = lease != nullptr;
-  if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
-      (prepared_->connected || !connect)) {
-    return absl::OkStatus();
-  }
-  return PrepareFor(*std::move(choice), connect, deadline);
-}
-
-absl::StatusOr<SourceChoice> ReceiverImpl::ChooseSources(
-    const catalog::Lease* lease, base::Deadline deadline) {
-  const PhaseTimer phase(options_.on_phase, "manifests");
+  std::optional<PhaseTimer> phase(std::in_place, options_.on_phase,
+                                  "manifests");
   WEFT_ASSIGN_OR_RETURN(
       const catalog::SourceSet set,
       options_.catalog->GetSources(
@@ -433,7 +420,14 @@ absl::StatusOr<SourceChoice> ReceiverImpl::ChooseSources(
   absl::StatusOr<SourceChoice> choice =
       chooser_->Choose(set, request, deadline);
   counters_.manifests_fetched = chooser_->manifests_fetched();
-  return choice;
+  WEFT_RETURN_IF_ERROR(choice.status());
+  phase.reset();
+  const bool connect = lease != nullptr;
+  if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
+      (prepared_->connected || !connect)) {
+    return absl::OkStatus();
+  }
+  return PrepareFor(*std::move(choice), connect, deadline);
 }
 
 absl::Status ReceiverImpl::PrepareFor(SourceChoice choice, bool connect,
