@@ -38,11 +38,6 @@ double Spread(const std::vector<double>& values) {
   return median > 0 ? (*most - *least) / median : 0;
 }
 
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-      .count();
-}
-
 // Warm, kept for the life of the process.
 std::byte* KeptBuffer(int which, int64_t bytes) {
   static std::unique_ptr<memory::Buffer> buffers[2];
@@ -60,6 +55,11 @@ std::byte* KeptBuffer(int which, int64_t bytes) {
 
 base::Deadline Patience() {
   return base::Deadline::After(std::chrono::seconds(120));
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+      .count();
 }
 
 double Median(std::vector<double> values) {

@@ -3,6 +3,7 @@
 #ifndef WEFT_BENCH_BENCH_CASE_H_
 #define WEFT_BENCH_BENCH_CASE_H_
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
@@ -40,6 +41,7 @@ struct CaseResult {
 // A deadline that only a hang passes.
 base::Deadline Patience();
 
+double SecondsSince(std::chrono::steady_clock::time_point start);
 double Median(std::vector<double> values);
 
 // Runs `measure` and `measure_bound` in turn, `runs` times each after one

@@ -26,7 +26,7 @@
 namespace weft::bench {
 namespace {
 
-constexpr char kJob[] = "qwen3:megatron:tp=2>vllm:tp=1";
+constexpr char kBesideJob[] = "qwen3:megatron:tp=2>vllm:tp=1";
 // One measurement; a refit of 16 GB takes a tenth of it.
 constexpr std::chrono::milliseconds kWindow(500);
 constexpr int kMostRuns = 3;  // four times a second and a half each
@@ -80,7 +80,7 @@ class RunningLoad {
 };
 
 // GB/s of refits back to back, control included.
-absl::StatusOr<double> RefitRate(GpuTarget& target) {
+absl::StatusOr<double> RefitsRate(GpuTarget& target) {
   const auto start = std::chrono::steady_clock::now();
   int64_t bytes = 0;
   while (std::chrono::steady_clock::now() - start < kWindow) {
@@ -102,9 +102,9 @@ absl::Status BesideCase(const BenchOptions& options, GpuTarget& target,
   const int runs = std::min(options.runs, kMostRuns);
   for (int run = -1; run < runs; ++run) {
     WEFT_ASSIGN_OR_RETURN(const double load_alone, LoadRateAlone(load));
-    WEFT_ASSIGN_OR_RETURN(const double refit_alone, RefitRate(target));
+    WEFT_ASSIGN_OR_RETURN(const double refit_alone, RefitsRate(target));
     RunningLoad running(load);
-    WEFT_ASSIGN_OR_RETURN(const double refit, RefitRate(target));
+    WEFT_ASSIGN_OR_RETURN(const double refit, RefitsRate(target));
     WEFT_ASSIGN_OR_RETURN(const double beside, running.Stop());
     if (run < 0) continue;
     loads_alone.push_back(load_alone);
@@ -126,7 +126,7 @@ absl::Status BenchGpuBeside(const BenchOptions& options,
                             const apps::DeviceChoice& device) {
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<BenchFleet> fleet,
-      BenchFleet::Start(kJob, options.bytes, "cuda", "cuda:0"));
+      BenchFleet::Start(kBesideJob, options.bytes, "cuda", "cuda:0"));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<GpuLoad> gemm,
                         GpuLoad::MakeGemm(device.device));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<GpuLoad> read,

@@ -20,7 +20,7 @@
 namespace weft::bench {
 namespace {
 
-constexpr char kJob[] = "qwen3:hf>vllm:tp=1";
+constexpr char kShadowJob[] = "qwen3:hf>vllm:tp=1";
 // Full rate is reached far below, and both ends have to fit beside two sets.
 constexpr int64_t kMostBoundBytes = int64_t{4} << 30;
 
@@ -65,7 +65,7 @@ absl::Status BenchGpuShadow(const BenchOptions& options,
                             const apps::DeviceChoice& device) {
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<BenchFleet> fleet,
-      BenchFleet::Start(kJob, options.bytes, "cuda", "cuda:0"));
+      BenchFleet::Start(kShadowJob, options.bytes, "cuda", "cuda:0"));
   WEFT_RETURN_IF_ERROR(ShadowCase(options, device, *fleet, false));
   return ShadowCase(options, device, *fleet, true);
 }

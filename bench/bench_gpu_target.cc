@@ -100,9 +100,4 @@ std::string GpuCaseName(const std::string& kind, const std::string& job) {
       absl::StrReplaceAll(job.substr(job.find(':') + 1), {{">", "-to-"}}));
 }
 
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-      .count();
-}
-
 }  // namespace weft::bench

@@ -79,8 +79,6 @@ class CopyBound {
 // "gpu/KIND-FROM-to-TO" of the job "qwen3:FROM>TO".
 std::string GpuCaseName(const std::string& kind, const std::string& job);
 
-double SecondsSince(std::chrono::steady_clock::time_point start);
-
 }  // namespace weft::bench
 
 #endif  // WEFT_BENCH_BENCH_GPU_TARGET_H_
