@@ -16,8 +16,9 @@ from test_gpu import ENGINE, GPUS, TRAINER, Scene
 SHAPE = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
          "head_dim": 32, "intermediate_size": 256, "vocab_size": 512}
 SOURCE, TARGET = "megatron:tp=2", "vllm:tp=1"
-# What allocators and libraries take late, once.
-SLACK_BYTES = 3 << 20
+# What allocators and libraries take late, once; and a catalog's log of 16,384
+# events (catalog/state/event_log.h), nine a version, which has not filled yet.
+SLACK_BYTES = {"catalog": 8 << 20, "trainer": 3 << 20, "engine": 3 << 20}
 SLACK_COUNT = 2
 SLACK_GPU_MIB = 16
 NEEDS_GPUS = pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
@@ -51,7 +52,7 @@ def assert_flat(name, samples):
     tenth = len(samples) // 10
     first, last = mean(samples[:tenth]), mean(samples[-tenth:])
     print(name, "resident, descriptors, threads:", first, "->", last)
-    assert last[0] <= first[0] + SLACK_BYTES, name
+    assert last[0] <= first[0] + SLACK_BYTES[name], name
     assert last[1] <= first[1] + SLACK_COUNT, name
     assert last[2] <= first[2] + SLACK_COUNT, name
 
