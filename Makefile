@@ -27,7 +27,7 @@ test-core: build
 wheel: setup
 	@scripts/wheel.sh
 
-# The program and the GPU tests with all their libraries, for other machines.
+# The program, the GPU tests and all their libraries, the wheel, for other machines.
 bundle: setup
 	@scripts/bundle.sh
 

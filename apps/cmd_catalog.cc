@@ -246,7 +246,10 @@ void AddCatalog(CLI::App& app, int* exit_code) {
   args->server.gate.on_note = LogNote;
   AddServerOptions(*command, args->server);
   command->add_flag("--json", args->json, "print JSON lines");
-  command->callback([args, exit_code] { *exit_code = RunCatalog(*args); });
+  command->callback([args, exit_code] {
+    BlockStopSignals();
+    *exit_code = RunCatalog(*args);
+  });
 }
 
 }  // namespace weft::apps

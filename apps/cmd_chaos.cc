@@ -30,6 +30,7 @@
 #include "chaos_trial.h"
 #include "commands.h"
 #include "console.h"
+#include "endpoints.h"
 #include "weft/base/status.h"
 #include "work_dir.h"
 
@@ -403,6 +404,7 @@ void AddChaos(CLI::App& app, int* exit_code) {
       ->group("Testing");
   command->add_flag("--json", args->json, "one JSON object a line");
   command->callback([args, exit_code] {
+    BlockStopSignals();
     const absl::StatusOr<bool> ok = Chaos(*args);
     *exit_code = !ok.ok() ? Fail("chaos", ok.status(), args->json)
                  : *ok    ? 0

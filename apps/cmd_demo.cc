@@ -14,6 +14,7 @@
 #include "commands.h"
 #include "console.h"
 #include "demo_scene.h"
+#include "endpoints.h"
 #include "weft/base/status.h"
 #include "work_dir.h"
 
@@ -257,6 +258,8 @@ void AddDemo(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 1024));
   command->add_flag("--json", args->json, "one JSON object a line");
   command->callback([args, exit_code] {
+    // Its folder is removed at the end.
+    BlockStopSignals();
     const absl::StatusOr<bool> ok = Demo(*args);
     *exit_code = !ok.ok() ? Fail("demo", ok.status(), args->json) : *ok ? 0 : 1;
   });

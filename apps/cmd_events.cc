@@ -81,6 +81,7 @@ void AddEvents(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_flag("--json", args->json, "one JSON object a line");
   command->callback([args, exit_code] {
+    BlockStopSignals();
     const absl::Status status = Events(*args);
     *exit_code = status.ok() ? 0 : Fail("events", status, args->json);
   });

@@ -195,6 +195,7 @@ void AddPublish(CLI::App& app, int* exit_code) {
   AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
+    if (args->control == "none") BlockStopSignals();
     const absl::Status status = Publish(*args);
     *exit_code = status.ok() ? 0 : Fail("publish", status, args->json);
   });

@@ -64,6 +64,7 @@ struct Engine {
   std::unique_ptr<RankStore> store;
   manifest::Placement placement;
   std::vector<std::shared_ptr<transport::Transport>> transports;
+  std::shared_ptr<memory::OpenedHandles> handles;  // null: not on a GPU
   std::shared_ptr<transport::FaultScript> faults;
   std::unique_ptr<ProgressLine> progress;  // while a refit runs
   RefitTrace trace;
@@ -115,6 +116,7 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
     engine.faults = std::make_shared<transport::FaultScript>();
   }
   WEFT_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(args.device));
+  engine.handles = device.handles;
   WEFT_ASSIGN_OR_RETURN(engine.transports,
                         MakeTransports(args.transport, device, engine.faults));
   WEFT_ASSIGN_OR_RETURN(engine.store,
@@ -170,6 +172,35 @@ absl::StatusOr<catalog::VersionId> FindLabelled(const PullArgs& args,
   return found.version;
 }
 
+// What this process has open of others' GPUs; null for a rank on the host.
+nlohmann::json HandlesJson(const Engine& engine) {
+  if (engine.handles == nullptr) return nullptr;
+  const memory::OpenedHandles::Counts counts = engine.handles->counts();
+  return {{"open", counts.open},
+          {"bytes", counts.bytes},
+          {"opened", counts.opened}};
+}
+
+void Say(const PullArgs& args, const session::RefitReport& report,
+         const Engine& engine) {
+  const plan::Plan& plan = *engine.receiver->plan();
+  if (args.json) {
+    nlohmann::json line = ToJson(report, plan, args.rank);
+    line["open_handles"] = HandlesJson(engine);
+    PrintLine(line.dump());
+    return;
+  }
+  std::string text = FormatReport(report, plan);
+  if (engine.handles != nullptr) {
+    const memory::OpenedHandles::Counts counts = engine.handles->counts();
+    absl::StrAppend(
+        &text, "  open      ", counts.open, " allocations of other processes, ",
+        HumanBytes(counts.bytes), " (", counts.opened, " opened so far)\n");
+  }
+  PrintLine(text);
+  if (args.explain) PrintLine(engine.receiver->Explain({}, false));
+}
+
 absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
                          Engine& engine) {
   catalog::VersionId version;
@@ -188,13 +219,7 @@ absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
       exact ? &version : nullptr, /*newer=*/false, args.deadline());
   engine.progress.reset();
   WEFT_ASSIGN_OR_RETURN(const session::RefitReport report, std::move(refitted));
-  const plan::Plan& plan = *engine.receiver->plan();
-  if (args.json) {
-    PrintLine(ToJson(report, plan, args.rank).dump());
-  } else {
-    PrintLine(FormatReport(report, plan));
-    if (args.explain) PrintLine(engine.receiver->Explain({}, false));
-  }
+  Say(args, report, engine);
   return absl::OkStatus();
 }
 
@@ -420,6 +445,7 @@ void AddPull(CLI::App& app, int* exit_code) {
   AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "print JSON lines");
   command->callback([args, exit_code] {
+    if (args->serve && args->control == "none") BlockStopSignals();
     const absl::Status status = Pull(*args);
     *exit_code = status.ok() ? 0 : Fail("pull", status, args->json);
   });

@@ -101,6 +101,7 @@ void AddStatus(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command->add_flag("--json", args->json, "one JSON object");
   command->callback([args, exit_code] {
+    BlockStopSignals();
     const absl::Status status = Status(*args);
     *exit_code = status.ok() ? 0 : Fail("status", status, args->json);
   });

@@ -93,8 +93,9 @@ MakeTransports(const std::string& choice, const DeviceChoice& device,
   if (device.device != memory::kHostMemory && (all || choice == "cuda")) {
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Transport> cuda,
-        transport::MakeCudaTransport(
-            {.driver = device.driver, .device = device.device}));
+        transport::MakeCudaTransport({.driver = device.driver,
+                                      .device = device.device,
+                                      .handles = device.handles}));
     add(std::move(cuda));
   }
   if (all || choice == "shm") {

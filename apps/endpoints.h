@@ -46,7 +46,9 @@ MakeTransports(const std::string& choice, const DeviceChoice& device = {},
 // What --timeout gives each wait.
 using base::AfterSeconds;
 
-// Blocks SIGINT and SIGTERM in this and all later threads; call first in main.
+// SIGINT and SIGTERM end a command at once, and its children with it, unless it
+// asks for them: blocks them in this and all later threads and children. Call
+// it before any thread starts.
 void BlockStopSignals();
 // Waits for one of them.
 void WaitForStopSignal();

@@ -7,7 +7,6 @@
 #include "chaos_rank.h"
 #include "commands.h"
 #include "console.h"
-#include "endpoints.h"
 #include "one_ucx.h"
 #include "version.h"
 
@@ -24,8 +23,6 @@ int main(int argc, char** argv) {
   // Before anything else, since it may start the program once more.
   const absl::Status one_ucx = weft::apps::KeepOneUcx(argc, argv);
   if (!one_ucx.ok()) return weft::apps::Fail("weft", one_ucx);
-  // Before any thread starts, so that all of them inherit the mask.
-  weft::apps::BlockStopSignals();
   CLI::App app("Weft carries trained weights into live inference engines.",
                "weft");
   app.set_version_flag("--version", weft::apps::VersionText());

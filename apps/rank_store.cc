@@ -24,6 +24,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const std::string& text) {
   WEFT_ASSIGN_OR_RETURN(choice.device, memory::ParseDevice(text));
   WEFT_ASSIGN_OR_RETURN(choice.driver, memory::CudaDriver());
   WEFT_RETURN_IF_ERROR(choice.driver->Describe(choice.device).status());
+  choice.handles = std::make_shared<memory::OpenedHandles>(*choice.driver);
   return choice;
 }
 

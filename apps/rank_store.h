@@ -14,6 +14,7 @@
 #include "weft/execute/device_options.h"
 #include "weft/manifest/placement.h"
 #include "weft/memory/device.h"
+#include "weft/memory/opened_handles.h"
 #include "weft/session/memory_area.h"
 
 namespace CLI {
@@ -26,6 +27,8 @@ namespace weft::apps {
 struct DeviceChoice {
   int device = memory::kHostMemory;
   memory::DeviceDriver* driver = nullptr;  // null for "cpu"
+  // Memory of other processes' GPUs that this one has open; null for "cpu".
+  std::shared_ptr<memory::OpenedHandles> handles = nullptr;
   execute::DeviceOptions Options(int num_sms = 0) const {
     return {.driver = driver, .num_sms = num_sms};
   }

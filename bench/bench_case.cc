@@ -38,11 +38,6 @@ double Spread(const std::vector<double>& values) {
   return median > 0 ? (*most - *least) / median : 0;
 }
 
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-      .count();
-}
-
 // Warm, kept for the life of the process.
 std::byte* KeptBuffer(int which, int64_t bytes) {
   static std::unique_ptr<memory::Buffer> buffers[2];
@@ -62,6 +57,11 @@ base::Deadline Patience() {
   return base::Deadline::After(std::chrono::seconds(120));
 }
 
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t half = values.size() / 2;
@@ -75,17 +75,27 @@ absl::StatusOr<CaseResult> RunPaired(
     const std::function<absl::StatusOr<double>()>& measure_bound) {
   std::vector<double> values;
   std::vector<double> bounds;
-  std::vector<double> ratios;
   for (int run = -1; run < runs; ++run) {
     WEFT_ASSIGN_OR_RETURN(const double value, measure());
     WEFT_ASSIGN_OR_RETURN(const double bound, measure_bound());
     if (run < 0) continue;
     values.push_back(value);
     bounds.push_back(bound);
-    ratios.push_back(value / bound);
   }
-  return CaseResult{name, Median(values), unit, Median(bounds), Median(ratios),
-                    runs, Spread(values)};
+  return PairedResult(name, unit, values, bounds);
+}
+
+CaseResult PairedResult(const std::string& name, const std::string& unit,
+                        const std::vector<double>& values,
+                        const std::vector<double>& bounds) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < values.size(); ++i) {
+    ratios.push_back(values[i] / bounds[i]);
+  }
+  return CaseResult{name,           Median(values),
+                    unit,           Median(bounds),
+                    Median(ratios), static_cast<int>(values.size()),
+                    Spread(values)};
 }
 
 absl::StatusOr<CaseResult> RunTimed(

@@ -3,6 +3,7 @@
 #ifndef WEFT_BENCH_BENCH_CASE_H_
 #define WEFT_BENCH_BENCH_CASE_H_
 
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <string>
@@ -22,6 +23,8 @@ struct BenchOptions {
   int64_t bytes = int64_t{1} << 30;
   // Of `weft bench transport` and of the posted cases of `refit`: ucx or nixl.
   std::string transport = "ucx";
+  // One part of `weft bench gpu`; empty: all.
+  std::string only = "";
 };
 
 struct CaseResult {
@@ -38,6 +41,7 @@ struct CaseResult {
 // A deadline that only a hang passes.
 base::Deadline Patience();
 
+double SecondsSince(std::chrono::steady_clock::time_point start);
 double Median(std::vector<double> values);
 
 // Runs `measure` and `measure_bound` in turn, `runs` times each after one
@@ -48,6 +52,11 @@ absl::StatusOr<CaseResult> RunPaired(
     const std::string& name, const std::string& unit, int runs,
     const std::function<absl::StatusOr<double>()>& measure,
     const std::function<absl::StatusOr<double>()>& measure_bound);
+
+// The same of values and bounds that were measured in turn by other means.
+CaseResult PairedResult(const std::string& name, const std::string& unit,
+                        const std::vector<double>& values,
+                        const std::vector<double>& bounds);
 
 // A duration with a fixed goal (`bound`, same unit), smaller is better.
 absl::StatusOr<CaseResult> RunTimed(

@@ -2,21 +2,31 @@
 // the last GPU here (one GPU: both on it):
 //   gpu/refit-FROM-to-TO            the transfer            bound: one memcpy
 //   gpu/refit-verified-FROM-to-TO   trigger to committed, digests compared
-//   gpu/first-contact               prepare: open, map, plan, upload (ms)
+//   gpu/first-contact-...           before it; goal 100 ms; its parts are
+//     /manifests   the catalog's answers
+//     /plan        the plan and its proof
+//     /connect     to the sources
+//     /open        their allocations, on this GPU
+//     /bind        the programs, made and uploaded
+//   gpu/first-contact-of-process-...  of the first receiver of this process
+//   gpu/contact-in-later-refits-...   of all refits after it: nothing
 //   gpu/empty-refit                 a model of a few KiB, trigger to committed
-// and, where device code is compiled, the rows of its programs (bench/gpu).
-#include <algorithm>
+// `--only`: "refit" for these, "empty" for the last one, "shadow"
+// (bench_gpu_shadow.cc), "beside" (bench_gpu_beside.cc) and "programs"
+// (bench/gpu), the last two where device code is compiled.
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "bench_case.h"
 #include "bench_fleet.h"
+#include "bench_gpu_beside.h"
+#include "bench_gpu_shadow.h"
+#include "bench_gpu_target.h"
 #include "console.h"
-#include "endpoints.h"
-#include "rank_store.h"
 #include "weft/base/status.h"
 #ifdef WEFT_WITH_CUDA
 #include "bench_gpu.h"
@@ -25,90 +35,73 @@
 namespace weft::bench {
 namespace {
 
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-      .count();
+constexpr double kContactGoal = 100;  // ms
+
+// One line without a bound, of one measurement.
+void PrintOnce(const BenchOptions& options, const std::string& name,
+               double milliseconds, std::optional<double> goal = std::nullopt) {
+  CaseResult result;
+  result.name = name;
+  result.value = milliseconds;
+  result.unit = "ms";
+  result.bound = goal;
+  if (goal.has_value()) result.ratio = *goal / milliseconds;
+  result.runs = 1;
+  Print(result, options);
 }
 
-// A receiver of the fleet's target on a GPU.
-struct GpuReceiver {
-  std::unique_ptr<apps::RankStore> store;
-  std::vector<session::RefitPhase> phases;  // of the last refit
-  std::unique_ptr<session::Receiver> receiver;
-};
-
-absl::StatusOr<std::unique_ptr<GpuReceiver>> MakeGpuReceiver(
-    const BenchFleet& fleet, const apps::DeviceChoice& device, bool verify,
-    int threads) {
-  auto made = std::make_unique<GpuReceiver>();
-  session::ReceiverOptions options;
-  options.model = ModelNameOf(fleet.name());
-  options.placement = fleet.job().target;
-  WEFT_ASSIGN_OR_RETURN(made->store,
-                        apps::RankStore::Allocate(options.placement, device));
-  options.memory = made->store->memory();
-  WEFT_ASSIGN_OR_RETURN(options.catalog, apps::ConnectCatalog(fleet.address()));
-  WEFT_ASSIGN_OR_RETURN(options.transports,
-                        apps::MakeTransports("cuda", device));
-  options.execute.device = device.Options();
-  options.execute.num_threads = threads;
-  options.verify = verify;
-  options.measure_bound = false;
-  options.on_phase = [phases = &made->phases](const session::RefitPhase& each) {
-    phases->push_back(each);
-  };
-  WEFT_ASSIGN_OR_RETURN(made->receiver, session::Receiver::Create(
-                                            std::move(options), Patience()));
-  return made;
+// Connects for the first time.
+absl::Status ContactRows(const BenchOptions& options, const std::string& name,
+                         GpuTarget& target) {
+  target.phases().Take();
+  const auto start = std::chrono::steady_clock::now();
+  WEFT_RETURN_IF_ERROR(target.receiver().Prepare(Patience()));
+  PrintOnce(options, name, SecondsSince(start) * 1e3, kContactGoal);
+  const auto parts = ContactParts(target.phases().Take());
+  for (const char* part : {"manifests", "plan", "connect", "open", "bind"}) {
+    PrintOnce(options, absl::StrCat(name, "/", part), parts.at(part));
+  }
+  return absl::OkStatus();
 }
 
-// One copy by the copy engines of memory of GPU `from`.
-class CopyBound {
- public:
-  static absl::StatusOr<std::unique_ptr<CopyBound>> Make(
-      const apps::DeviceChoice& to, int from, int64_t bytes) {
-    auto made = std::make_unique<CopyBound>();
-    WEFT_ASSIGN_OR_RETURN(
-        made->src, memory::DeviceBuffer::Allocate(*to.driver, from, bytes));
-    WEFT_ASSIGN_OR_RETURN(made->dst, memory::DeviceBuffer::Allocate(
-                                         *to.driver, to.device, bytes));
-    WEFT_RETURN_IF_ERROR(to.driver->EnablePeer(to.device, from));
-    WEFT_ASSIGN_OR_RETURN(made->queue, to.driver->MakeQueue(to.device));
-    return made;
+void SayWhereTimeWent(const session::RefitReport& last,
+                      const std::vector<session::RefitPhase>& phases) {
+  apps::PrintLine(absl::StrCat(
+      "  ", apps::HumanBytes(last.bytes), " in ",
+      apps::HumanSeconds(last.seconds), ": transfer ",
+      apps::HumanSeconds(last.transfer_seconds), " (copied after ",
+      apps::HumanSeconds(last.execute.copied_seconds), ", digested after ",
+      apps::HumanSeconds(last.execute.digested_seconds),
+      "), comparing digests ", apps::HumanSeconds(last.verify_seconds),
+      ", quantising ", apps::HumanSeconds(last.quantise_seconds), ", control ",
+      apps::HumanSeconds(last.control_seconds)));
+  for (const session::RefitPhase& phase : phases) {
+    apps::PrintLine(absl::StrCat(
+        "    ", phase.name, ": ",
+        apps::HumanSeconds(
+            std::chrono::duration<double>(phase.end - phase.begin).count())));
   }
-  absl::StatusOr<double> Rate() {
-    const auto start = std::chrono::steady_clock::now();
-    WEFT_RETURN_IF_ERROR(
-        queue->Copy(dst->data(), src->data(), dst->size_bytes()));
-    WEFT_RETURN_IF_ERROR(queue->Wait(Patience(), "measuring a copy"));
-    return static_cast<double>(dst->size_bytes()) / SecondsSince(start) / 1e9;
-  }
-  std::unique_ptr<memory::DeviceBuffer> src;
-  std::unique_ptr<memory::DeviceBuffer> dst;
-  std::unique_ptr<memory::DeviceQueue> queue;
-};
-
-std::string CaseName(const std::string& kind, const std::string& job) {
-  return absl::StrCat(
-      "gpu/", kind, "-",
-      absl::StrReplaceAll(job.substr(job.find(':') + 1), {{">", "-to-"}}));
 }
 
 // The rows of one receiver; `verify`: with digests, trigger to committed.
+// `contact` names its first contact.
 absl::Status RefitRows(const BenchOptions& options,
                        const apps::DeviceChoice& device,
-                       const BenchFleet& fleet, bool verify) {
+                       const BenchFleet& fleet, bool verify,
+                       const std::string& contact) {
   WEFT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<GpuReceiver> target,
-      MakeGpuReceiver(fleet, device, verify, options.threads));
-  const auto start = std::chrono::steady_clock::now();
-  WEFT_RETURN_IF_ERROR(target->receiver->Prepare(Patience()));
-  const double contact = SecondsSince(start);
+      const std::unique_ptr<GpuTarget> target,
+      GpuTarget::Make(fleet, device,
+                      {.verify = verify, .threads = options.threads}));
+  WEFT_RETURN_IF_ERROR(
+      ContactRows(options, GpuCaseName(contact, fleet.name()), *target));
+  double later_contact = 0;
   session::RefitReport last;
+  std::vector<session::RefitPhase> phases;
   const auto refit = [&]() -> absl::StatusOr<double> {
-    target->phases.clear();
-    WEFT_ASSIGN_OR_RETURN(
-        last, target->receiver->Refit(nullptr, /*newer=*/false, Patience()));
+    WEFT_ASSIGN_OR_RETURN(last, target->Refit());
+    phases = target->phases().Take();
+    later_contact += ContactMilliseconds(ContactParts(phases));
     return static_cast<double>(last.bytes) /
            (verify ? last.seconds : last.transfer_seconds) / 1e9;
   };
@@ -117,45 +110,33 @@ absl::Status RefitRows(const BenchOptions& options,
                         CopyBound::Make(device, 0, last.bytes));
   WEFT_ASSIGN_OR_RETURN(
       const CaseResult result,
-      RunPaired(CaseName(verify ? "refit-verified" : "refit", fleet.name()),
+      RunPaired(GpuCaseName(verify ? "refit-verified" : "refit", fleet.name()),
                 "GB/s", options.runs, refit, [&] { return bound->Rate(); }));
   Print(result, options);
-  CaseResult first;
-  first.name = CaseName("first-contact", fleet.name());
-  first.value = contact * 1e3;
-  first.unit = "ms";
-  first.bound = 100;
-  first.ratio = 100 / first.value;
-  first.runs = 1;
-  Print(first, options);
-  if (!options.json) {
-    apps::PrintLine(absl::StrCat(
-        "  ", apps::HumanBytes(last.bytes), " in ",
-        apps::HumanSeconds(last.seconds), ": transfer ",
-        apps::HumanSeconds(last.transfer_seconds), " (copied after ",
-        apps::HumanSeconds(last.execute.copied_seconds), ", digested after ",
-        apps::HumanSeconds(last.execute.digested_seconds),
-        "), comparing digests ", apps::HumanSeconds(last.verify_seconds),
-        ", quantising ", apps::HumanSeconds(last.quantise_seconds),
-        ", control ", apps::HumanSeconds(last.control_seconds)));
-    for (const session::RefitPhase& phase : target->phases) {
-      apps::PrintLine(absl::StrCat(
-          "    ", phase.name, ": ",
-          apps::HumanSeconds(
-              std::chrono::duration<double>(phase.end - phase.begin).count())));
-    }
-  }
+  PrintOnce(options, GpuCaseName("contact-in-later-refits", fleet.name()),
+            later_contact);
+  if (!options.json) SayWhereTimeWent(last, phases);
   return absl::OkStatus();
 }
 
-absl::Status RefitCase(const BenchOptions& options,
-                       const apps::DeviceChoice& device,
-                       const std::string& job) {
-  WEFT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<BenchFleet> fleet,
-      BenchFleet::Start(job, options.bytes, "cuda", "cuda:0"));
-  WEFT_RETURN_IF_ERROR(RefitRows(options, device, *fleet, /*verify=*/false));
-  return RefitRows(options, device, *fleet, /*verify=*/true);
+absl::Status RefitCases(const BenchOptions& options,
+                        const apps::DeviceChoice& device) {
+  // Of a process the first one also makes what the driver and the kernels need.
+  std::string contact = "first-contact-of-process";
+  for (const std::string job :
+       {"qwen3:hf>vllm:tp=1", "qwen3:fsdp:shard=2>vllm:tp=1",
+        "qwen3:megatron:tp=2>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4",
+        "qwen3:hf:quant=fp8-block>vllm:tp=1,quant=fp8-block"}) {
+    WEFT_ASSIGN_OR_RETURN(
+        const std::unique_ptr<BenchFleet> fleet,
+        BenchFleet::Start(job, options.bytes, "cuda", "cuda:0"));
+    WEFT_RETURN_IF_ERROR(
+        RefitRows(options, device, *fleet, /*verify=*/false, contact));
+    contact = "first-contact";
+    WEFT_RETURN_IF_ERROR(
+        RefitRows(options, device, *fleet, /*verify=*/true, contact));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status EmptyRefit(const BenchOptions& options,
@@ -163,8 +144,8 @@ absl::Status EmptyRefit(const BenchOptions& options,
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<BenchFleet> fleet,
       BenchFleet::Start("contiguous", 64 << 10, "cuda", "cuda:0"));
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<GpuReceiver> target,
-                        MakeGpuReceiver(*fleet, device, true, 1));
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<GpuTarget> target,
+                        GpuTarget::Make(*fleet, device, {}));
   for (const bool whole : {false, true}) {
     WEFT_ASSIGN_OR_RETURN(
         const CaseResult result,
@@ -172,9 +153,9 @@ absl::Status EmptyRefit(const BenchOptions& options,
             whole ? "gpu/empty-refit" : "gpu/empty-transfer", "us",
             options.runs * 20, whole ? std::nullopt : std::optional<double>(50),
             [&]() -> absl::StatusOr<double> {
-              WEFT_ASSIGN_OR_RETURN(
-                  const session::RefitReport report,
-                  target->receiver->Refit(nullptr, false, Patience()));
+              WEFT_ASSIGN_OR_RETURN(const session::RefitReport report,
+                                    target->Refit());
+              target->phases().Take();
               return 1e6 * (whole ? report.seconds : report.transfer_seconds);
             }));
     Print(result, options);
@@ -187,18 +168,17 @@ absl::Status EmptyRefit(const BenchOptions& options,
 absl::Status BenchGpu(const BenchOptions& options) {
   WEFT_ASSIGN_OR_RETURN(apps::DeviceChoice device, apps::ChooseDevice("cuda"));
   device.device = device.driver->num_devices() - 1;
-  for (const std::string job :
-       {"qwen3:hf>vllm:tp=1", "qwen3:fsdp:shard=2>vllm:tp=1",
-        "qwen3:megatron:tp=2>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4",
-        "qwen3:hf:quant=fp8-block>vllm:tp=1,quant=fp8-block"}) {
-    WEFT_RETURN_IF_ERROR(RefitCase(options, device, job));
-  }
-  WEFT_RETURN_IF_ERROR(EmptyRefit(options, device));
+  const auto wanted = [&](const char* part) {
+    return options.only.empty() || options.only == part;
+  };
+  if (wanted("refit")) WEFT_RETURN_IF_ERROR(RefitCases(options, device));
+  if (wanted("empty")) WEFT_RETURN_IF_ERROR(EmptyRefit(options, device));
+  if (wanted("shadow")) WEFT_RETURN_IF_ERROR(BenchGpuShadow(options, device));
 #ifdef WEFT_WITH_CUDA
-  return BenchGpuKernels(options);
-#else
-  return absl::OkStatus();
+  if (wanted("beside")) WEFT_RETURN_IF_ERROR(BenchGpuBeside(options, device));
+  if (wanted("programs")) WEFT_RETURN_IF_ERROR(BenchGpuKernels(options));
 #endif
+  return absl::OkStatus();
 }
 
 }  // namespace weft::bench

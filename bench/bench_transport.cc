@@ -11,61 +11,88 @@
 //                                     UCX reads the peer's memory (cma)
 //   transport/nixl-get-1MiB/one-sided ucp_get through the same wire
 // 64 MiB a message, past the caches, as weights are.
-#include <sys/wait.h>
+#include <unistd.h>
 
-#include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "bench_case.h"
 #include "bench_fleet.h"
 #include "bench_raw.h"
+#include "child_process.h"
 #include "weft/base/status.h"
 
 namespace weft::bench {
 namespace {
 
+// The row of figures that a client of ucx_perftest prints; empty if it reached
+// no server.
+absl::StatusOr<std::string> PerftestRow(const std::vector<std::string>& argv) {
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<apps::ChildProcess> client,
+                        apps::ChildProcess::Start("ucx_perftest", argv));
+  std::string row;
+  while (true) {
+    const absl::StatusOr<std::string> line = client->ReadLine(Patience());
+    if (absl::IsDeadlineExceeded(line.status())) return line.status();
+    if (!line.ok()) break;
+    // The row of figures is indented; everything else begins with + or |.
+    const size_t begin = line->find_first_not_of(' ');
+    if (begin != std::string::npos && (*line)[begin] >= '0' &&
+        (*line)[begin] <= '9') {
+      row = *line;
+    }
+  }
+  WEFT_ASSIGN_OR_RETURN(const int code, client->Wait(Patience()));
+  constexpr int kNoSuchProgram = 127;  // of env
+  if (code == kNoSuchProgram) {
+    return absl::NotFoundError(
+        "ucx_perftest is not installed; install ucx-utils");
+  }
+  return row;
+}
+
 // GB/s that ucx_perftest prints for `test` on this host. With `tls` as its
 // UCX_TLS, unless the environment has one.
 absl::StatusOr<double> PerftestRate(std::string_view test,
                                     const std::string& tls = "") {
+  std::vector<std::string> argv = {"/usr/bin/env"};
+  if (!tls.empty() && std::getenv("UCX_TLS") == nullptr) {
+    argv.push_back(absl::StrCat("UCX_TLS=", tls));
+  }
   // The server ends by itself after one client; the port is our own.
   const int port = 20000 + static_cast<int>(getpid() % 20000);
-  const std::string tool = tls.empty() || std::getenv("UCX_TLS") != nullptr
-                               ? "ucx_perftest"
-                               : absl::StrCat("UCX_TLS=", tls, " ucx_perftest");
-  const std::string server =
-      absl::StrCat(tool, " -p ", port, " >/dev/null 2>&1 & sleep 0.5; ");
-  const std::string client =
-      absl::StrCat(tool, " 127.0.0.1 -p ", port, " -t ", std::string(test),
-                   " -s 67108864 -n 12 -w 2 -f 2>/dev/null; wait");
-  FILE* pipe = popen((server + client).c_str(), "r");
-  if (pipe == nullptr) return absl::InternalError("cannot start ucx_perftest");
+  argv.insert(argv.end(), {"ucx_perftest", "-p", absl::StrCat(port)});
+  WEFT_ASSIGN_OR_RETURN(
+      const std::unique_ptr<apps::ChildProcess> server,
+      apps::ChildProcess::Start("ucx_perftest's server", argv));
+  argv.insert(argv.end(), {"127.0.0.1", "-t", std::string(test), "-s",
+                           "67108864", "-n", "12", "-w", "2", "-f"});
   std::string last;
-  std::array<char, 512> line;
-  while (std::fgets(line.data(), line.size(), pipe) != nullptr) {
-    // The row of figures is indented; everything else begins with + or |.
-    const std::string row = line.data();
-    const size_t begin = row.find_first_not_of(' ');
-    if (begin != std::string::npos && row[begin] >= '0' && row[begin] <= '9') {
-      last = row;
+  // It does not say when it listens: a client asks again.
+  const base::Deadline listens =
+      base::Deadline::After(std::chrono::seconds(10));
+  while (last.empty() && !listens.Passed()) {
+    WEFT_ASSIGN_OR_RETURN(last, PerftestRow(argv));
+    if (last.empty()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
   }
-  pclose(pipe);
   // Columns of -f: iterations, typical, average, overall latency,
   // average and overall bandwidth (MB/s of 2^20), average, overall rate.
   double column[8] = {};
   if (std::sscanf(last.c_str(), "%lf %lf %lf %lf %lf %lf %lf %lf", &column[0],
                   &column[1], &column[2], &column[3], &column[4], &column[5],
                   &column[6], &column[7]) < 6) {
-    return absl::NotFoundError(
-        "ucx_perftest printed no result; install ucx-utils");
+    return absl::NotFoundError("ucx_perftest printed no result");
   }
   return column[5] * 1048576 / 1e9;
 }

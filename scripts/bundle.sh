@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Packs `weft`, the GPU tests and every library they need, UCX's modules
-# included, into build/weft-bundle.tar.xz: it runs where nothing is installed
-# but glibc 2.36 or later (Debian 12, Ubuntu 24.04), with or without a GPU.
+# included, and the Python wheel (built if build/dist has none) into
+# build/weft-bundle.tar.xz: it runs where nothing is installed
+# but glibc 2.36 or later (Debian 12, Ubuntu 24.04), with or without a GPU. The
+# wheel is for the Python that it is named after.
 # scripts/bundle.sh [--no-build] [PRESET]
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,7 +41,19 @@ find "$out/lib" -name '*.so*' -exec strip --strip-unneeded {} + 2>/dev/null || t
 cat >"$out/README" <<TEXT
 weft and its GPU tests, $(git rev-parse --short HEAD): bin/weft --version,
 bin/weft doctor, bin/weft selftest gpu. Keep bin and lib beside each other.
+pip install python/*.whl brings the Python package, which needs nothing of them.
 TEXT
 cp "build/$preset/gpu_tests.txt" "$out/bin/"
+if ! ls build/dist/weft-*.whl >/dev/null 2>&1; then
+  [ "$build" = yes ] || { echo "bundle: no wheel in build/dist: run make wheel" >&2; exit 1; }
+  scripts/wheel.sh
+fi
+mkdir "$out/python"
+cp build/dist/weft-*.whl "$out/python/"
 tar -C build --sort=name -cJf build/weft-bundle.tar.xz bundle
+size=$(stat -c %s build/weft-bundle.tar.xz)
+if [ "$size" -ge $((60 << 20)) ]; then
+  echo "bundle: build/weft-bundle.tar.xz has $size bytes, it must stay below 60 MiB" >&2
+  exit 1
+fi
 du -h build/weft-bundle.tar.xz | cut -f1

@@ -52,6 +52,16 @@ cudaError_t LaunchFill(std::byte* data, int64_t bytes, cudaStream_t stream);
 // Reads all bytes and does next to nothing with them: the bound of a digest.
 cudaError_t LaunchRead(const std::byte* data, int64_t bytes, int num_sms,
                        cudaStream_t stream);
+// Tensor cores multiply values in registers, kMmaLoopFlop in all, in blocks of
+// some 50 us, as those of a matrix product are.
+inline constexpr int kMmaLoopBlocks = 33792;
+inline constexpr int kMmaLoopWarps = 8;
+inline constexpr int kMmaLoopRounds = 128;
+inline constexpr int kMmaLoopChains = 4;  // independent, a warp
+inline constexpr double kMmaLoopFlop = 2.0 * 16 * 16 * 16 * kMmaLoopBlocks *
+                                       kMmaLoopWarps * kMmaLoopRounds *
+                                       kMmaLoopChains;
+cudaError_t LaunchMmaLoop(cudaStream_t stream);
 
 }  // namespace weft::bench
 

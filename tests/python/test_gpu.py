@@ -57,13 +57,15 @@ class Process:
     def kill(self):
         self.process.kill()
         self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
 
 
 class Scene:
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, shape=None):
         self.processes = []
         config = tmp_path / "config.json"
-        config.write_text(json.dumps(CONFIG))
+        config.write_text(json.dumps(CONFIG | (shape or {})))
         self.checkpoint = tmp_path / "checkpoint"
         subprocess.run([WEFT, "synth", "--config", config, "--out",
                         self.checkpoint], check=True, stdout=subprocess.DEVNULL)

@@ -158,11 +158,20 @@ def test_a_refit_is_drawn(start, catalog, checkpoint, tmp_path):  # noqa: F811
     # Each phase lies in one of the two refits, which follow each other.
     assert first["ts"] + first["dur"] <= second["ts"]
     for each in drawn:
-        if each["name"] == "plan and connect":
+        if each["name"] in ("manifests", "plan and connect"):
             continue  # the fault was armed in between
         assert any(whole["ts"] <= each["ts"] and
                    each["ts"] + each["dur"] <= whole["ts"] + whole["dur"] + 1
                    for whole in (first, second)), each
+    # The first contact, once, in its parts.
+    contact, = (each for each in drawn if each["name"] == "plan and connect")
+    parts = [each for each in drawn
+             if each["name"] in ("plan", "connect", "open", "bind")]
+    parts.sort(key=lambda each: each["ts"])
+    assert [each["name"] for each in parts] == ["plan", "connect", "open", "bind"]
+    assert contact["ts"] <= parts[0]["ts"]
+    assert parts[-1]["ts"] + parts[-1]["dur"] <= (
+        contact["ts"] + contact["dur"] + 1)
     begins = [min(e["ts"] for e in drawn if e["name"] == name)
               for name in ("lease", "epoch words before", "move from 1 peers",
                            "verify", "epoch words after", "commit")]

@@ -406,6 +406,8 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
 
 absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
                                           base::Deadline deadline) {
+  std::optional<PhaseTimer> phase(std::in_place, options_.on_phase,
+                                  "manifests");
   WEFT_ASSIGN_OR_RETURN(
       const catalog::SourceSet set,
       options_.catalog->GetSources(
@@ -419,6 +421,7 @@ absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
       chooser_->Choose(set, request, deadline);
   counters_.manifests_fetched = chooser_->manifests_fetched();
   WEFT_RETURN_IF_ERROR(choice.status());
+  phase.reset();
   const bool connect = lease != nullptr;
   if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
       (prepared_->connected || !connect)) {
@@ -463,6 +466,7 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
   if (same_layouts) {
     next->planned = prepared_->planned;
   } else {
+    const PhaseTimer planning(options_.on_phase, "plan");
     WEFT_ASSIGN_OR_RETURN(
         next->planned,
         PlanForReceiver(*next->index, next->sources, target_digest_, options_));
@@ -473,8 +477,8 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
     return absl::OkStatus();
   }
   WEFT_ASSIGN_OR_RETURN(next->links,
-                        OpenLinks(next->planned->plan, next->sources,
-                                  options_.transports, unreachable, deadline));
+                        OpenLinks(next->planned->plan, next->sources, options_,
+                                  unreachable, deadline));
   counters_.connections_opened += static_cast<int64_t>(next->links.size());
   WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
   next->connected = true;
@@ -486,6 +490,7 @@ absl::StatusOr<Transfer*> ReceiverImpl::TransferOf(Prepared& prepared) {
   const size_t set = shadow_ == nullptr ? 0 : shadow_->receiving();
   std::unique_ptr<Transfer>& transfer = prepared.transfers[set];
   if (transfer == nullptr) {
+    const PhaseTimer phase(options_.on_phase, "bind");
     const RankMemory& memory =
         shadow_ == nullptr ? options_.memory : shadow_->receiving_memory();
     WEFT_ASSIGN_OR_RETURN(transfer,

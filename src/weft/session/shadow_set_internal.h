@@ -86,9 +86,11 @@ class ShadowSet {
   std::vector<Stretch> on_device_;
   std::unique_ptr<memory::Buffer> buffer_;
   std::unique_ptr<memory::DeviceBuffer> device_buffer_;
-  // Contents of a GPU change places through it; null when they need not.
+  // Contents of a GPU change places through it, each queue through a part of
+  // its own; null when they need not.
   std::unique_ptr<memory::DeviceBuffer> bounce_;
-  std::unique_ptr<memory::DeviceQueue> queue_;
+  int64_t queue_bounce_bytes_ = 0;
+  std::vector<std::unique_ptr<memory::DeviceQueue>> queues_;
 };
 
 }  // namespace weft::session

@@ -216,15 +216,15 @@ void AddUnknownTensors(const std::vector<std::string>& known_tensors,
 
 absl::StatusOr<std::vector<std::unique_ptr<SourceLink>>> OpenLinks(
     const plan::Plan& plan, absl::Span<const ChosenSource> sources,
-    absl::Span<const std::shared_ptr<transport::Transport>> transports,
-    std::optional<int64_t>& unreachable, base::Deadline deadline) {
+    const ReceiverOptions& options, std::optional<int64_t>& unreachable,
+    base::Deadline deadline) {
   std::vector<std::unique_ptr<SourceLink>> links;
   for (const plan::PeerPlan& peer : plan.peers) {
     const auto source = std::find_if(
         sources.begin(), sources.end(),
         [&](const auto& each) { return each.record.rank == peer.src_rank; });
     absl::StatusOr<std::unique_ptr<SourceLink>> link =
-        SourceLink::Open(source->record, source->name, transports, deadline);
+        SourceLink::Open(source->record, source->name, options, deadline);
     if (!link.ok()) {
       unreachable = peer.src_rank;
       return link.status();

@@ -103,8 +103,8 @@ void AddUnknownTensors(const std::vector<std::string>& known_tensors,
 // a source that is not there.
 absl::StatusOr<std::vector<std::unique_ptr<SourceLink>>> OpenLinks(
     const plan::Plan& plan, absl::Span<const ChosenSource> sources,
-    absl::Span<const std::shared_ptr<transport::Transport>> transports,
-    std::optional<int64_t>& unreachable, base::Deadline deadline);
+    const ReceiverOptions& options, std::optional<int64_t>& unreachable,
+    base::Deadline deadline);
 
 }  // namespace weft::session
 

@@ -42,8 +42,7 @@ absl::Status Drain(transport::Peer& peer, int64_t outstanding,
 
 absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
     const catalog::SourceRecord& source, const std::string& name,
-    absl::Span<const std::shared_ptr<transport::Transport>> transports,
-    base::Deadline deadline) {
+    const ReceiverOptions& options, base::Deadline deadline) {
   std::unique_ptr<SourceLink> link(new SourceLink);
   link->rank_ = source.rank;
   link->generation_ = source.generation;
@@ -51,15 +50,17 @@ absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
   WEFT_ASSIGN_OR_RETURN(link->binding_,
                         manifest::DecodeBinding(source.binding));
   base::FaultList faults;
-  for (const auto& transport : transports) {
+  for (const auto& transport : options.transports) {
     const std::string by(transport->name());
     const auto* address = Find(link->binding_.addresses, by);
     if (address == nullptr) {
       faults.Add(absl::StrCat(by, ": the publisher does not offer it"));
       continue;
     }
-    absl::StatusOr<std::unique_ptr<transport::Peer>> peer =
-        transport->Connect(address->address, link->label_, deadline);
+    absl::StatusOr<std::unique_ptr<transport::Peer>> peer = [&] {
+      const PhaseTimer phase(options.on_phase, "connect");
+      return transport->Connect(address->address, link->label_, deadline);
+    }();
     if (!peer.ok()) {
       faults.Add(absl::StrCat(by, ": ", std::string(peer.status().message())));
       continue;
@@ -67,7 +68,10 @@ absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
     link->peer_ = *std::move(peer);
     link->transport_ = transport;
     link->transport_name_ = by;
-    const absl::Status imported = link->ImportAll();
+    const absl::Status imported = [&] {
+      const PhaseTimer phase(options.on_phase, "open");
+      return link->ImportAll();
+    }();
     if (imported.ok()) return link;
     faults.Add(absl::StrCat(by, ": ", std::string(imported.message())));
     link->regions_.clear();

@@ -13,19 +13,19 @@
 #include "weft/catalog/store.h"
 #include "weft/execute/executor.h"
 #include "weft/manifest/binding.h"
+#include "weft/session/receiver.h"
 #include "weft/transport/transport.h"
 
 namespace weft::session {
 
 class SourceLink {
  public:
-  // Connects through the first transport, in the order given, that has keys
-  // for every buffer of the source. kUnavailable that lists why each failed.
+  // Connects through the first of the options' transports that has keys for
+  // every buffer of the source. kUnavailable that lists why each failed.
   // `name`: of the source, for errors.
   static absl::StatusOr<std::unique_ptr<SourceLink>> Open(
       const catalog::SourceRecord& source, const std::string& name,
-      absl::Span<const std::shared_ptr<transport::Transport>> transports,
-      base::Deadline deadline);
+      const ReceiverOptions& options, base::Deadline deadline);
 
   int64_t rank() const { return rank_; }
   uint64_t generation() const { return generation_; }

@@ -1,0 +1,79 @@
+"""Commands end on SIGTERM and SIGINT, and take their processes with them.
+
+`weft bench` went on to its end: the program blocked both signals for all of its
+commands, and only those that serve until ctrl-c took them.
+"""
+
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import BINARY
+
+PATIENCE = 60  # seconds; a bound, not an expectation
+
+
+def stat_of(pid):
+    """(state, parent) of a process; None when it is gone."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return state, int(parent)
+
+
+def children_of(pid):
+    found = [int(entry.name) for entry in pathlib.Path("/proc").iterdir()
+             if entry.name.isdigit()]
+    return [each for each in found
+            if (stat := stat_of(each)) is not None and stat[1] == pid]
+
+
+def wait_until(holds, what):
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"still waiting until {what}"
+        time.sleep(0.01)
+
+
+def has_ended(pid):
+    """Gone, or a zombie that waits for whoever inherited it."""
+    stat = stat_of(pid)
+    return stat is None or stat[0] in "ZX"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_benchmark_ends_with_its_processes(number):
+    # More runs than anyone waits for: a catalog and two sources serve them.
+    bench = subprocess.Popen(
+        [BINARY, "bench", "refit", "--bytes", str(64 << 20), "--runs", "1000"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(children_of(bench.pid)) >= 2,
+                   "the benchmark has started its processes")
+        children = children_of(bench.pid)
+        bench.send_signal(number)
+        assert bench.wait(PATIENCE) == -number
+        wait_until(lambda: all(map(has_ended, children)),
+                   f"the processes {children} of the benchmark have ended")
+    finally:
+        bench.kill()
+        bench.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_serves_ends_in_order(number):
+    catalog = subprocess.Popen(
+        [BINARY, "catalog", "--listen", "127.0.0.1:0", "--json"],
+        stdout=subprocess.PIPE, text=True)
+    try:
+        assert "address" in catalog.stdout.readline()
+        catalog.send_signal(number)
+        assert catalog.wait(PATIENCE) == 0
+    finally:
+        catalog.kill()
+        catalog.wait()
