@@ -50,6 +50,7 @@ class CudaQueue final : public DeviceQueue {
     const Current current(calls_, context_);
     calls_.cuStreamSynchronize_(stream_);
     calls_.cuStreamDestroy_(stream_);
+    if (event_ != nullptr) calls_.cuEventDestroy_(event_);
   }
 
   int device() const override { return device_; }
@@ -96,20 +97,17 @@ class CudaQueue final : public DeviceQueue {
 
   absl::Status WaitForStream(uintptr_t stream) override {
     const Current current(calls_, context_);
-    CUevent event = nullptr;
-    WEFT_RETURN_IF_ERROR(
-        calls_.Check(calls_.cuEventCreate_(&event, CU_EVENT_DISABLE_TIMING),
-                     "cuEventCreate"));
-    absl::Status status = calls_.Check(
-        calls_.cuEventRecord_(event, reinterpret_cast<CUstream>(stream)),
-        "cuEventRecord on the framework's stream");
-    if (status.ok()) {
-      status = calls_.Check(calls_.cuStreamWaitEvent_(stream_, event, 0),
-                            "cuStreamWaitEvent");
+    if (event_ == nullptr) {
+      WEFT_RETURN_IF_ERROR(
+          calls_.Check(calls_.cuEventCreate_(&event_, CU_EVENT_DISABLE_TIMING),
+                       "cuEventCreate"));
     }
-    // The driver keeps it until the wait is over.
-    calls_.cuEventDestroy_(event);
-    return status;
+    WEFT_RETURN_IF_ERROR(calls_.Check(
+        calls_.cuEventRecord_(event_, reinterpret_cast<CUstream>(stream)),
+        "cuEventRecord on the framework's stream"));
+    // Waits for what was recorded last: the event may be recorded again.
+    return calls_.Check(calls_.cuStreamWaitEvent_(stream_, event_, 0),
+                        "cuStreamWaitEvent");
   }
 
   absl::StatusOr<bool> Idle() override {
@@ -126,6 +124,7 @@ class CudaQueue final : public DeviceQueue {
   const int device_;
   const CUcontext context_;
   const CUstream stream_;
+  CUevent event_ = nullptr;  // of WaitForStream; made by the first
 };
 
 class CudaDriverImpl final : public DeviceDriver {
