@@ -11,6 +11,7 @@
 
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -172,29 +173,57 @@ struct CatalogMetrics::Families {
           .Name("weft_catalog_rpc_seconds")
           .Help("Time of the calls that do not wait by their nature")
           .Register(registry);
+
+  // Found once: a family looks labels up as texts, under a lock.
+  struct Method {
+    prometheus::Gauge* running;
+    prometheus::Counter* succeeded;
+    prometheus::Histogram* seconds;  // nullptr: it waits by its nature
+  };
+  const Method& Find(std::string_view name);
+  std::mutex mutex;
+  std::map<std::string_view, Method> methods;  // the names stay
 };
+
+const CatalogMetrics::Families::Method& CatalogMetrics::Families::Find(
+    std::string_view method) {
+  const std::lock_guard lock(mutex);
+  if (const auto known = methods.find(method); known != methods.end()) {
+    return known->second;
+  }
+  static const prometheus::Histogram::BucketBoundaries kBuckets = {
+      1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10};
+  const std::string name(method);
+  const bool waits = name == "Attach" || name == "WatchVersions" ||
+                     name == "BeginUpdate" || name == "ReadEvents";
+  return methods[method] = {
+             &running.Add({{"method", name}}),
+             &calls.Add(
+                 {{"method", name},
+                  {"code", absl::StatusCodeToString(absl::StatusCode::kOk)}}),
+             waits ? nullptr : &seconds.Add({{"method", name}}, kBuckets)};
+}
 
 CatalogMetrics::CatalogMetrics() : families_(std::make_unique<Families>()) {}
 CatalogMetrics::~CatalogMetrics() = default;
 
 void CatalogMetrics::OnStart(std::string_view method) {
-  families_->running.Add({{"method", std::string(method)}}).Increment();
+  families_->Find(method).running->Increment();
 }
 
 void CatalogMetrics::OnEnd(std::string_view method, absl::StatusCode code,
                            double seconds) {
-  const std::string name(method);
-  families_->running.Add({{"method", name}}).Decrement();
-  families_->calls
-      .Add({{"method", name}, {"code", absl::StatusCodeToString(code)}})
-      .Increment();
-  if (name == "Attach" || name == "WatchVersions" || name == "BeginUpdate" ||
-      name == "ReadEvents") {
-    return;
+  const Families::Method& of = families_->Find(method);
+  of.running->Decrement();
+  if (code == absl::StatusCode::kOk) {
+    of.succeeded->Increment();
+  } else {
+    families_->calls
+        .Add({{"method", std::string(method)},
+              {"code", absl::StatusCodeToString(code)}})
+        .Increment();
   }
-  static const prometheus::Histogram::BucketBoundaries kBuckets = {
-      1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3, 10};
-  families_->seconds.Add({{"method", name}}, kBuckets).Observe(seconds);
+  if (of.seconds != nullptr) of.seconds->Observe(seconds);
 }
 
 void CatalogMetrics::OnEvents(const catalog::EventPage& page) {

@@ -43,8 +43,8 @@ void FindLastEvent(const std::string& tail, uint64_t& log_id,
 }  // namespace
 
 EventFeed::EventFeed(catalog::CatalogStore* store, uint64_t log_id,
-                     uint64_t after, Sink sink)
-    : store_(store), sink_(std::move(sink)) {
+                     uint64_t after, std::chrono::milliseconds pause, Sink sink)
+    : store_(store), pause_(pause), sink_(std::move(sink)) {
   query_.log_id = log_id;
   query_.from = log_id == 0 ? 0 : after + 1;
   query_.max_events = 4096;
@@ -52,14 +52,23 @@ EventFeed::EventFeed(catalog::CatalogStore* store, uint64_t log_id,
 }
 
 EventFeed::~EventFeed() {
-  ending_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    ends_.notify_all();
+  }
   thread_.join();
+}
+
+bool EventFeed::EndsWithin(std::chrono::milliseconds time) {
+  std::unique_lock lock(mutex_);
+  return ends_.wait_for(lock, time, [this] { return ending_; });
 }
 
 void EventFeed::Run() {
   while (true) {
     // Read before the page: what comes after it is the last one.
-    const bool last = ending_;
+    const bool last = EndsWithin(std::chrono::milliseconds(0));
     query_.wait_until =
         base::Deadline::After(last ? std::chrono::milliseconds(0) : kNoticeEnd);
     const auto page =
@@ -73,7 +82,7 @@ void EventFeed::Run() {
     }
     const bool more = page.ok() && !page->events.empty();
     if (last && !more) return;
-    if (!page.ok() && !last) std::this_thread::sleep_for(kNoticeEnd);
+    EndsWithin(page.ok() ? pause_ : kNoticeEnd);
   }
 }
 

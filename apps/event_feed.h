@@ -2,11 +2,13 @@
 #ifndef WEFT_APPS_EVENT_FEED_H_
 #define WEFT_APPS_EVENT_FEED_H_
 
-#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -22,9 +24,11 @@ class EventFeed {
   using Sink = std::function<void(const catalog::EventPage&)>;
 
   // Begins after event `after` of log `log_id`, or with the oldest that is kept
-  // if `log_id` is 0. `store` must outlive the feed.
+  // if `log_id` is 0. With `pause` it looks away that long after each page: who
+  // only counts events need not be awake for each. `store` must outlive the
+  // feed.
   EventFeed(catalog::CatalogStore* store, uint64_t log_id, uint64_t after,
-            Sink sink);
+            std::chrono::milliseconds pause, Sink sink);
   // Hands out what there is still, then ends.
   ~EventFeed();
   EventFeed(const EventFeed&) = delete;
@@ -32,11 +36,15 @@ class EventFeed {
 
  private:
   void Run();
+  bool EndsWithin(std::chrono::milliseconds time);
 
   catalog::CatalogStore* const store_;
   catalog::EventQuery query_;
+  const std::chrono::milliseconds pause_;
   const Sink sink_;
-  std::atomic<bool> ending_ = false;
+  std::mutex mutex_;
+  std::condition_variable ends_;
+  bool ending_ = false;
   std::thread thread_;
 };
 

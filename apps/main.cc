@@ -4,6 +4,7 @@
 #include <new>
 #include <string>
 
+#include "absl/synchronization/mutex.h"
 #include "chaos_rank.h"
 #include "commands.h"
 #include "console.h"
@@ -23,6 +24,9 @@ int main(int argc, char** argv) {
   // Before anything else, since it may start the program once more.
   const absl::Status one_ucx = weft::apps::KeepOneUcx(argc, argv);
   if (!one_ucx.ok()) return weft::apps::Fail("weft", one_ucx);
+  // Debian builds Abseil for debugging: each lock that gRPC takes is entered
+  // into one graph of all threads, under a lock.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   CLI::App app("Weft carries trained weights into live inference engines.",
                "weft");
   app.set_version_flag("--version", weft::apps::VersionText());

@@ -69,7 +69,8 @@ absl::StatusOr<double> BenchFleet::Step() {
 
 absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
     const BenchFleet& fleet, const std::string& transport, int threads,
-    execute::PostedWay way, bool verify) {
+    execute::PostedWay way, bool verify,
+    const std::function<void(session::ReceiverOptions&)>& adjust) {
   auto made = std::make_unique<BenchReceiver>();
   WEFT_ASSIGN_OR_RETURN(
       made->owned,
@@ -84,6 +85,7 @@ absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
   options.execute.posted_way = way;
   options.verify = verify;
   options.measure_bound = false;
+  if (adjust) adjust(options);
   WEFT_ASSIGN_OR_RETURN(made->receiver, session::Receiver::Create(
                                             std::move(options), Patience()));
   return made;

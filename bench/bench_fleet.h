@@ -2,6 +2,7 @@
 #ifndef WEFT_BENCH_BENCH_FLEET_H_
 #define WEFT_BENCH_BENCH_FLEET_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -42,9 +43,11 @@ struct BenchReceiver {
   session::OwnedRankMemory owned;
   std::unique_ptr<session::Receiver> receiver;
 };
+// `adjust`, if given, has the last word on its options.
 absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
     const BenchFleet& fleet, const std::string& transport, int threads,
-    execute::PostedWay way, bool verify);
+    execute::PostedWay way, bool verify,
+    const std::function<void(session::ReceiverOptions&)>& adjust = nullptr);
 
 }  // namespace weft::bench
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -12,27 +13,56 @@
 
 namespace weft::session {
 
-// Renews from a thread of its own, three times within what the lease lasts, as
-// long as it lives. A lease that the catalog has revoked or forgotten is left
-// alone: its holder hears of it when it commits.
+// Renews from a thread of its own, three times within what the lease lasts. The
+// thread outlives the lease: most refits end before it has anything to do, and
+// then they neither start nor wake one. A lease that the catalog has revoked or
+// forgotten is left alone: its holder hears of it when it commits.
+//
+// Threads: one caller at a time.
 class LeaseKeeper {
  public:
   // `store` outlives it.
-  LeaseKeeper(catalog::CatalogStore& store, const catalog::Lease& lease);
+  explicit LeaseKeeper(catalog::CatalogStore& store) : store_(store) {}
   // Waits for a renewal that is under way, some seconds at most.
   ~LeaseKeeper();
   LeaseKeeper(const LeaseKeeper&) = delete;
   LeaseKeeper& operator=(const LeaseKeeper&) = delete;
 
+  // Renews a lease as long as it lives. A renewal that is under way at its end
+  // is not waited for: the catalog refuses one of a lease that it has back.
+  class Kept {
+   public:
+    Kept(LeaseKeeper& keeper, const catalog::Lease& lease) : keeper_(keeper) {
+      keeper_.Keep(lease);
+    }
+    ~Kept() { keeper_.Drop(); }
+    Kept(const Kept&) = delete;
+    Kept& operator=(const Kept&) = delete;
+
+   private:
+    LeaseKeeper& keeper_;
+  };
+
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Held {
+    std::string lease_id;
+    std::chrono::nanoseconds pause{0};  // between renewals
+    Clock::time_point due;
+  };
+
+  void Keep(const catalog::Lease& lease);
+  void Drop();
   void Run();
+  // mutex_ is held before and after, not meanwhile.
+  void Renew(std::unique_lock<std::mutex>& lock);
 
   catalog::CatalogStore& store_;
-  const std::string lease_id_;
-  const std::chrono::nanoseconds pause_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool over_ = false;
+  std::optional<Held> held_;
+  Clock::time_point wakes_ = Clock::time_point::max();  // the thread, by itself
   std::thread thread_;
 };
 

@@ -50,7 +50,7 @@ struct Prepared {
 class ReceiverImpl : public Receiver {
  public:
   explicit ReceiverImpl(ReceiverOptions options)
-      : options_(std::move(options)) {}
+      : options_(std::move(options)), lease_keeper_(*options_.catalog) {}
 
   absl::Status Start(base::Deadline deadline) {
     WEFT_RETURN_IF_ERROR(base::Annotate(
@@ -156,7 +156,7 @@ class ReceiverImpl : public Receiver {
     report.version = leased;
     absl::Status done;
     {
-      const LeaseKeeper keeper(*options_.catalog, lease);
+      const LeaseKeeper::Kept kept(lease_keeper_, lease);
       done = TransferUnderLease(lease, deadline, report);
     }
     // What the second set holds is served only after the switch.
@@ -343,6 +343,7 @@ class ReceiverImpl : public Receiver {
   ReceiverOptions options_;
   manifest::LayoutDigest target_digest_;
   std::unique_ptr<SourceChooser> chooser_;
+  LeaseKeeper lease_keeper_;
   std::unique_ptr<Latch> latch_;
   std::unique_ptr<ShadowSet> shadow_;  // null: in place
   std::unique_ptr<Prepared> prepared_;

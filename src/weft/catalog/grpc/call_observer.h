@@ -9,7 +9,7 @@
 namespace weft::catalog {
 
 // Called on the threads of the calls. `method` is a name of catalog.proto, or
-// "other": a client cannot make up names.
+// "other": a client cannot make up names. It lives as long as the program.
 class CallObserver {
  public:
   virtual ~CallObserver() = default;

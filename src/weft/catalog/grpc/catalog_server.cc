@@ -39,10 +39,23 @@ absl::Status CheckOptions(const CatalogServerOptions& options) {
   return absl::OkStatus();
 }
 
+// Calls come in bursts, one from each rank. Without these the threads that a
+// burst needs are made for it and end with it.
+constexpr int kWaitingThreads = 16;
+
+void SetThreads(grpc::ServerBuilder& builder) {
+  using Option = grpc::ServerBuilder::SyncServerOption;
+  builder.SetSyncServerOption(Option::MIN_POLLERS, 1);
+  builder.SetSyncServerOption(Option::MAX_POLLERS, kWaitingThreads);
+}
+
 void SetConnectionOptions(int64_t max_message_bytes,
                           grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, kEstimateBandwidth);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
+                             kStreamLookaheadBytes);
   // Two catalogs on one port would each see a part of the workers.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
@@ -87,6 +100,7 @@ absl::StatusOr<std::unique_ptr<CatalogServer>> CatalogServer::Start(
       std::make_unique<Impl>(store, std::move(gate), options.max_watches);
   grpc::ServerBuilder builder;
   SetConnectionOptions(options.max_message_bytes, builder);
+  SetThreads(builder);
   builder.AddListeningPort(address, credentials, &impl->port);
   builder.RegisterService(&impl->service);
   if (options.observer != nullptr) {

@@ -18,10 +18,10 @@ namespace {
 constexpr std::chrono::seconds kAttachmentCallTime(5);
 
 // One server stream. Each response goes to `on_response`, the end to `on_end`,
-// both on gRPC's threads; on_end is called once, last. Destroying it cancels
-// the stream and waits for its end.
+// both on the connection's thread of streams; on_end is called once, last.
+// Destroying it cancels the stream and waits for its end.
 template <typename Response>
-class StreamReader final : public grpc::ClientReadReactor<Response> {
+class StreamReader final : public StreamThread::Stream {
  public:
   StreamReader(std::shared_ptr<Connection> connection, std::string doing,
                std::function<void(const Response&)> on_response,
@@ -30,26 +30,60 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
         doing_(std::move(doing)),
         on_response_(std::move(on_response)),
         on_end_(std::move(on_end)) {}
-  ~StreamReader() override {
-    std::unique_lock lock(mutex_);
+  ~StreamReader() {
     if (!started_) return;
+    const StreamThread::Attention attention(connection_->streams);
     context_.TryCancel();
+    std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return done_; });
   }
-
-  template <typename Request>
-  void Start(void (v1::Catalog::Stub::async::*method)(
-                 grpc::ClientContext*, const Request*,
-                 grpc::ClientReadReactor<Response>*),
-             const Request* request) {
-    started_ = true;
-    connection_->AddToken(context_);
-    (connection_->stub->async()->*method)(&context_, request, this);
-    this->StartRead(&response_);
-    this->StartCall();
-  }
+  StreamReader(const StreamReader&) = delete;
+  StreamReader& operator=(const StreamReader&) = delete;
 
   // OK when a response has come; else why none will.
+  template <typename Request>
+  absl::Status Open(std::unique_ptr<grpc::ClientAsyncReader<Response>> (
+                        v1::Catalog::Stub::*method)(grpc::ClientContext*,
+                                                    const Request&,
+                                                    grpc::CompletionQueue*),
+                    const Request& request, base::Deadline deadline) {
+    const StreamThread::Attention attention(connection_->streams);
+    started_ = true;
+    connection_->AddToken(context_);
+    stream_ = ((*connection_->stub).*method)(&context_, request,
+                                             connection_->streams.queue());
+    stream_->StartCall(tag());
+    return AwaitFirst(deadline);
+  }
+
+  // OK while the stream is open, else its end.
+  absl::Status state() {
+    const std::lock_guard lock(mutex_);
+    return end_;
+  }
+
+  void OnEvent(bool ok) override {
+    if (step_ == Step::kFinish) return OnDone();
+    if (step_ == Step::kRead && ok) {
+      on_response_(response_);
+      const std::lock_guard lock(mutex_);
+      has_response_ = true;
+      changed_.notify_all();
+    }
+    step_ = ok ? Step::kRead : Step::kFinish;
+    if (ok) {
+      stream_->Read(&response_, tag());
+    } else {
+      stream_->Finish(&status_, tag());
+    }
+  }
+
+ private:
+  // The operation that is under way.
+  enum class Step { kStart, kRead, kFinish };
+
+  void* tag() { return static_cast<StreamThread::Stream*>(this); }
+
   absl::Status AwaitFirst(base::Deadline deadline) {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, deadline.Remaining(),
@@ -60,28 +94,11 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
                                        " at catalog " + connection_->address);
   }
 
-  // OK while the stream is open, else its end.
-  absl::Status state() {
-    const std::lock_guard lock(mutex_);
-    return end_;
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) return;
-    on_response_(response_);
-    {
-      const std::lock_guard lock(mutex_);
-      has_response_ = true;
-      changed_.notify_all();
-    }
-    this->StartRead(&response_);
-  }
-
-  void OnDone(const grpc::Status& status) override {
+  void OnDone() {
     // A server does not end a stream well: one that says OK has gone too.
     absl::Status end =
-        status.ok() ? NoCatalogAnswers(connection_->address)
-                    : FromWireStatus(status, doing_, connection_->address);
+        status_.ok() ? NoCatalogAnswers(connection_->address)
+                     : FromWireStatus(status_, doing_, connection_->address);
     on_end_(end);
     const std::lock_guard lock(mutex_);
     end_ = std::move(end);
@@ -89,14 +106,17 @@ class StreamReader final : public grpc::ClientReadReactor<Response> {
     changed_.notify_all();
   }
 
- private:
   const std::shared_ptr<Connection> connection_;
   const std::string doing_;
   const std::function<void(const Response&)> on_response_;
   const std::function<void(const absl::Status&)> on_end_;
   grpc::ClientContext context_;
-  Response response_;
   bool started_ = false;
+  // Of the thread of streams, from StartCall on.
+  Step step_ = Step::kStart;
+  std::unique_ptr<grpc::ClientAsyncReader<Response>> stream_;
+  Response response_;
+  grpc::Status status_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool has_response_ = false;
@@ -130,8 +150,8 @@ class GrpcAttachment : public Attachment {
   }
 
   absl::Status Open(base::Deadline deadline) {
-    reader_.Start(&v1::Catalog::Stub::async::Attach, &request_);
-    const absl::Status status = reader_.AwaitFirst(deadline);
+    const absl::Status status = reader_.Open(
+        &v1::Catalog::Stub::PrepareAsyncAttach, request_, deadline);
     attached_ = status.ok();
     return status;
   }
@@ -167,8 +187,10 @@ class GrpcAttachment : public Attachment {
 class GrpcWatch : public VersionWatch {
  public:
   GrpcWatch(std::shared_ptr<Connection> connection, const std::string& model)
-      : reader_(
-            std::move(connection), "watching versions",
+      : connection_(std::move(connection)),
+        attention_(connection_->streams),
+        reader_(
+            connection_, "watching versions",
             [this](const v1::WatchVersionsResponse& response) {
               for (const wire::VersionRecord& record : response.records()) {
                 queue_.Push(FromWire(record));
@@ -184,8 +206,8 @@ class GrpcWatch : public VersionWatch {
   ~GrpcWatch() override { queue_.SetWake(nullptr); }
 
   absl::Status Open(base::Deadline deadline) {
-    reader_.Start(&v1::Catalog::Stub::async::WatchVersions, &request_);
-    return reader_.AwaitFirst(deadline);
+    return reader_.Open(&v1::Catalog::Stub::PrepareAsyncWatchVersions, request_,
+                        deadline);
   }
 
   absl::StatusOr<VersionRecord> Next(base::Deadline deadline) override {
@@ -197,8 +219,11 @@ class GrpcWatch : public VersionWatch {
   }
 
  private:
+  const std::shared_ptr<Connection> connection_;
   VersionQueue queue_;
   v1::WatchVersionsRequest request_;
+  // Whoever watches waits for what comes.
+  const StreamThread::Attention attention_;
   // Last: its destructor waits for the callbacks, which use the queue.
   StreamReader<v1::WatchVersionsResponse> reader_;
 };

@@ -16,6 +16,7 @@
 #include "weft/catalog/grpc/bearer_internal.h"
 #include "weft/catalog/grpc/client_access.h"
 #include "weft/catalog/grpc/messages_internal.h"
+#include "weft/catalog/grpc/stream_thread_internal.h"
 #include "weft/catalog/store.h"
 
 namespace weft::catalog {
@@ -26,6 +27,7 @@ struct Connection {
   std::string address;
   std::unique_ptr<v1::Catalog::Stub> stub;
   std::shared_ptr<Bearer> bearer;
+  StreamThread streams;
 
   // Runs a unary `method` of the stub until `deadline`. `doing` is for the
   // error: "listing versions".

@@ -190,6 +190,21 @@ TEST(GrpcServerTest, ARestartedServerIsFoundAgainButForgetsWorkers) {
   EXPECT_TRUE(pair.client().Attach(after->worker_id, Soon()).ok());
 }
 
+// Between calls the client's thread of streams does not poll all the time.
+TEST(GrpcServerTest, TheEndOfAnAttachmentIsSeenWhileNobodyCalls) {
+  ServerAndClient pair;
+  const auto worker = pair.client().Register(ReceiverInfo(), "", Soon());
+  const auto attachment = pair.client().Attach(worker->worker_id, Soon());
+  ASSERT_EQ(attachment.status(), absl::OkStatus());
+  EXPECT_FALSE((*attachment)->IsOver());
+  pair.Stop();
+  const base::Deadline deadline = Soon();
+  while (!(*attachment)->IsOver() && !deadline.Passed()) {
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE((*attachment)->IsOver());
+}
+
 TEST(GrpcServerTest, ShutdownEndsStreamsAndWaits) {
   ServerAndClient pair;
   std::vector<std::unique_ptr<VersionWatch>> watches;

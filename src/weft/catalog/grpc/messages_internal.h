@@ -19,6 +19,10 @@ namespace weft::catalog {
 // after about the sum of the two.
 inline constexpr int kKeepaliveMs = 10'000;
 inline constexpr int kKeepaliveTimeoutMs = 10'000;
+// Both ends: what a stream may send unasked is fixed. Else gRPC would estimate
+// it, with a ping of its own, which wakes both ends, for about each small call.
+inline constexpr int kEstimateBandwidth = 0;
+inline constexpr int kStreamLookaheadBytes = 1 << 20;
 
 namespace wire = ::weft::catalog::v1;
 

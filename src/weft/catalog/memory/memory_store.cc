@@ -59,10 +59,14 @@ class Core {
       core_.state_.Expire(now_);
     }
     ~Transaction() {
+      const uint64_t events_before = core_.events_.next();
       const auto to_wake = core_.HandOutChanges();
+      const bool has_news = core_.events_.next() != events_before;
       const std::vector<std::string> notes = core_.state_.TakeNotes();
       lock_.unlock();
       core_.changed_.notify_all();
+      // Most calls change nothing, and a reader is always there.
+      if (has_news) core_.news_.notify_all();
       if (core_.options_.on_note) {
         for (const std::string& note : notes) core_.options_.on_note(note);
       }
@@ -118,6 +122,7 @@ class Core {
   const MemoryStoreOptions options_;
   std::mutex mutex_;
   std::condition_variable changed_;  // a transaction has ended
+  std::condition_variable news_;     // there are events
   std::condition_variable expiry_;   // something expires sooner, or closed
   CatalogState state_;
   EventLog events_;
@@ -153,8 +158,8 @@ absl::StatusOr<bool> Core::AwaitRetired(const std::string& worker_id,
 
 EventPage Core::AwaitEvents(const EventQuery& query) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, query.wait_until.Remaining(),
-                    [&] { return closed_ || events_.HasNews(query); });
+  news_.wait_for(lock, query.wait_until.Remaining(),
+                 [&] { return closed_ || events_.HasNews(query); });
   return events_.Read(query);
 }
 
@@ -207,6 +212,7 @@ void Core::Close() {
     closed_ = true;
     expiry_.notify_all();
     changed_.notify_all();
+    news_.notify_all();
     to_close = watches_.All();
   }
   for (const auto& queue : to_close) {

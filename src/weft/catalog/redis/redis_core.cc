@@ -86,8 +86,10 @@ void RedisCore::Close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     changed_.notify_all();
+    news_.notify_all();
+    ending_.notify_all();
     work_.notify_all();
-    for (const auto& [sequence, proposal] : open_) proposal->done.notify_all();
+    for (const auto& [sequence, proposal] : open_) proposal->Close();
     for (RedisConnection* connection : {writing_, reading_}) {
       if (connection != nullptr) connection->Shutdown();
     }
@@ -121,21 +123,44 @@ absl::StatusOr<CommandResult> RedisCore::Propose(Command command,
                                                  base::Deadline deadline,
                                                  bool keep) {
   const base::Deadline until = Patient(deadline);
-  std::unique_lock lock(mutex_);
-  if (closed_) return Away(deadline);
-  const uint64_t sequence = ++last_sequence_;
-  command.sequence = sequence;
-  command.now_ns = NowNs();
   auto proposal = std::make_shared<Proposal>();
   proposal->command = std::move(command);
-  open_[sequence] = proposal;
-  work_.notify_one();
-  proposal->done.wait_for(lock, until.Remaining(), [&] {
-    return proposal->result.has_value() || closed_;
-  });
-  if (proposal->result) return *std::move(proposal->result);
+  uint64_t sequence = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return Away(deadline);
+    sequence = ++last_sequence_;
+    proposal->command.sequence = sequence;
+    proposal->command.now_ns = NowNs();
+    open_[sequence] = proposal;
+    work_.notify_one();
+  }
+  if (auto result = proposal->Await(until)) return *std::move(result);
+  const std::lock_guard lock(mutex_);
   if (!keep) open_.erase(sequence);
   return Away(deadline);
+}
+
+void RedisCore::Proposal::Answer(absl::StatusOr<CommandResult> with) {
+  {
+    const std::lock_guard lock(mutex_);
+    result_ = std::move(with);
+  }
+  done_.notify_all();
+}
+
+void RedisCore::Proposal::Close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  done_.notify_all();
+}
+
+std::optional<absl::StatusOr<CommandResult>> RedisCore::Proposal::Await(
+    base::Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  done_.wait_for(lock, deadline.Remaining(),
+                 [this] { return result_.has_value() || closed_; });
+  return std::move(result_);
 }
 
 absl::StatusOr<RedisReply> RedisCore::Ask(RedisWords words,
@@ -228,8 +253,8 @@ absl::StatusOr<EventPage> RedisCore::AwaitEvents(const EventQuery& query,
                                                  base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(CatchUp(deadline));
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, query.wait_until.Remaining(),
-                    [&] { return closed_ || events_.HasNews(query); });
+  news_.wait_for(lock, query.wait_until.Remaining(),
+                 [&] { return closed_ || events_.HasNews(query); });
   return events_.Read(query);
 }
 
@@ -248,7 +273,7 @@ void RedisCore::Unsubscribe(const std::string& model,
 
 bool RedisCore::WaitUnlessClosed(std::chrono::nanoseconds time) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, time, [this] { return closed_; });
+  ending_.wait_for(lock, time, [this] { return closed_; });
   return !closed_;
 }
 
@@ -266,7 +291,7 @@ void RedisCore::RunKeeper() {
         until = std::min(until, Clock::now() + left);
       }
     }
-    changed_.wait_until(lock, until, [&] { return closed_; });
+    ending_.wait_until(lock, until, [&] { return closed_; });
     if (closed_) return;
     const bool due = replica_ != nullptr &&
                      replica_->state().NextExpiry().has_value() &&

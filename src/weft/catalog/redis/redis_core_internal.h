@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "weft/base/deadline.h"
 #include "weft/catalog/redis/redis_connection_internal.h"
 #include "weft/catalog/redis/redis_store.h"
@@ -80,10 +81,31 @@ class RedisCore {
  private:
   // Of an entry of the log: milliseconds, number within.
   using EntryId = std::pair<uint64_t, uint64_t>;
+  // The result has a lock of its own: who wakes for it needs none that others
+  // want.
   struct Proposal {
     Command command;
-    std::optional<absl::StatusOr<CommandResult>> result;
-    std::condition_variable done;  // one waiter: not all wake for each
+
+    void Answer(absl::StatusOr<CommandResult> with);
+    void Close();  // no answer comes
+    std::optional<absl::StatusOr<CommandResult>> Await(base::Deadline deadline);
+
+   private:
+    std::mutex mutex_;
+    std::condition_variable done_;
+    bool closed_ = false;
+    std::optional<absl::StatusOr<CommandResult>> result_;
+  };
+  // Gives the answers when it goes, which is after mutex_ has been let go.
+  struct Answers {
+    std::vector<
+        std::pair<std::shared_ptr<Proposal>, absl::StatusOr<CommandResult>>>
+        results;
+    ~Answers() {
+      for (auto& [proposal, result] : results) {
+        proposal->Answer(std::move(result));
+      }
+    }
   };
   // Sent again after a reconnect unless it has been answered or given up.
   struct Job {
@@ -107,7 +129,7 @@ class RedisCore {
 
   // The reader.
   void RunReader();
-  absl::Status ApplyEntries(const std::vector<RedisReply>& entries);
+  absl::Status ApplyEntries(absl::Span<const RedisReply> entries);
   absl::Status ServeReader(RedisConnection& connection);
   absl::Status LoadIfNew(RedisConnection& connection);
   absl::Status Load(RedisConnection& connection);
@@ -120,7 +142,7 @@ class RedisCore {
   std::vector<VersionRecord> Differences(
       std::map<std::pair<std::string, VersionId>, VersionRecord>& before);
   absl::Status ApplyEntry(const RedisReply& entry,
-                          std::vector<std::string>& notes);
+                          std::vector<std::string>& notes, Answers& answers);
   void StartNewLife();
   void AddSnapshotJob(EntryId id);
 
@@ -140,6 +162,8 @@ class RedisCore {
 
   std::mutex mutex_;
   std::condition_variable changed_;  // entries, answers, closed
+  std::condition_variable news_;     // events, closed
+  std::condition_variable ending_;   // closed
   std::condition_variable work_;     // for the writer
   bool closed_ = false;
   bool leaving_ = false;

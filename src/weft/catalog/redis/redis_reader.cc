@@ -18,6 +18,9 @@ namespace {
 
 constexpr char kBlockMs[] = "1000";
 constexpr uint8_t kOptionsFormat = 1;
+// Applied under the lock in one go. Those who proposed them go on while the
+// next are applied.
+constexpr size_t kEntriesAtOnce = 8;
 
 // Writes a snapshot if it is newer than the one there, and cuts the log at the
 // one before: a reader that is slower than a whole snapshot sees the cut.
@@ -177,7 +180,11 @@ absl::Status RedisCore::ServeReader(RedisConnection& connection) {
         continue;
       }
     }
-    WEFT_RETURN_IF_ERROR(ApplyEntries(news));
+    absl::Span<const RedisReply> rest = news;
+    do {
+      WEFT_RETURN_IF_ERROR(ApplyEntries(rest.subspan(0, kEntriesAtOnce)));
+      rest.remove_prefix(std::min(rest.size(), kEntriesAtOnce));
+    } while (!rest.empty());
   }
 }
 
@@ -265,6 +272,7 @@ absl::Status RedisCore::Install(Replica loaded, EntryId at,
   std::vector<std::string> notes;
   VersionWatches::Queues to_wake;
   {
+    Answers answers;
     const std::lock_guard lock(mutex_);
     std::map<std::pair<std::string, VersionId>, VersionRecord> before;
     if (replica_ != nullptr) {
@@ -279,13 +287,14 @@ absl::Status RedisCore::Install(Replica loaded, EntryId at,
     // Answers that lie before the snapshot are not to be had any more.
     while (!open_.empty() &&
            open_.begin()->first <= replica_->LastSequenceOf(server_)) {
-      open_.begin()->second->result = absl::UnavailableError(
-          "the answer was lost; what was asked for is done");
-      open_.begin()->second->done.notify_all();
+      answers.results.emplace_back(
+          std::move(open_.begin()->second),
+          absl::UnavailableError(
+              "the answer was lost; what was asked for is done"));
       open_.erase(open_.begin());
     }
     for (const RedisReply& entry : log) {
-      WEFT_RETURN_IF_ERROR(ApplyEntry(entry, notes));
+      WEFT_RETURN_IF_ERROR(ApplyEntry(entry, notes, answers));
     }
     HandOut();
     to_wake = watches_.Push(Differences(before));
@@ -317,14 +326,15 @@ std::vector<VersionRecord> RedisCore::Differences(
   return changes;
 }
 
-absl::Status RedisCore::ApplyEntries(const std::vector<RedisReply>& entries) {
+absl::Status RedisCore::ApplyEntries(absl::Span<const RedisReply> entries) {
   if (entries.empty()) return absl::OkStatus();
   std::vector<std::string> notes;
   VersionWatches::Queues to_wake;
   {
+    Answers answers;
     const std::lock_guard lock(mutex_);
     for (const RedisReply& entry : entries) {
-      WEFT_RETURN_IF_ERROR(ApplyEntry(entry, notes));
+      WEFT_RETURN_IF_ERROR(ApplyEntry(entry, notes, answers));
     }
     to_wake = watches_.Push(HandOut());
     changed_.notify_all();
@@ -337,7 +347,8 @@ absl::Status RedisCore::ApplyEntries(const std::vector<RedisReply>& entries) {
 }
 
 absl::Status RedisCore::ApplyEntry(const RedisReply& entry,
-                                   std::vector<std::string>& notes) {
+                                   std::vector<std::string>& notes,
+                                   Answers& answers) {
   WEFT_ASSIGN_OR_RETURN(const EntryId id, EntryIdOf(entry));
   // A field that Weft did not write is an entry that does nothing.
   const std::vector<RedisReply>& fields = entry.items[1].items;
@@ -359,8 +370,8 @@ absl::Status RedisCore::ApplyEntry(const RedisReply& entry,
     if (open->second->command.kind == Command::Kind::kTick) {
       tick_is_open_ = false;
     }
-    open->second->result = *std::move(outcome.result);
-    open->second->done.notify_all();
+    answers.results.emplace_back(std::move(open->second),
+                                 *std::move(outcome.result));
     open_.erase(open);
   }
   if (outcome.snapshot_due && is_mine) AddSnapshotJob(id);
@@ -403,6 +414,7 @@ std::vector<VersionRecord> RedisCore::HandOut() {
   }
   CatalogState& state = replica_->state();
   events_.Append(state.TakeEvents(), state.event_log_id(), state.next_event());
+  news_.notify_all();
   return state.TakeChanges();
 }
 

@@ -153,14 +153,14 @@ absl::Status RedisCore::SendBatch(RedisConnection& connection,
 
 void RedisCore::FinishProposal(uint64_t sequence,
                                absl::StatusOr<CommandResult> result) {
+  Answers answers;
   const std::lock_guard lock(mutex_);
   const auto found = open_.find(sequence);
   if (found == open_.end()) return;
   if (found->second->command.kind == Command::Kind::kTick) {
     tick_is_open_ = false;
   }
-  found->second->result = std::move(result);
-  found->second->done.notify_all();
+  answers.results.emplace_back(std::move(found->second), std::move(result));
   open_.erase(found);
 }
 

@@ -26,6 +26,9 @@ class EventLog {
   // another one, what was kept is forgotten.
   void Append(std::vector<Event> events, uint64_t log_id, uint64_t next_event);
 
+  // Number of the next event.
+  uint64_t next() const { return next_; }
+
   // Without waiting.
   EventPage Read(const EventQuery& query) const;
   // Whether a reader that has all up to `from` has something to read.
