@@ -228,6 +228,14 @@ void RedisCore::Hold(uint64_t token, const Registration& worker) {
 void RedisCore::LetGo(uint64_t token) {
   const std::lock_guard lock(mutex_);
   held_.erase(token);
+  changed_.notify_all();
+}
+
+std::optional<uint64_t> RedisCore::TokenOf(const std::string& worker_id) const {
+  for (auto held = held_.rbegin(); held != held_.rend(); ++held) {
+    if (held->second.worker_id == worker_id) return held->first;
+  }
+  return std::nullopt;
 }
 
 absl::Status RedisCore::Health(const std::string& worker_id, uint64_t token) {
@@ -240,12 +248,20 @@ absl::StatusOr<bool> RedisCore::AwaitRetired(
     const std::string& worker_id, const CatalogState::VersionKey& key,
     base::Deadline deadline) {
   std::unique_lock lock(mutex_);
+  // The worker may go to another server while this one ends, which then waits
+  // for its calls.
+  const std::optional<uint64_t> token = TokenOf(worker_id);
+  const auto has_gone = [&] { return token && !held_.contains(*token); };
   absl::StatusOr<bool> retired = false;
   changed_.wait_for(lock, deadline.Remaining(), [&] {
     retired = replica_->state().IsRetired(worker_id, key);
-    return closed_ || !retired.ok() || *retired;
+    return closed_ || !retired.ok() || *retired || has_gone();
   });
   if (closed_) return Away(deadline);
+  if (retired.ok() && !*retired && has_gone()) {
+    return absl::UnavailableError(absl::StrCat(
+        "worker ", worker_id, " has left this server while its update waited"));
+  }
   return retired;
 }
 

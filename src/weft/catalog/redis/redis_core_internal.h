@@ -127,6 +127,9 @@ class RedisCore {
   void FinishProposal(uint64_t sequence, absl::StatusOr<CommandResult> result);
   void AddJob(RedisWords words);  // mutex_ is held
 
+  // Of the worker's attachment to this server, if it has one.
+  std::optional<uint64_t> TokenOf(const std::string& worker_id) const;
+
   // The reader.
   void RunReader();
   absl::Status ApplyEntries(absl::Span<const RedisReply> entries);

@@ -224,6 +224,33 @@ TEST(RedisCrashTest, AnOldAttachmentKillsNobody) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+// A server that ends waits for its calls: for a minute once, until the lease
+// ended that the update waited for.
+TEST(RedisCrashTest, AnUpdateOfAWorkerThatHasMovedWaitsForNobody) {
+  RedisProcess redis(/*durable=*/false);
+  ASSERT_TRUE(redis.runs());
+  const std::string url = redis.NewUrl();
+  const auto one = Connect(url);
+  const auto two = Connect(url);
+  Member publisher = Join(*one, PublisherInfo(0, 1));
+  const Member receiver = Join(*two, ReceiverInfo());
+  ASSERT_TRUE(one->PublishShard(publisher.id(), 1, Soon()).ok());
+  ASSERT_TRUE(two->AcquireLease(receiver.id(), Version(1), Soon()).ok());
+  absl::StatusOr<int64_t> revoked = -1;
+  std::thread update([&] {
+    revoked = one->BeginUpdate(publisher.id(), base::Deadline::Infinite());
+  });
+  while (StateOf(*two, Version(1)) != VersionState::kRetiring) {
+  }
+  const auto moved = two->Reattach(publisher.registration, Soon());
+  EXPECT_EQ(moved.status(), absl::OkStatus());
+  publisher.attachment.reset();
+  update.join();
+  EXPECT_EQ(revoked.status().code(), absl::StatusCode::kUnavailable)
+      << revoked.status();
+  EXPECT_EQ(StateOf(*two, Version(1)), VersionState::kRetiring);
+}
+
 TEST(RedisCrashTest, APublisherThatLostItsAnswerAsksAgain) {
   RedisProcess redis(/*durable=*/false);
   ASSERT_TRUE(redis.runs());
