@@ -1,0 +1,92 @@
+// The conformance suite on memory of GPUs: of fake ones, where UCX takes their
+// memory for the host's or does not reach it, and of real ones (label gpu).
+#include "weft/memory/cuda/cuda_driver.h"
+#include "weft/memory/testing/fake_device.h"
+#include "weft/transport/testing/conformance.h"
+#include "weft/transport/ucx/ucx_transport.h"
+
+namespace weft::transport {
+namespace {
+
+constexpr int kOwners = 0;
+constexpr int kHost = memory::kHostMemory;
+
+memory::DeviceDriver* FakeGpus() {
+  static auto* const driver = new memory::FakeDeviceDriver(2);
+  return driver;
+}
+
+memory::DeviceDriver* RealGpus() {
+  const auto driver = memory::CudaDriver();
+  return driver.ok() ? *driver : nullptr;
+}
+
+// The reader's GPU is the last one.
+ConformanceCase Case(std::string name, memory::DeviceDriver* (*gpus)(),
+                     bool region_on_gpu, bool local_on_gpu) {
+  ConformanceCase made;
+  made.name = std::move(name);
+  made.make = [gpus] {
+    return MakeUcxTransport({.import_timeout = std::chrono::seconds(3),
+                             .driver = gpus(),
+                             .device = gpus()->num_devices() - 1});
+  };
+  made.places = [gpus, region_on_gpu, local_on_gpu] {
+    return CasePlaces{
+        .driver = gpus(),
+        .region_device = region_on_gpu ? kOwners : kHost,
+        .local_device = local_on_gpu ? gpus()->num_devices() - 1 : kHost};
+  };
+  made.process_name = "ucx";
+  made.refuses_get_after_free = false;
+  return made;
+}
+
+ConformanceCase Fake(std::string name, bool region_on_gpu, bool local_on_gpu) {
+  ConformanceCase made =
+      Case(std::move(name), FakeGpus, region_on_gpu, local_on_gpu);
+  if (region_on_gpu) made.process_memory = "fake";
+  return made;
+}
+
+// UCX reads and writes fake memory by itself, as it does real memory over
+// NVLink. It emulates that, which an owner does not always survive.
+ConformanceCase OneSided() {
+  ConformanceCase made = Case("one_sided", FakeGpus, true, true);
+  made.make = [] {
+    return MakeUcxTransport({.import_timeout = std::chrono::seconds(3),
+                             .emulated_rma = true,
+                             .driver = FakeGpus(),
+                             .device = 1});
+  };
+  made.process_name = "";
+  made.outlives_readers = false;
+  return made;
+}
+
+ConformanceCase Real(std::string name, bool region_on_gpu, bool local_on_gpu) {
+  ConformanceCase made =
+      Case(std::move(name), RealGpus, region_on_gpu, local_on_gpu);
+  made.unavailable = [] { return memory::CudaDriver().status(); };
+  if (region_on_gpu) made.process_memory = "cuda";
+  return made;
+}
+
+std::string NameOf(const testing::TestParamInfo<ConformanceCase>& info) {
+  return info.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(FakeGpus, TransportConformance,
+                         testing::Values(Fake("device_to_device", true, true),
+                                         Fake("device_to_host", true, false),
+                                         Fake("host_to_device", false, true),
+                                         OneSided()),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Gpus, TransportConformance,
+                         testing::Values(Real("device_to_device", true, true),
+                                         Real("device_to_host", true, false),
+                                         Real("host_to_device", false, true)),
+                         NameOf);
+
+}  // namespace
+}  // namespace weft::transport
