@@ -78,6 +78,18 @@ absl::Status DeviceCopier::Copy(int device, std::byte* dst,
                           "copying between a GPU and the host");
 }
 
+absl::Status DeviceCopier::PackOnDevice(int device, const std::byte* base,
+                                        const StridedPieces& pieces,
+                                        int64_t packed_offset_bytes,
+                                        absl::Span<std::byte> packed) {
+  WEFT_ASSIGN_OR_RETURN(Gpu* const gpu, Use(device));
+  WEFT_RETURN_IF_ERROR(QueuePieces(*gpu->queue, base, pieces,
+                                   packed_offset_bytes, packed.data(),
+                                   static_cast<int64_t>(packed.size())));
+  return gpu->queue->Wait(base::Deadline::After(kCopyPatience),
+                          "packing on a GPU");
+}
+
 absl::Status DeviceCopier::Pack(int device, const std::byte* base,
                                 const StridedPieces& pieces,
                                 int64_t packed_offset_bytes,

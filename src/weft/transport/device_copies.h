@@ -37,6 +37,11 @@ class DeviceCopier {
   // One end at least lies on `device`.
   absl::Status Copy(int device, std::byte* dst, const std::byte* src,
                     int64_t bytes);
+  // As PackRange, by `device`, from and to memory that it reaches.
+  absl::Status PackOnDevice(int device, const std::byte* base,
+                            const StridedPieces& pieces,
+                            int64_t packed_offset_bytes,
+                            absl::Span<std::byte> packed);
   // As PackRange, from memory of `device` to memory of the host.
   absl::Status Pack(int device, const std::byte* base,
                     const StridedPieces& pieces, int64_t packed_offset_bytes,

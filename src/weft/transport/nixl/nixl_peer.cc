@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <thread>
 #include <utility>
@@ -31,17 +32,20 @@ constexpr std::chrono::microseconds kSleep{20};
 // What transfers of a lost peer get to end: milliseconds when its connection is
 // gone or it still answers; only one that is stopped takes longer.
 constexpr std::chrono::seconds kEndPatience{2};
+// Its completion is nobody else's.
+constexpr OpTag kProbeTag = ~OpTag{0};
 
 }  // namespace
 
 NixlPeer::NixlPeer(std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail,
                    Address address, std::string label,
-                   std::chrono::nanoseconds import_timeout)
+                   const PeerOptions& options)
     : agent_(std::move(agent)),
       mail_(std::move(mail)),
       address_(std::move(address)),
       label_(std::move(label)),
-      import_timeout_(import_timeout),
+      options_(options),
+      copier_(options.driver),
       client_id_(RandomId()) {
   mail_->Open(client_id_);
 }
@@ -179,6 +183,7 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
   region->memory.address = native.U64();
   region->memory.device = native.U64();
   region->memory.type = static_cast<MemoryType>(native.U8());
+  region->on_device = native.U8() != 0;
   region->memory.bytes = static_cast<uint64_t>(decoded.size_bytes);
   const std::string metadata(native.Bytes());
   if (!native.Finish("key").ok() ||
@@ -195,7 +200,7 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
                         Ask({.kind = Kind::kImport,
                              .slot = decoded.slot,
                              .generation = decoded.generation},
-                            base::Deadline::After(import_timeout_)));
+                            base::Deadline::After(options_.import_timeout)));
   WEFT_RETURN_IF_ERROR(base::Annotate(answer.status, label_));
   if (answer.size_bytes != decoded.size_bytes) {
     return absl::InvalidArgumentError(
@@ -206,28 +211,102 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
     WEFT_RETURN_IF_ERROR(
         base::Annotate(agent_->Load(address_.agent, metadata), label_));
   }
+  if (region->on_device && region->memory.bytes > 0) {
+    WEFT_RETURN_IF_ERROR(
+        ProbeDevice(*region, base::Deadline::After(options_.import_timeout)));
+  }
   return region;
 }
 
+absl::Status NixlPeer::ProbeDevice(const NixlRemoteRegion& region,
+                                   base::Deadline deadline) {
+  std::array<std::byte, 1> byte;
+  WEFT_RETURN_IF_ERROR(
+      Get(region, 0, absl::MakeSpan(byte), nullptr, kProbeTag));
+  const auto answered = [&] {
+    return std::any_of(done_.begin(), done_.end(), [](const Completion& each) {
+      return each.tag == kProbeTag;
+    });
+  };
+  for (int step = 0; !answered() && death_.ok(); ++step) {
+    if (deadline.Passed()) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "deadline passed while reading memory of a GPU of ", label_));
+    }
+    TakeMessages();
+    if (death_.ok()) CheckTransfers();
+    LookAfterProcess();
+    if (step > kStepsAwake) std::this_thread::sleep_for(kSleep);
+  }
+  Settle();
+  absl::Status status = death_;
+  std::erase_if(done_, [&](const Completion& each) {
+    if (each.tag == kProbeTag && status.ok()) status = each.status;
+    return each.tag == kProbeTag;
+  });
+  return status;
+}
+
+absl::StatusOr<std::unique_ptr<NixlPeer::Between>> NixlPeer::MakeBetween(
+    Operation operation, bool far_on_device, int local_device,
+    absl::Span<const std::byte> local) {
+  auto between = std::make_unique<Between>();
+  between->bytes = static_cast<int64_t>(local.size());
+  between->copied_by = far_on_device ? options_.device : local_device;
+  if (between->copied_by == memory::kHostMemory) {
+    return absl::UnimplementedError(absl::StrCat(
+        "memory of a GPU of ", label_,
+        " is read over nixl by a GPU, and this process uses none"));
+  }
+  if (far_on_device) {
+    WEFT_ASSIGN_OR_RETURN(
+        between->gpu, memory::DeviceBuffer::Allocate(
+                          *options_.driver, options_.device, between->bytes));
+    between->data = between->gpu->data();
+  } else {
+    WEFT_ASSIGN_OR_RETURN(
+        between->host,
+        memory::Buffer::Allocate(memory::MemoryKind::kHost, between->bytes));
+    between->data = between->host->data();
+  }
+  if (operation == Operation::kRead) {
+    between->read_into = const_cast<std::byte*>(local.data());
+    return between;
+  }
+  WEFT_RETURN_IF_ERROR(copier_.Copy(between->copied_by, between->data,
+                                    local.data(), between->bytes));
+  return between;
+}
+
 absl::StatusOr<NixlPeer::Local> NixlPeer::FindLocal(
-    absl::Span<const std::byte> local, const Region* local_region) {
+    Operation operation, bool far_on_device, absl::Span<const std::byte> local,
+    const Region* local_region) {
   const auto* region = dynamic_cast<const NixlRegion*>(local_region);
+  if (region != nullptr && region->agent() != agent_.get()) region = nullptr;
+  const int device =
+      region != nullptr ? region->device() : copier_.DeviceOf(local.data());
   Local found;
-  if (region != nullptr && region->agent() == agent_.get()) {
+  if ((device != memory::kHostMemory) != far_on_device) {
+    WEFT_ASSIGN_OR_RETURN(found.between,
+                          MakeBetween(operation, far_on_device, device, local));
+    found.memory =
+        agent_->Name({found.between->data, local.size()},
+                     far_on_device ? options_.device : memory::kHostMemory);
+  } else if (region != nullptr) {
     found.memory = region->described();
+    found.memory.address = reinterpret_cast<uint64_t>(local.data());
+    found.memory.bytes = local.size();
     found.generation = region->generation();
   } else {
-    found.memory.device = agent_->NewDevice();
+    found.memory = agent_->Name(local, device);
   }
-  found.memory.address = reinterpret_cast<uint64_t>(local.data());
-  found.memory.bytes = local.size();
   if (found.generation == 0) {
     WEFT_RETURN_IF_ERROR(agent_->Register(found.memory));
   }
   return found;
 }
 
-absl::Status NixlPeer::Start(Transfer transfer, const Local& local,
+absl::Status NixlPeer::Start(Transfer transfer, const Near& local,
                              const Memory& remote, uint64_t remote_generation,
                              Operation operation) {
   transfer.route = {operation,        remote_generation,    remote.address,
@@ -264,13 +343,15 @@ absl::Status NixlPeer::PostOne(Operation operation, const RemoteRegion& remote,
     return absl::OkStatus();
   }
   Op op{.tag = tag, .transfers = 1};
-  WEFT_ASSIGN_OR_RETURN(op.local, FindLocal(local, local_region));
+  WEFT_ASSIGN_OR_RETURN(
+      op.local, FindLocal(operation, region.on_device, local, local_region));
   Memory far = region.memory;
   far.address += static_cast<uint64_t>(remote_offset_bytes);
   far.bytes = local.size();
   const uint64_t id = ++last_id_;
   const absl::Status started =
-      Start({.op = id}, op.local, far, region.generation, operation);
+      Start({.op = id}, {op.local.memory, op.local.generation}, far,
+            region.generation, operation);
   if (!started.ok()) {
     if (op.local.generation == 0) agent_->Deregister(op.local.memory);
     NoteLost(std::string(started.message()));
@@ -304,16 +385,15 @@ absl::Status NixlPeer::Gather(const RemoteRegion& remote,
   WEFT_RETURN_IF_ERROR(CheckPieces(label_, pieces, region.size_bytes(),
                                    static_cast<int64_t>(local.size())));
   WEFT_RETURN_IF_ERROR(death_);
-  if (region.memory.type == MemoryType::kDevice) {
-    return absl::UnimplementedError(
-        absl::StrCat(label_, " does not pack memory of a GPU for nixl"));
-  }
   if (local.empty()) {
     done_.push_back({tag, absl::OkStatus()});
     return absl::OkStatus();
   }
-  Op op{.tag = tag, .awaited_bytes = static_cast<int64_t>(local.size())};
-  WEFT_ASSIGN_OR_RETURN(op.local, FindLocal(local, local_region));
+  Op op{.tag = tag,
+        .far_on_device = region.on_device,
+        .awaited_bytes = static_cast<int64_t>(local.size())};
+  WEFT_ASSIGN_OR_RETURN(op.local, FindLocal(Operation::kRead, region.on_device,
+                                            local, local_region));
   const uint64_t id = ++last_id_;
   const absl::Status sent =
       mail_->Send(address_.agent, {.kind = Kind::kGather,
@@ -331,10 +411,12 @@ absl::Status NixlPeer::Gather(const RemoteRegion& remote,
   return absl::OkStatus();
 }
 
-void NixlPeer::NoteTaken(uint64_t chunk) {
+void NixlPeer::NoteTaken(bool on_device, uint64_t chunk) {
   mail_
-      ->Send(address_.agent,
-             {.kind = Kind::kTaken, .client = client_id_, .chunk = chunk})
+      ->Send(address_.agent, {.kind = Kind::kTaken,
+                              .client = client_id_,
+                              .on_device = on_device,
+                              .chunk = chunk})
       .IgnoreError();
 }
 
@@ -343,21 +425,25 @@ void NixlPeer::TakeChunk(const Message& chunk) {
   const uint64_t bytes = static_cast<uint64_t>(chunk.size_bytes);
   const uint64_t offset = static_cast<uint64_t>(chunk.packed_offset_bytes);
   // What the owner sends is checked: it says where bytes of this process go.
-  if (found == ops_.end() || bytes > ring_chunk_bytes_ ||
-      chunk.chunk >= ring_.bytes / std::max<uint64_t>(ring_chunk_bytes_, 1) ||
+  const Ring& ring = RingOn(chunk.on_device);
+  if (found == ops_.end() || bytes > ring.chunk_bytes ||
+      chunk.on_device != found->second.far_on_device ||
+      chunk.chunk >=
+          ring.memory.bytes / std::max<uint64_t>(ring.chunk_bytes, 1) ||
       offset > found->second.local.memory.bytes ||
       bytes > found->second.local.memory.bytes - offset) {
-    return NoteTaken(chunk.chunk);
+    return NoteTaken(chunk.on_device, chunk.chunk);
   }
   Op& op = found->second;
-  Local near = op.local;
+  Near near{op.local.memory, op.local.generation};
   near.memory.address += offset;
   near.memory.bytes = bytes;
-  Memory far = ring_;
-  far.address += chunk.chunk * ring_chunk_bytes_;
+  Memory far = ring.memory;
+  far.address += chunk.chunk * ring.chunk_bytes;
   far.bytes = bytes;
-  const absl::Status started = Start({.op = chunk.id, .chunk = chunk.chunk},
-                                     near, far, ring_.device, Operation::kRead);
+  const absl::Status started =
+      Start({.op = chunk.id, .chunk = chunk.chunk}, near, far,
+            ring.memory.device, Operation::kRead);
   if (!started.ok()) return NoteLost(std::string(started.message()));
   ++op.transfers;
 }
@@ -376,11 +462,12 @@ bool NixlPeer::TakeMessages() {
         }
         break;
       case Kind::kRing:
-        ring_ = {
-            .address = message.address,
-            .bytes = static_cast<uint64_t>(message.size_bytes) * kRingChunks,
-            .device = message.generation};
-        ring_chunk_bytes_ = static_cast<uint64_t>(message.size_bytes);
+        RingOn(message.on_device) = {
+            {.address = message.address,
+             .bytes = static_cast<uint64_t>(message.size_bytes) * kRingChunks,
+             .device = message.generation,
+             .type = static_cast<MemoryType>(message.memory_type)},
+            static_cast<uint64_t>(message.size_bytes)};
         if (absl::Status loaded =
                 agent_->Load(address_.agent, message.metadata);
             !loaded.ok()) {
@@ -405,6 +492,11 @@ void NixlPeer::Finish(uint64_t id) {
   Op op = std::move(found->second);
   ops_.erase(found);
   if (op.local.generation == 0) agent_->Deregister(op.local.memory);
+  const Between* const between = op.local.between.get();
+  if (op.status.ok() && between != nullptr && between->read_into != nullptr) {
+    op.status = copier_.Copy(between->copied_by, between->read_into,
+                             between->data, between->bytes);
+  }
   done_.push_back({op.tag, std::move(op.status)});
 }
 
@@ -447,7 +539,7 @@ bool NixlPeer::CheckTransfers() {
     if (transfer.chunk.has_value()) {
       const auto bytes = static_cast<int64_t>(std::get<5>(transfer.route));
       op.awaited_bytes = std::max<int64_t>(0, op.awaited_bytes - bytes);
-      NoteTaken(*transfer.chunk);
+      NoteTaken(op.far_on_device, *transfer.chunk);
     }
     FinishIfDone(transfer.op);
   }

@@ -49,9 +49,15 @@ absl::StatusOr<memory::DeviceDriver*> DriverOf(const std::string& kind) {
 }
 
 absl::StatusOr<std::unique_ptr<Transport>> Make(const std::string& name,
-                                                memory::DeviceDriver* driver) {
+                                                const std::string& kind) {
+  WEFT_ASSIGN_OR_RETURN(memory::DeviceDriver* const driver, DriverOf(kind));
 #ifdef WEFT_TEST_PEER_NIXL
-  if (name == "nixl") return MakeNixlTransport({.driver = driver});
+  if (name == "nixl") {
+    return MakeNixlTransport(
+        {.driver = driver,
+         .device = driver == nullptr ? memory::kHostMemory : 0,
+         .fake_gpus = kind == "fake"});
+  }
 #else
   if (name == "shm") return MakeShmTransport();
   if (name == "ucx") {
@@ -191,10 +197,8 @@ void Answer(Transport& transport, const std::string& kind, Memory& memory,
 
 int Run(const std::string& transport_name, const std::string& memory_kind,
         int64_t bytes, uint64_t seed) {
-  const absl::StatusOr<memory::DeviceDriver*> driver = DriverOf(memory_kind);
-  if (!driver.ok()) return Fail(driver.status());
   absl::StatusOr<std::unique_ptr<Transport>> transport =
-      Make(transport_name, *driver);
+      Make(transport_name, memory_kind);
   if (!transport.ok()) return Fail(transport.status());
   const absl::StatusOr<std::unique_ptr<Memory>> memory =
       Memory::Make(memory_kind, bytes);
