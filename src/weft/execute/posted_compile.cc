@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/execute/block_internal.h"
@@ -401,6 +402,38 @@ WireOp Transfer::Op(int64_t index) const {
     op.local_offset_bytes += digit * modes[i].local_stride_bytes;
   }
   return op;
+}
+
+transport::StridedPieces PiecesOf(const Transfer& transfer) {
+  transport::StridedPieces pieces;
+  pieces.offset_bytes = transfer.far_offset_bytes;
+  pieces.piece_bytes = transfer.piece_bytes;
+  for (const Transfer::Mode& mode : transfer.modes) {
+    pieces.modes.push_back({mode.extent, mode.far_stride_bytes});
+  }
+  return pieces;
+}
+
+std::string WayOf(bool mapped, const PeerTransfers& transfers,
+                  Direction direction) {
+  const bool push = direction == Direction::kPush;
+  std::vector<std::string> words;
+  const auto used = [&](WireWay way) {
+    return transfers.ways[static_cast<size_t>(way)];
+  };
+  if (mapped) words.push_back("mapped");
+  if (used(WireWay::kDirect)) {
+    words.push_back(!transfers.short_direct ? "direct"
+                    : push                  ? "short puts"
+                                            : "short gets");
+  }
+  if (used(WireWay::kPieces)) words.push_back(push ? "packed" : "staged");
+  if (used(WireWay::kSpan)) {
+    words.push_back(transfers.over_reads ? "over-read" : "staged");
+  }
+  if (used(WireWay::kGather)) words.push_back("gather");
+  words.erase(std::unique(words.begin(), words.end()), words.end());
+  return absl::StrJoin(words, "+");
 }
 
 absl::StatusOr<PeerTransfers> CompilePosted(const Binding& binding, int peer,

@@ -29,6 +29,10 @@ struct PostedFault {
   int32_t move = -1;       // into Binding::moves
 };
 
+// Tags of different programs on one peer never meet: each run takes a number,
+// which is the upper half of its tags.
+uint64_t NextTagGeneration();
+
 class PostedDriver {
  public:
   // Compiles what is posted in `binding`, which must outlive the driver.

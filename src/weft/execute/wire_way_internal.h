@@ -28,6 +28,8 @@ struct WireCost {
 
   // `transport` may be null.
   static WireCost Of(const transport::Transport* transport);
+  // Between memory of two GPUs, which does not go through the host.
+  static WireCost OfDevices(const transport::Transport* transport);
   // Pieces from here on go directly: an operation costs less than 5 % of the
   // time that its bytes are on the wire. 16 KiB to 1 MiB.
   int64_t direct_threshold_bytes() const;

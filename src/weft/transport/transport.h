@@ -59,6 +59,9 @@ struct Capabilities {
   // the host (RemoteRegion::through_host).
   double device_seconds_per_op = 0;
   double device_bytes_per_second = 0;
+  // Of a Gather between two GPUs, as above.
+  double device_gather_seconds_per_op = 0;
+  double device_gather_bytes_per_second = 0;
 };
 
 // N-d strided pieces of a remote region, packed in order (outermost mode

@@ -55,7 +55,9 @@ class NixlTransport final : public Transport {
             // Two H200s (docs/numbers.md), with the progress thread that serves
             // this process's own peers.
             .device_seconds_per_op = 6e-6,
-            .device_bytes_per_second = 2.5e11};
+            .device_bytes_per_second = 2.5e11,
+            .device_gather_seconds_per_op = 1e-4,
+            .device_gather_bytes_per_second = 1e11};
   }
 
   const std::string& address() const override { return address_; }
