@@ -265,13 +265,17 @@ absl::Status DeviceProgram::Drive(Clock::time_point begin,
   size_t next_batch = digests() && options_.digested ? 0 : batches_.size();
   BesideState beside;
   Helpers helpers(NumHelpers());
-  helpers.Add([this, &beside] {
+  const auto do_beside = [this, &beside] {
     if (options_.beside) beside.status = options_.beside();
     beside.done = true;
-  });
+  };
+  if (posted_ == nullptr) helpers.Add(do_beside);
   while (true) {
-    if (beside.done) WEFT_RETURN_IF_ERROR(beside.status);
     WEFT_RETURN_IF_ERROR(ServePosted());
+    // It may use the peers, which belong to one thread: here, and while no
+    // operation of theirs is under way.
+    if (posted_ != nullptr && !posted_left_ && !beside.done) do_beside();
+    if (beside.done) WEFT_RETURN_IF_ERROR(beside.status);
     if (beside.done && next_batch < batches_.size() &&
         !(batches_[next_batch].posted && posted_left_)) {
       WEFT_ASSIGN_OR_RETURN(const bool done, Done(batches_[next_batch]));

@@ -53,6 +53,7 @@ NixlPeer::NixlPeer(std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail,
 absl::Status NixlPeer::Connect(const std::string& host,
                                base::Deadline deadline) {
   if (!host.empty() && address_.host == host) {
+    is_own_process_ = address_.process == getpid();
     process_fd_ =
         static_cast<int>(syscall(SYS_pidfd_open, address_.process, 0));
     if (process_fd_ < 0 && errno == ESRCH) {
@@ -98,6 +99,7 @@ bool NixlPeer::EndTransfers() {
   const auto patience = base::Deadline::After(kEndPatience);
   for (int step = 0;; ++step) {
     std::erase_if(transfers_, [this](const Transfer& transfer) {
+      if (transfer.request == nullptr) return true;
       if (agent_->Check(transfer.request) == kInProgress) return false;
       agent_->Drop(transfer.request);
       return true;
@@ -311,6 +313,11 @@ absl::Status NixlPeer::Start(Transfer transfer, const Near& local,
                              Operation operation) {
   transfer.route = {operation,        remote_generation,    remote.address,
                     local.generation, local.memory.address, local.memory.bytes};
+  if (is_own_process_ && remote.type == MemoryType::kDevice) {
+    WEFT_RETURN_IF_ERROR(CopyHere(operation, local.memory, remote));
+    transfers_.push_back(transfer);
+    return absl::OkStatus();
+  }
   transfer.keep = local.generation != 0;
   const auto kept = transfer.keep ? kept_.find(transfer.route) : kept_.end();
   if (kept != kept_.end()) {
@@ -327,6 +334,17 @@ absl::Status NixlPeer::Start(Transfer transfer, const Near& local,
   }
   transfers_.push_back(transfer);
   return absl::OkStatus();
+}
+
+absl::Status NixlPeer::CopyHere(Operation operation, const Memory& local,
+                                const Memory& remote) {
+  auto* const near = reinterpret_cast<std::byte*>(local.address);
+  auto* const far = reinterpret_cast<std::byte*>(remote.address);
+  const bool reads = operation == Operation::kRead;
+  return base::Annotate(
+      copier_.Copy(static_cast<int>(remote.device), reads ? near : far,
+                   reads ? far : near, static_cast<int64_t>(local.bytes)),
+      label_);
 }
 
 absl::Status NixlPeer::PostOne(Operation operation, const RemoteRegion& remote,
@@ -511,7 +529,9 @@ void NixlPeer::FinishIfDone(uint64_t id) {
 bool NixlPeer::CheckTransfers() {
   bool moved = false;
   for (size_t i = 0; i < transfers_.size();) {
-    const NixlStatus status = agent_->Check(transfers_[i].request);
+    const NixlStatus status = transfers_[i].request == nullptr
+                                  ? kDone
+                                  : agent_->Check(transfers_[i].request);
     if (status == kInProgress) {
       ++i;
       continue;
@@ -529,7 +549,7 @@ bool NixlPeer::CheckTransfers() {
     transfers_[i] = transfers_.back();
     transfers_.pop_back();
     if (!transfer.keep) {
-      agent_->Drop(transfer.request);
+      if (transfer.request != nullptr) agent_->Drop(transfer.request);
     } else {
       if (kept_.size() >= kMostKept) DropKept();
       kept_.emplace(transfer.route, transfer.request);

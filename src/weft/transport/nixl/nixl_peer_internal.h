@@ -151,7 +151,7 @@ class NixlPeer final : public Peer {
   using Route =
       std::tuple<Operation, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>;
   struct Transfer {
-    Handle request = nullptr;
+    Handle request = nullptr;  // null: done by CopyHere
     Route route = {};
     bool keep = false;  // the request may be posted again
     uint64_t op = 0;
@@ -175,6 +175,9 @@ class NixlPeer final : public Peer {
   // A request for this route, prepared now or before, and posted.
   absl::Status Start(Transfer transfer, const Near& local, const Memory& remote,
                      uint64_t remote_generation, Operation operation);
+  // Between GPUs of this process NIXL has no wire: the copy, at once.
+  absl::Status CopyHere(Operation operation, const Memory& local,
+                        const Memory& remote);
   void DropKept();
   absl::StatusOr<Message> Ask(Message request, base::Deadline deadline);
   // Both true when something happened.
@@ -201,6 +204,7 @@ class NixlPeer final : public Peer {
   const uint64_t client_id_;
   bool acquired_ = false;
   int process_fd_ = -1;  // of a peer on this host
+  bool is_own_process_ = false;
   base::Deadline next_look_ = base::Deadline::After({});
   base::Deadline next_ping_ = base::Deadline::After({});
   uint64_t last_id_ = 0;
