@@ -4,6 +4,7 @@
 //   gpu/refit-verified-FROM-to-TO   trigger to committed, digests compared
 //   gpu/first-contact               prepare: open, map, plan, upload (ms)
 //   gpu/empty-refit                 a model of a few KiB, trigger to committed
+//   gpu/ucx-refit-...               2 GB by operations of UCX (--transport)
 // and, where device code is compiled, the rows of its programs (bench/gpu).
 #include <algorithm>
 #include <chrono>
@@ -25,6 +26,9 @@
 namespace weft::bench {
 namespace {
 
+// What goes through the host takes a second a gigabyte.
+constexpr int64_t kPostedBytes = int64_t{2'000'000'000};
+
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
       .count();
@@ -38,8 +42,8 @@ struct GpuReceiver {
 };
 
 absl::StatusOr<std::unique_ptr<GpuReceiver>> MakeGpuReceiver(
-    const BenchFleet& fleet, const apps::DeviceChoice& device, bool verify,
-    int threads) {
+    const BenchFleet& fleet, const std::string& transport,
+    const apps::DeviceChoice& device, bool verify, int threads) {
   auto made = std::make_unique<GpuReceiver>();
   session::ReceiverOptions options;
   options.model = ModelNameOf(fleet.name());
@@ -49,7 +53,7 @@ absl::StatusOr<std::unique_ptr<GpuReceiver>> MakeGpuReceiver(
   options.memory = made->store->memory();
   WEFT_ASSIGN_OR_RETURN(options.catalog, apps::ConnectCatalog(fleet.address()));
   WEFT_ASSIGN_OR_RETURN(options.transports,
-                        apps::MakeTransports("cuda", device));
+                        apps::MakeTransports(transport, device));
   options.execute.device = device.Options();
   options.execute.num_threads = threads;
   options.verify = verify;
@@ -96,11 +100,15 @@ std::string CaseName(const std::string& kind, const std::string& job) {
 
 // The rows of one receiver; `verify`: with digests, trigger to committed.
 absl::Status RefitRows(const BenchOptions& options,
+                       const std::string& transport,
                        const apps::DeviceChoice& device,
                        const BenchFleet& fleet, bool verify) {
+  const std::string kind =
+      absl::StrCat(transport == "cuda" ? "" : absl::StrCat(transport, "-"),
+                   verify ? "refit-verified" : "refit");
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<GpuReceiver> target,
-      MakeGpuReceiver(fleet, device, verify, options.threads));
+      MakeGpuReceiver(fleet, transport, device, verify, options.threads));
   const auto start = std::chrono::steady_clock::now();
   WEFT_RETURN_IF_ERROR(target->receiver->Prepare(Patience()));
   const double contact = SecondsSince(start);
@@ -117,8 +125,8 @@ absl::Status RefitRows(const BenchOptions& options,
                         CopyBound::Make(device, 0, last.bytes));
   WEFT_ASSIGN_OR_RETURN(
       const CaseResult result,
-      RunPaired(CaseName(verify ? "refit-verified" : "refit", fleet.name()),
-                "GB/s", options.runs, refit, [&] { return bound->Rate(); }));
+      RunPaired(CaseName(kind, fleet.name()), "GB/s", options.runs, refit,
+                [&] { return bound->Rate(); }));
   Print(result, options);
   CaseResult first;
   first.name = CaseName("first-contact", fleet.name());
@@ -149,13 +157,13 @@ absl::Status RefitRows(const BenchOptions& options,
 }
 
 absl::Status RefitCase(const BenchOptions& options,
-                       const apps::DeviceChoice& device,
-                       const std::string& job) {
-  WEFT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<BenchFleet> fleet,
-      BenchFleet::Start(job, options.bytes, "cuda", "cuda:0"));
-  WEFT_RETURN_IF_ERROR(RefitRows(options, device, *fleet, /*verify=*/false));
-  return RefitRows(options, device, *fleet, /*verify=*/true);
+                       const apps::DeviceChoice& device, const std::string& job,
+                       const std::string& transport, int64_t bytes) {
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<BenchFleet> fleet,
+                        BenchFleet::Start(job, bytes, transport, "cuda:0"));
+  WEFT_RETURN_IF_ERROR(
+      RefitRows(options, transport, device, *fleet, /*verify=*/false));
+  return RefitRows(options, transport, device, *fleet, /*verify=*/true);
 }
 
 absl::Status EmptyRefit(const BenchOptions& options,
@@ -164,7 +172,7 @@ absl::Status EmptyRefit(const BenchOptions& options,
       const std::unique_ptr<BenchFleet> fleet,
       BenchFleet::Start("contiguous", 64 << 10, "cuda", "cuda:0"));
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<GpuReceiver> target,
-                        MakeGpuReceiver(*fleet, device, true, 1));
+                        MakeGpuReceiver(*fleet, "cuda", device, true, 1));
   for (const bool whole : {false, true}) {
     WEFT_ASSIGN_OR_RETURN(
         const CaseResult result,
@@ -191,7 +199,13 @@ absl::Status BenchGpu(const BenchOptions& options) {
        {"qwen3:hf>vllm:tp=1", "qwen3:fsdp:shard=2>vllm:tp=1",
         "qwen3:megatron:tp=2>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4",
         "qwen3:hf:quant=fp8-block>vllm:tp=1,quant=fp8-block"}) {
-    WEFT_RETURN_IF_ERROR(RefitCase(options, device, job));
+    WEFT_RETURN_IF_ERROR(
+        RefitCase(options, device, job, "cuda", options.bytes));
+  }
+  for (const std::string job :
+       {"qwen3:hf>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4"}) {
+    WEFT_RETURN_IF_ERROR(RefitCase(options, device, job, options.transport,
+                                   std::min(options.bytes, kPostedBytes)));
   }
   WEFT_RETURN_IF_ERROR(EmptyRefit(options, device));
 #ifdef WEFT_WITH_CUDA

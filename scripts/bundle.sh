@@ -17,6 +17,7 @@ while read -r test; do
   [ -n "$test" ] || continue
   programs+=("build/$preset/tests/$test")
 done <build/"$preset"/gpu_tests.txt
+programs+=(build/"$preset"/tests/weft_transport_test_peer{,_nixl})
 for program in "${programs[@]}"; do
   strip -o "$out/bin/$(basename "$program")" "$program"
 done
@@ -28,6 +29,17 @@ if [ -d "$ucx_modules" ]; then
   mkdir -p "$out/lib/ucx"
   cp -L "$ucx_modules"/libuct_{cma,ib,rdmacm,cuda}.so.0 "$out/lib/ucx/" 2>/dev/null || true
 fi
+# UCX with CUDA, of PyPI, beside Debian's, which has verbs: a link `ucx` to it
+# puts it first.
+shopt -s nullglob
+for wheel in .deps/venv/lib/python3*/site-packages/libucx/lib; do
+  mkdir -p "$out/ucx-cuda/ucx"
+  cp -L "$wheel"/libuc{m,p,s,t}.so.0 "$wheel"/../../libucx_cu1*.libs/libcudart* \
+    "$out/ucx-cuda/"
+  cp -L "$wheel"/ucx/libuc{t,m}_cuda.so.0 "$wheel"/ucx/libuct_cma.so.0 \
+    "$out/ucx-cuda/ucx/"
+  find "$out/ucx-cuda" -name '*.so*' -exec strip --strip-unneeded {} +
+done
 needed() {
   find "$out/bin" "$out/lib" -type f -print0 | xargs -0 -n1 ldd 2>/dev/null |
     awk '/=> \//{print $3}' | grep -vE "$own" | sort -u
@@ -39,6 +51,7 @@ find "$out/lib" -name '*.so*' -exec strip --strip-unneeded {} + 2>/dev/null || t
 cat >"$out/README" <<TEXT
 weft and its GPU tests, $(git rev-parse --short HEAD): bin/weft --version,
 bin/weft doctor, bin/weft selftest gpu. Keep bin and lib beside each other.
+ucx-cuda is UCX with CUDA and without verbs: "ln -s ucx-cuda ucx" has weft use it.
 TEXT
 cp "build/$preset/gpu_tests.txt" "$out/bin/"
 tar -C build --sort=name -cJf build/weft-bundle.tar.xz bundle

@@ -43,8 +43,8 @@ absl::Status CudaPeer::OpenDevice(const DeviceKey& key,
     if (!link.reachable) {
       return absl::UnavailableError(absl::StrCat(
           "GPU ", device_, " has no peer access to GPU ", *owner,
-          ": neither NVLink nor PCIe peer to peer joins them; publish with a "
-          "copy in host memory"));
+          ": neither NVLink nor PCIe peer to peer joins them; the transport "
+          "ucx reads it through memory of the host"));
     }
   }
   if (key.process_id == getpid()) {

@@ -165,12 +165,15 @@ absl::Status SetAll(
   return absl::OkStatus();
 }
 
+thread_local int quiet_depth = 0;
+
 // UCX writes what it has to say to standard output, where a program expects the
 // answers of this one. Not through the log: UCX also speaks as it dies.
 ucs_log_func_rc_t TellStandardError(const char*, unsigned, const char*,
                                     ucs_log_level_t,
                                     const ucs_log_component_config_t*,
                                     const char* format, va_list arguments) {
+  if (quiet_depth > 0) return UCS_LOG_FUNC_RC_STOP;
   char text[1024];
   std::vsnprintf(text, sizeof(text), format, arguments);
   std::fprintf(stderr, "ucx: %s\n", text);
@@ -189,6 +192,9 @@ void KeepStandardOutputClean() {
 }
 
 }  // namespace
+
+QuietUcx::QuietUcx() { ++quiet_depth; }
+QuietUcx::~QuietUcx() { --quiet_depth; }
 
 absl::Status ToStatus(ucs_status_t status, std::string_view what) {
   if (status == UCS_OK) return absl::OkStatus();

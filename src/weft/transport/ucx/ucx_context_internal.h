@@ -50,6 +50,16 @@ class Context {
   ucp_context_h context_;
 };
 
+// While one lives, nobody is told what UCX says in this thread: for an attempt
+// that may fail.
+class QuietUcx {
+ public:
+  QuietUcx();
+  ~QuietUcx();
+  QuietUcx(const QuietUcx&) = delete;
+  QuietUcx& operator=(const QuietUcx&) = delete;
+};
+
 }  // namespace weft::transport::ucx
 
 #endif  // WEFT_TRANSPORT_UCX_UCX_CONTEXT_INTERNAL_H_

@@ -3,6 +3,7 @@
 #include "weft/memory/cuda/cuda_driver.h"
 #include "weft/memory/testing/fake_device.h"
 #include "weft/transport/testing/conformance.h"
+#include "weft/transport/testing/test_peer.h"
 #include "weft/transport/ucx/ucx_transport.h"
 
 namespace weft::transport {
@@ -42,10 +43,17 @@ ConformanceCase Case(std::string name, memory::DeviceDriver* (*gpus)(),
   return made;
 }
 
+// A UCX with CUDA would take fake memory for a GPU's.
+absl::Status OnlyRealOnes() {
+  if (RealGpus() == nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError("there are real GPUs here");
+}
+
 ConformanceCase Fake(std::string name, bool region_on_gpu, bool local_on_gpu) {
   ConformanceCase made =
       Case(std::move(name), FakeGpus, region_on_gpu, local_on_gpu);
   if (region_on_gpu) made.process_memory = "fake";
+  made.unavailable = OnlyRealOnes;
   return made;
 }
 
@@ -61,6 +69,7 @@ ConformanceCase OneSided() {
   };
   made.process_name = "";
   made.outlives_readers = false;
+  made.unavailable = OnlyRealOnes;
   return made;
 }
 
@@ -87,6 +96,40 @@ INSTANTIATE_TEST_SUITE_P(Gpus, TransportConformance,
                                          Real("device_to_host", true, false),
                                          Real("host_to_device", false, true)),
                          NameOf);
+
+// Which way was taken: without CUDA in UCX the host's, with the reason and the
+// remedy; with it, and two GPUs that reach each other, UCX's own.
+TEST(Gpus, AnotherProcessIsReadByUcxWhereItHasCuda) {
+  if (RealGpus() == nullptr) GTEST_SKIP() << memory::CudaDriver().status();
+  const auto process = TestPeer::Start("ucx", "cuda", int64_t{64} << 20, 3);
+  ASSERT_TRUE(process.ok()) << process.status();
+  const auto transport = *MakeUcxTransport(
+      {.driver = RealGpus(), .device = RealGpus()->num_devices() - 1});
+  const auto peer = *transport->Connect((*process)->address(), "owner",
+                                        base::Deadline::Infinite());
+  const auto region = *peer->Import((*process)->key());
+  EXPECT_TRUE(region->on_peer_device());
+  if (transport->description().find("through the host") != std::string::npos) {
+    EXPECT_NE(region->through_host().find("libucx-cu13"), std::string::npos);
+    return;
+  }
+  EXPECT_EQ(region->through_host(), "");
+}
+
+TEST(FakeGpus, AreReadThroughTheHostAndItIsSaid) {
+  if (!OnlyRealOnes().ok()) GTEST_SKIP() << OnlyRealOnes();
+  const auto process = TestPeer::Start("ucx", "fake", 1 << 20, 3);
+  ASSERT_TRUE(process.ok()) << process.status();
+  const auto transport = *MakeUcxTransport({.driver = FakeGpus(), .device = 1});
+  const auto peer = *transport->Connect((*process)->address(), "owner",
+                                        base::Deadline::Infinite());
+  const auto region = *peer->Import((*process)->key());
+  EXPECT_TRUE(region->on_peer_device());
+  EXPECT_NE(region->through_host().find("libucx-cu13"), std::string::npos)
+      << region->through_host();
+  EXPECT_NE(transport->description().find("through the host"),
+            std::string::npos);
+}
 
 }  // namespace
 }  // namespace weft::transport

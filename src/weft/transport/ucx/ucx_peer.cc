@@ -220,6 +220,7 @@ absl::Status UcxPeer::ProbeDevice(const UcxRemoteRegion& region) {
         probe_, memory::DeviceBuffer::Allocate(*options_.driver,
                                                options_.device, kProbeBytes));
   }
+  const QuietUcx quiet;  // the status is what tells
   Op& op = NewOp(kProbeTag);
   const ucp_request_param_t params = TransferParams(op, nullptr);
   WEFT_RETURN_IF_ERROR(Posted(
