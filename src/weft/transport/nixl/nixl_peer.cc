@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <thread>
 #include <utility>
@@ -32,8 +31,6 @@ constexpr std::chrono::microseconds kSleep{20};
 // What transfers of a lost peer get to end: milliseconds when its connection is
 // gone or it still answers; only one that is stopped takes longer.
 constexpr std::chrono::seconds kEndPatience{2};
-// Its completion is nobody else's.
-constexpr OpTag kProbeTag = ~OpTag{0};
 
 }  // namespace
 
@@ -220,94 +217,6 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
   return region;
 }
 
-absl::Status NixlPeer::ProbeDevice(const NixlRemoteRegion& region,
-                                   base::Deadline deadline) {
-  std::array<std::byte, 1> byte;
-  WEFT_RETURN_IF_ERROR(
-      Get(region, 0, absl::MakeSpan(byte), nullptr, kProbeTag));
-  const auto answered = [&] {
-    return std::any_of(done_.begin(), done_.end(), [](const Completion& each) {
-      return each.tag == kProbeTag;
-    });
-  };
-  for (int step = 0; !answered() && death_.ok(); ++step) {
-    if (deadline.Passed()) {
-      return absl::DeadlineExceededError(absl::StrCat(
-          "deadline passed while reading memory of a GPU of ", label_));
-    }
-    TakeMessages();
-    if (death_.ok()) CheckTransfers();
-    LookAfterProcess();
-    if (step > kStepsAwake) std::this_thread::sleep_for(kSleep);
-  }
-  Settle();
-  absl::Status status = death_;
-  std::erase_if(done_, [&](const Completion& each) {
-    if (each.tag == kProbeTag && status.ok()) status = each.status;
-    return each.tag == kProbeTag;
-  });
-  return status;
-}
-
-absl::StatusOr<std::unique_ptr<NixlPeer::Between>> NixlPeer::MakeBetween(
-    Operation operation, bool far_on_device, int local_device,
-    absl::Span<const std::byte> local) {
-  auto between = std::make_unique<Between>();
-  between->bytes = static_cast<int64_t>(local.size());
-  between->copied_by = far_on_device ? options_.device : local_device;
-  if (between->copied_by == memory::kHostMemory) {
-    return absl::UnimplementedError(absl::StrCat(
-        "memory of a GPU of ", label_,
-        " is read over nixl by a GPU, and this process uses none"));
-  }
-  if (far_on_device) {
-    WEFT_ASSIGN_OR_RETURN(
-        between->gpu, memory::DeviceBuffer::Allocate(
-                          *options_.driver, options_.device, between->bytes));
-    between->data = between->gpu->data();
-  } else {
-    WEFT_ASSIGN_OR_RETURN(
-        between->host,
-        memory::Buffer::Allocate(memory::MemoryKind::kHost, between->bytes));
-    between->data = between->host->data();
-  }
-  if (operation == Operation::kRead) {
-    between->read_into = const_cast<std::byte*>(local.data());
-    return between;
-  }
-  WEFT_RETURN_IF_ERROR(copier_.Copy(between->copied_by, between->data,
-                                    local.data(), between->bytes));
-  return between;
-}
-
-absl::StatusOr<NixlPeer::Local> NixlPeer::FindLocal(
-    Operation operation, bool far_on_device, absl::Span<const std::byte> local,
-    const Region* local_region) {
-  const auto* region = dynamic_cast<const NixlRegion*>(local_region);
-  if (region != nullptr && region->agent() != agent_.get()) region = nullptr;
-  const int device =
-      region != nullptr ? region->device() : copier_.DeviceOf(local.data());
-  Local found;
-  if ((device != memory::kHostMemory) != far_on_device) {
-    WEFT_ASSIGN_OR_RETURN(found.between,
-                          MakeBetween(operation, far_on_device, device, local));
-    found.memory =
-        agent_->Name({found.between->data, local.size()},
-                     far_on_device ? options_.device : memory::kHostMemory);
-  } else if (region != nullptr) {
-    found.memory = region->described();
-    found.memory.address = reinterpret_cast<uint64_t>(local.data());
-    found.memory.bytes = local.size();
-    found.generation = region->generation();
-  } else {
-    found.memory = agent_->Name(local, device);
-  }
-  if (found.generation == 0) {
-    WEFT_RETURN_IF_ERROR(agent_->Register(found.memory));
-  }
-  return found;
-}
-
 absl::Status NixlPeer::Start(Transfer transfer, const Near& local,
                              const Memory& remote, uint64_t remote_generation,
                              Operation operation) {
@@ -334,17 +243,6 @@ absl::Status NixlPeer::Start(Transfer transfer, const Near& local,
   }
   transfers_.push_back(transfer);
   return absl::OkStatus();
-}
-
-absl::Status NixlPeer::CopyHere(Operation operation, const Memory& local,
-                                const Memory& remote) {
-  auto* const near = reinterpret_cast<std::byte*>(local.address);
-  auto* const far = reinterpret_cast<std::byte*>(remote.address);
-  const bool reads = operation == Operation::kRead;
-  return base::Annotate(
-      copier_.Copy(static_cast<int>(remote.device), reads ? near : far,
-                   reads ? far : near, static_cast<int64_t>(local.bytes)),
-      label_);
 }
 
 absl::Status NixlPeer::PostOne(Operation operation, const RemoteRegion& remote,
