@@ -29,6 +29,14 @@ if [ -d "$ucx_modules" ]; then
   mkdir -p "$out/lib/ucx"
   cp -L "$ucx_modules"/libuct_{cma,ib,rdmacm,cuda}.so.0 "$out/lib/ucx/" 2>/dev/null || true
 fi
+needed() {
+  find "$out/bin" "$out/lib" -type f -print0 | xargs -0 -n1 ldd 2>/dev/null |
+    awk '/=> \//{print $3}' | grep -vE "$own" | sort -u
+}
+for library in $(needed); do
+  cp -L "$library" "$out/lib/"
+done
+find "$out/lib" -name '*.so*' -exec strip --strip-unneeded {} + 2>/dev/null || true
 # UCX with CUDA, of PyPI, beside Debian's, which has verbs: a link `ucx` to it
 # puts it first.
 shopt -s nullglob
@@ -40,14 +48,6 @@ for wheel in .deps/venv/lib/python3*/site-packages/libucx/lib; do
     "$out/ucx-cuda/ucx/"
   find "$out/ucx-cuda" -name '*.so*' -exec strip --strip-unneeded {} +
 done
-needed() {
-  find "$out/bin" "$out/lib" -type f -print0 | xargs -0 -n1 ldd 2>/dev/null |
-    awk '/=> \//{print $3}' | grep -vE "$own" | sort -u
-}
-for library in $(needed); do
-  cp -L "$library" "$out/lib/"
-done
-find "$out/lib" -name '*.so*' -exec strip --strip-unneeded {} + 2>/dev/null || true
 cat >"$out/README" <<TEXT
 weft and its GPU tests, $(git rev-parse --short HEAD): bin/weft --version,
 bin/weft doctor, bin/weft selftest gpu. Keep bin and lib beside each other.

@@ -20,8 +20,9 @@ namespace cuda = convert::cuda;
 
 // While one part is scattered the other one is filled.
 constexpr int64_t kRingParts = 2;
-// An operation costs some microseconds, a GPU moves a megabyte in three.
-constexpr int64_t kMaxSlotBytes = int64_t{8} << 20;
+// Between operations a GPU pauses for some four microseconds, in which NVLink
+// carries 1.5 MB.
+constexpr int64_t kMaxSlotBytes = int64_t{16} << 20;
 constexpr int64_t kMinSlotBytes = 512;
 constexpr int64_t kSlotAlignBytes = 64;
 // How long a failed run waits for what it has posted.

@@ -14,10 +14,6 @@
 namespace weft::execute {
 namespace {
 
-// Longest direct operation: keeps progress and deadlines fine-grained at no
-// cost in rate (docs/design.md section 6).
-constexpr int64_t kMaxDirectOpBytes = int64_t{4} << 20;
-
 // A span transfer that may still be joined with its neighbours in far memory.
 struct Span {
   Transfer transfer;
@@ -147,7 +143,7 @@ class PostedCompiler {
                                far.modes.back().near_stride_bytes == item;
     const int outer =
         static_cast<int>(far.modes.size()) - (piece_is_mode ? 1 : 0);
-    SetPieces(far, outer, piece, kMaxDirectOpBytes, transfer);
+    SetPieces(far, outer, piece, cost_.direct_op_bytes(), transfer);
     transfer.near = move.near + far.near_offset_bytes;
     transfer.near_region = move.near_region;
     transfer.dst_bytes = transfer.wire_bytes;

@@ -12,6 +12,9 @@ namespace {
 constexpr double kScatterBytesPerSecond = 8e9;
 constexpr double kScatterSecondsPerPiece = 5e-9;
 constexpr double kOpShareOfWireTime = 0.05;
+constexpr double kOpShareOfLongWireTime = 0.02;
+constexpr double kMinDirectOpBytes = 4.0 * 1024 * 1024;
+constexpr double kMaxDirectOpBytes = 64.0 * 1024 * 1024;
 constexpr double kMinThresholdBytes = 16.0 * 1024;
 constexpr double kMaxThresholdBytes = 1024.0 * 1024;
 
@@ -112,6 +115,12 @@ int64_t WireCost::direct_threshold_bytes() const {
   return static_cast<int64_t>(
       std::clamp(seconds_per_op * bytes_per_second / kOpShareOfWireTime,
                  kMinThresholdBytes, kMaxThresholdBytes));
+}
+
+int64_t WireCost::direct_op_bytes() const {
+  return static_cast<int64_t>(
+      std::clamp(seconds_per_op * bytes_per_second / kOpShareOfLongWireTime,
+                 kMinDirectOpBytes, kMaxDirectOpBytes));
 }
 
 int64_t WireCost::gap_worth_reading_bytes() const {

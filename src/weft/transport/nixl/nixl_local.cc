@@ -109,6 +109,11 @@ absl::Status NixlPeer::CopyHere(Operation operation, const Memory& local,
                                 const Memory& remote) {
   auto* const near = reinterpret_cast<std::byte*>(local.address);
   auto* const far = reinterpret_cast<std::byte*>(remote.address);
+  // The driver takes an address that it does not know for the host's.
+  if (copier_.DeviceOf(far) == memory::kHostMemory) {
+    return absl::UnavailableError(
+        absl::StrCat("memory of a GPU of ", label_, " was freed"));
+  }
   const bool reads = operation == Operation::kRead;
   return base::Annotate(
       copier_.Copy(static_cast<int>(remote.device), reads ? near : far,

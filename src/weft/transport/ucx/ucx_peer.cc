@@ -209,6 +209,12 @@ absl::Status UcxPeer::ChooseDeviceWay(UcxRemoteRegion& region) {
   } else if (way.ok()) {
     way = ProbeDevice(region);
     WEFT_RETURN_IF_ERROR(Health());
+    if (!way.ok()) {
+      way = absl::UnavailableError(absl::StrCat(
+          "ucx ", Context::Version(), " finds no wire to it from GPU ",
+          options_.device, " (", std::string(way.message()),
+          "): virtual memory, one process, or GPUs without peer access"));
+    }
   }
   region.why_through_host = std::string(way.message());
   return absl::OkStatus();

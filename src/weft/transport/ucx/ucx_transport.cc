@@ -159,6 +159,11 @@ class UcxTransport final : public Transport {
 
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(
     const UcxOptions& options) {
+  if (options.driver != nullptr && options.device != memory::kHostMemory) {
+    // UCX looks for GPUs when it starts, and finds those that the process has
+    // begun to use: else it would have no wire to them.
+    WEFT_RETURN_IF_ERROR(options.driver->MakeQueue(options.device).status());
+  }
   WEFT_ASSIGN_OR_RETURN(
       std::shared_ptr<ucx::Context> context,
       ucx::Context::Make(options.settings,
