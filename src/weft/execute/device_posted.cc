@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "weft/base/checked.h"
-#include "weft/base/deadline.h"
 #include "weft/base/status.h"
 #include "weft/execute/device_posted_internal.h"
 #include "weft/execute/planes.h"
@@ -212,7 +211,8 @@ DevicePosted::~DevicePosted() {
   abandoned->push_back(std::move(ring_));
 }
 
-absl::Status DevicePosted::Begin(const convert::DigestConstants* constants) {
+absl::Status DevicePosted::Begin(const convert::DigestConstants* constants,
+                                 base::Deadline deadline) {
   if (const int64_t left = Drain(); left > 0) {
     return absl::UnavailableError(absl::StrCat(
         left,
@@ -249,7 +249,7 @@ absl::Status DevicePosted::Begin(const convert::DigestConstants* constants) {
   // The transport knows no streams: what writes or reads the memory must have
   // come to its end before the first byte arrives.
   WEFT_RETURN_IF_ERROR(queue_->WaitForStream(*options_.device.stream));
-  return queue_->Wait(base::Deadline::Infinite(), "waiting for the stream");
+  return queue_->Wait(deadline, "waiting for the framework's stream");
 }
 
 absl::Status DevicePosted::Service() {

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "weft/base/deadline.h"
 #include "weft/convert/cuda/program.h"
 #include "weft/execute/binding_internal.h"
 #include "weft/execute/posted_compile_internal.h"
@@ -42,8 +43,10 @@ class DevicePosted {
   int64_t ring_bytes() const { return ring_bytes_; }
 
   // Makes ready for a run that digests with `constants` (null: not at all) what
-  // converts. kUnavailable when operations of an earlier run do not come back.
-  absl::Status Begin(const convert::DigestConstants* constants);
+  // converts. kUnavailable when operations of an earlier run do not come back,
+  // kDeadlineExceeded when the framework's stream does not end.
+  absl::Status Begin(const convert::DigestConstants* constants,
+                     base::Deadline deadline);
   // Polls, launches, posts. An error names phase, rank and tensor.
   absl::Status Service();
   // Everything is in place.

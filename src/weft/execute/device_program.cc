@@ -202,7 +202,7 @@ void DeviceProgram::AddPosted(int peer, bool has_mapped,
   }
 }
 
-absl::Status DeviceProgram::Launch() {
+absl::Status DeviceProgram::Launch(base::Deadline deadline) {
   // Copies of rows and kernels have a queue of their own: what starts slowly,
   // or waits for multiprocessors, does not hold up the others.
   if (options_.device.stream.has_value()) {
@@ -222,7 +222,7 @@ absl::Status DeviceProgram::Launch() {
     if (!batch.posted) WEFT_RETURN_IF_ERROR(LaunchDigests(batch));
   }
   posted_left_ = posted_ != nullptr;
-  return posted_left_ ? posted_->Begin(constants_) : absl::OkStatus();
+  return posted_left_ ? posted_->Begin(constants_, deadline) : absl::OkStatus();
 }
 
 absl::Status DeviceProgram::LaunchDigests(const Batch& batch) {
@@ -364,7 +364,7 @@ absl::StatusOr<ExecuteReport> DeviceProgram::Run(base::Deadline deadline) {
           "work of an earlier run is still going on at GPU ", device_));
     }
   }
-  absl::Status status = Launch();
+  absl::Status status = Launch(deadline);
   ExecuteReport report = report_;
   if (status.ok()) status = Drive(begin, deadline, report);
   // What was read is only good if the peer was still there afterwards.

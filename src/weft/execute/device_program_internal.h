@@ -90,7 +90,7 @@ class DeviceProgram : public Program {
   void MakeReport();
   // Adds to the report what operations bring from a peer.
   void AddPosted(int peer, bool has_mapped, ExecuteReport::Peer& report);
-  absl::Status Launch();
+  absl::Status Launch(base::Deadline deadline);
   absl::Status LaunchDigests(const Batch& batch);
   // One turn of what operations bring; launches its digests when it is done.
   absl::Status ServePosted();

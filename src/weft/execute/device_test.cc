@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <algorithm>
 #include <iostream>
 #include <mutex>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -329,6 +331,35 @@ TEST(Device, APostedPullThatHangsMayStillWriteAndIsNotRunAgain) {
               ::testing::HasSubstr("may still write"));
   const auto again = (*program)->Run(base::Deadline::Infinite());
   EXPECT_TRUE(absl::IsUnavailable(again.status())) << again.status();
+}
+
+// The transport knows no streams: what the engine has queued reads old bytes.
+TEST(Device, APostedPullBeginsAfterWhatTheStreamHolds) {
+  constexpr uintptr_t kStream = 6;
+  Gpus gpus;
+  SmallPull pull(gpus, Access::kPosted);
+  ExecuteOptions options = gpus.Options();
+  options.device.stream = kStream;
+  const auto program = pull.Bind(options);
+  ASSERT_TRUE(program.ok()) << program.status();
+  const std::span<std::byte> live(
+      pull.local[0].base, static_cast<size_t>(pull.local[0].size_bytes));
+  std::fill(live.begin(), live.end(), std::byte{3});
+  std::vector<std::byte> read;
+  gpus.driver.QueueInStream(kStream,
+                            [&] { read.assign(live.begin(), live.end()); });
+  const auto report = (*program)->Run(base::Deadline::Infinite());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(read, ::testing::Each(std::byte{3}));
+  EXPECT_EQ(read.size(), live.size());
+  EXPECT_THAT(live, ::testing::Contains(::testing::Ne(std::byte{3})));
+  // Never longer than the deadline.
+  gpus.driver.HoldPolls(4, 1000);
+  const auto late =
+      (*program)->Run(base::Deadline::After(std::chrono::nanoseconds(1)));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late.status())) << late.status();
+  EXPECT_THAT(std::string(late.status().message()),
+              ::testing::HasSubstr("stream"));
 }
 
 TEST(Device, ATransportThatKnowsNoGpusIsRefused) {

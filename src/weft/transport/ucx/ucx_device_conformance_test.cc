@@ -3,6 +3,7 @@
 #include "weft/memory/cuda/cuda_driver.h"
 #include "weft/memory/testing/fake_device.h"
 #include "weft/transport/testing/conformance.h"
+#include "weft/transport/testing/pattern.h"
 #include "weft/transport/testing/test_peer.h"
 #include "weft/transport/ucx/ucx_transport.h"
 
@@ -129,6 +130,21 @@ TEST(FakeGpus, AreReadThroughTheHostAndItIsSaid) {
       << region->through_host();
   EXPECT_NE(transport->description().find("through the host"),
             std::string::npos);
+}
+
+TEST(FakeGpus, AreReadByAProcessThatUsesNone) {
+  if (!OnlyRealOnes().ok()) GTEST_SKIP() << OnlyRealOnes();
+  constexpr int64_t kBytes = 1 << 20;
+  const auto process = TestPeer::Start("ucx", "fake", kBytes, 3);
+  ASSERT_TRUE(process.ok()) << process.status();
+  const auto transport = *MakeUcxTransport({});
+  const auto peer = *transport->Connect((*process)->address(), "owner",
+                                        base::Deadline::Infinite());
+  const auto region = *peer->Import((*process)->key());
+  EXPECT_EQ(region->through_host(), "this process uses no GPU");
+  std::vector<std::byte> local(kBytes);
+  EXPECT_EQ(GetNow(*peer, *region, 0, absl::MakeSpan(local)), absl::OkStatus());
+  EXPECT_EQ(FindMismatch(local, 3), -1);
 }
 
 }  // namespace
