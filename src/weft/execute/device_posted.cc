@@ -21,12 +21,11 @@ namespace cuda = convert::cuda;
 constexpr int64_t kRingParts = 2;
 // Between operations a GPU pauses for some four microseconds, in which NVLink
 // carries 1.5 MB.
-constexpr int64_t kMaxSlotBytes = int64_t{16} << 20;
-constexpr int64_t kMinSlotBytes = 512;
+constexpr int64_t kMaxDeviceSlotBytes = int64_t{16} << 20;
+constexpr int64_t kMinDeviceSlotBytes = 512;
 constexpr int64_t kSlotAlignBytes = 64;
 // How long a failed run waits for what it has posted.
-constexpr std::chrono::milliseconds kDrainBound{500};
-constexpr uint64_t kGenerationMask = ~uint64_t{0xffffffff};
+constexpr std::chrono::milliseconds kDeviceDrainBound{500};
 
 // Position in `grid` of the tile that holds the element at `corner`.
 int64_t TileOf(const tensor::TileGrid& grid, const tensor::Shape& corner) {
@@ -58,9 +57,10 @@ absl::StatusOr<std::unique_ptr<DevicePosted>> DevicePosted::Make(
 }
 
 absl::Status DevicePosted::CompilePeers() {
-  part_bytes_ = std::max(kMinSlotBytes, options_.staging_bytes / kRingParts /
-                                            kSlotAlignBytes * kSlotAlignBytes);
-  const int64_t max_slot_bytes = std::min(kMaxSlotBytes, part_bytes_);
+  part_bytes_ =
+      std::max(kMinDeviceSlotBytes, options_.staging_bytes / kRingParts /
+                                        kSlotAlignBytes * kSlotAlignBytes);
+  const int64_t max_slot_bytes = std::min(kMaxDeviceSlotBytes, part_bytes_);
   peers_.resize(binding_.peers.size());
   for (size_t p = 0; p < peers_.size(); ++p) {
     peers_[p].peer = binding_.peers[p].peer;
@@ -382,7 +382,7 @@ void DevicePosted::Abort() {
 }
 
 int64_t DevicePosted::Drain() {
-  const base::Deadline bound = base::Deadline::After(kDrainBound);
+  const base::Deadline bound = base::Deadline::After(kDeviceDrainBound);
   while (true) {
     int64_t left = 0;
     for (PeerState& peer : peers_) {

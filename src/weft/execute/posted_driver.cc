@@ -20,8 +20,6 @@ constexpr int64_t kSlotsPerPeer = 4;
 // How long a failed run waits for what it has posted.
 constexpr std::chrono::milliseconds kDrainBound{500};
 
-constexpr uint64_t kGenerationMask = ~uint64_t{0xffffffff};
-
 }  // namespace
 
 uint64_t NextTagGeneration() {

@@ -32,6 +32,7 @@ struct PostedFault {
 // Tags of different programs on one peer never meet: each run takes a number,
 // which is the upper half of its tags.
 uint64_t NextTagGeneration();
+inline constexpr uint64_t kGenerationMask = ~uint64_t{0xffffffff};
 
 class PostedDriver {
  public:

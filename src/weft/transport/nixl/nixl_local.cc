@@ -13,7 +13,7 @@ namespace {
 
 // Its completion is nobody else's.
 constexpr OpTag kProbeTag = ~OpTag{0};
-constexpr std::chrono::microseconds kSleep{20};
+constexpr std::chrono::microseconds kProbeSleep{20};
 
 }  // namespace
 
@@ -35,7 +35,7 @@ absl::Status NixlPeer::ProbeDevice(const NixlRemoteRegion& region,
     TakeMessages();
     if (death_.ok()) CheckTransfers();
     LookAfterProcess();
-    std::this_thread::sleep_for(kSleep);
+    std::this_thread::sleep_for(kProbeSleep);
   }
   Settle();
   absl::Status status = death_;
