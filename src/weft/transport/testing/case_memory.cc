@@ -18,6 +18,7 @@ int DeviceOf(const std::byte* address) {
 }
 
 void CopyNow(int device, std::byte* dst, const std::byte* src, size_t bytes) {
+  if (bytes == 0) return;
   auto queue = TheCasePlaces().driver->MakeQueue(device);
   ASSERT_TRUE(queue.ok()) << queue.status();
   ASSERT_TRUE((*queue)->Copy(dst, src, static_cast<int64_t>(bytes)).ok());
