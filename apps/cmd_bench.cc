@@ -52,9 +52,9 @@ void AddBench(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(int64_t{1} << 20, int64_t{1} << 36));
   command
       ->add_option("--only", options->only,
-                   "of gpu: refit, empty, shadow, beside or programs")
-      ->check(
-          CLI::IsMember({"refit", "empty", "shadow", "beside", "programs"}));
+                   "of gpu: refit, posted, empty, shadow, beside or programs")
+      ->check(CLI::IsMember(
+          {"refit", "posted", "empty", "shadow", "beside", "programs"}));
   command->add_flag("--json", options->json, "one JSON object a line");
   auto source = std::make_shared<bench::BenchSourceArgs>();
   CLI::App* source_command =

@@ -104,15 +104,18 @@ MakeTransports(const std::string& choice, const DeviceChoice& device,
     add(std::move(shm));
   }
   if (all || choice == "ucx") {
-    WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> ucx,
-                          transport::MakeUcxTransport({}));
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<transport::Transport> ucx,
+        transport::MakeUcxTransport(
+            {.driver = device.driver, .device = device.device}));
     add(std::move(ucx));
   }
   // Never by itself: UCX is always there and does the same with less.
   if (choice == "nixl") {
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Transport> nixl,
-        transport::MakeNixlTransport({.driver = device.driver}));
+        transport::MakeNixlTransport(
+            {.driver = device.driver, .device = device.device}));
     add(std::move(nixl));
   }
   return transports;

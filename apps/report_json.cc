@@ -78,7 +78,8 @@ nlohmann::json ToJson(const session::RefitReport& report,
                              {"name", peer.name},
                              {"transport", peer.transport},
                              {"mapped", peer.mapped},
-                             {"bytes", peer.bytes}});
+                             {"bytes", peer.bytes},
+                             {"detour", peer.detour}});
   }
   json["replaced"] = nlohmann::json::array();
   for (const session::ReplacedSource& lost : report.replaced) {
@@ -148,6 +149,9 @@ std::string FormatReport(const session::RefitReport& report,
     text += fmt::format("  peer      {}: {} by {}{}\n", peer.name,
                         HumanBytes(peer.bytes), peer.transport,
                         peer.mapped ? " (mapped)" : " (posted)");
+    if (!peer.detour.empty()) {
+      text += fmt::format("  detour    {}\n", peer.detour);
+    }
   }
   for (const session::ReplacedSource& lost : report.replaced) {
     text += fmt::format("  replaced  {} by {}: {}\n", lost.source,

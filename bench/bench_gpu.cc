@@ -11,9 +11,11 @@
 //   gpu/first-contact-of-process-...  of the first receiver of this process
 //   gpu/contact-in-later-refits-...   of all refits after it: nothing
 //   gpu/empty-refit                 a model of a few KiB, trigger to committed
-// `--only`: "refit" for these, "empty" for the last one, "shadow"
-// (bench_gpu_shadow.cc), "beside" (bench_gpu_beside.cc) and "programs"
+//   gpu/ucx-refit-...               2 GB by operations of UCX (--transport)
+// `--only`: "refit" for these, "posted" for UCX's, "empty" for the last one,
+// "shadow" (bench_gpu_shadow.cc), "beside" (bench_gpu_beside.cc) and "programs"
 // (bench/gpu), the last two where device code is compiled.
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -35,6 +37,8 @@
 namespace weft::bench {
 namespace {
 
+// What goes through the host takes a second a gigabyte.
+constexpr int64_t kPostedBytes = int64_t{2'000'000'000};
 constexpr double kContactGoal = 100;  // ms
 
 // One line without a bound, of one measurement.
@@ -86,13 +90,18 @@ void SayWhereTimeWent(const session::RefitReport& last,
 // The rows of one receiver; `verify`: with digests, trigger to committed.
 // `contact` names its first contact.
 absl::Status RefitRows(const BenchOptions& options,
+                       const std::string& transport,
                        const apps::DeviceChoice& device,
                        const BenchFleet& fleet, bool verify,
                        const std::string& contact) {
-  WEFT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<GpuTarget> target,
-      GpuTarget::Make(fleet, device,
-                      {.verify = verify, .threads = options.threads}));
+  const std::string kind =
+      absl::StrCat(transport == "cuda" ? "" : absl::StrCat(transport, "-"),
+                   verify ? "refit-verified" : "refit");
+  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<GpuTarget> target,
+                        GpuTarget::Make(fleet, device,
+                                        {.transport = transport,
+                                         .verify = verify,
+                                         .threads = options.threads}));
   WEFT_RETURN_IF_ERROR(
       ContactRows(options, GpuCaseName(contact, fleet.name()), *target));
   double later_contact = 0;
@@ -110,8 +119,8 @@ absl::Status RefitRows(const BenchOptions& options,
                         CopyBound::Make(device, 0, last.bytes));
   WEFT_ASSIGN_OR_RETURN(
       const CaseResult result,
-      RunPaired(GpuCaseName(verify ? "refit-verified" : "refit", fleet.name()),
-                "GB/s", options.runs, refit, [&] { return bound->Rate(); }));
+      RunPaired(GpuCaseName(kind, fleet.name()), "GB/s", options.runs, refit,
+                [&] { return bound->Rate(); }));
   Print(result, options);
   PrintOnce(options, GpuCaseName("contact-in-later-refits", fleet.name()),
             later_contact);
@@ -131,10 +140,28 @@ absl::Status RefitCases(const BenchOptions& options,
         const std::unique_ptr<BenchFleet> fleet,
         BenchFleet::Start(job, options.bytes, "cuda", "cuda:0"));
     WEFT_RETURN_IF_ERROR(
-        RefitRows(options, device, *fleet, /*verify=*/false, contact));
+        RefitRows(options, "cuda", device, *fleet, /*verify=*/false, contact));
     contact = "first-contact";
     WEFT_RETURN_IF_ERROR(
-        RefitRows(options, device, *fleet, /*verify=*/true, contact));
+        RefitRows(options, "cuda", device, *fleet, /*verify=*/true, contact));
+  }
+  return absl::OkStatus();
+}
+
+// Over --transport, as where GPUs do not reach each other.
+absl::Status PostedCases(const BenchOptions& options,
+                         const apps::DeviceChoice& device) {
+  const std::string contact = absl::StrCat(options.transport, "-first-contact");
+  for (const std::string job :
+       {"qwen3:hf>vllm:tp=1", "qwen3:megatron:tp=2>vllm:tp=4"}) {
+    WEFT_ASSIGN_OR_RETURN(
+        const std::unique_ptr<BenchFleet> fleet,
+        BenchFleet::Start(job, std::min(options.bytes, kPostedBytes),
+                          options.transport, "cuda:0"));
+    for (const bool verify : {false, true}) {
+      WEFT_RETURN_IF_ERROR(RefitRows(options, options.transport, device, *fleet,
+                                     verify, contact));
+    }
   }
   return absl::OkStatus();
 }
@@ -172,6 +199,7 @@ absl::Status BenchGpu(const BenchOptions& options) {
     return options.only.empty() || options.only == part;
   };
   if (wanted("refit")) WEFT_RETURN_IF_ERROR(RefitCases(options, device));
+  if (wanted("posted")) WEFT_RETURN_IF_ERROR(PostedCases(options, device));
   if (wanted("empty")) WEFT_RETURN_IF_ERROR(EmptyRefit(options, device));
   if (wanted("shadow")) WEFT_RETURN_IF_ERROR(BenchGpuShadow(options, device));
 #ifdef WEFT_WITH_CUDA

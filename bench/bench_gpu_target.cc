@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<GpuTarget>> GpuTarget::Make(
   WEFT_ASSIGN_OR_RETURN(receiver.catalog,
                         apps::ConnectCatalog(fleet.address()));
   WEFT_ASSIGN_OR_RETURN(receiver.transports,
-                        apps::MakeTransports("cuda", device));
+                        apps::MakeTransports(options.transport, device));
   receiver.execute.device = device.Options(options.num_sms);
   receiver.execute.num_threads = options.threads;
   receiver.verify = options.verify;

@@ -36,6 +36,7 @@ std::map<std::string, double> ContactParts(
 double ContactMilliseconds(const std::map<std::string, double>& parts);
 
 struct GpuTargetOptions {
+  std::string transport = "cuda";
   bool verify = true;
   int threads = 1;
   int num_sms = 0;  // 0: all

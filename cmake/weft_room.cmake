@@ -24,9 +24,11 @@ if(WEFT_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
-# A program that finds its libraries in ../lib first: see scripts/bundle.sh.
+# A program that finds its libraries in ../ucx, where an operator puts another
+# UCX, and in ../lib first: see scripts/bundle.sh.
 function(weft_portable target)
-  set_target_properties(${target} PROPERTIES BUILD_RPATH "$ORIGIN/../lib")
+  set_target_properties(${target} PROPERTIES
+      BUILD_RPATH "$ORIGIN/../ucx:$ORIGIN/../lib")
   target_link_options(${target} PRIVATE -Wl,--disable-new-dtags)
 endfunction()
 

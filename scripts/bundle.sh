@@ -19,6 +19,7 @@ while read -r test; do
   [ -n "$test" ] || continue
   programs+=("build/$preset/tests/$test")
 done <build/"$preset"/gpu_tests.txt
+programs+=(build/"$preset"/tests/weft_transport_test_peer{,_nixl})
 for program in "${programs[@]}"; do
   strip -o "$out/bin/$(basename "$program")" "$program"
 done
@@ -38,10 +39,22 @@ for library in $(needed); do
   cp -L "$library" "$out/lib/"
 done
 find "$out/lib" -name '*.so*' -exec strip --strip-unneeded {} + 2>/dev/null || true
+# UCX with CUDA, of PyPI, beside Debian's, which has verbs: a link `ucx` to it
+# puts it first.
+shopt -s nullglob
+for wheel in .deps/venv/lib/python3*/site-packages/libucx/lib; do
+  mkdir -p "$out/ucx-cuda/ucx"
+  cp -L "$wheel"/libuc{m,p,s,t}.so.0 "$wheel"/../../libucx_cu1*.libs/libcudart* \
+    "$out/ucx-cuda/"
+  cp -L "$wheel"/ucx/libuc{t,m}_cuda.so.0 "$wheel"/ucx/libuct_cma.so.0 \
+    "$out/ucx-cuda/ucx/"
+  find "$out/ucx-cuda" -name '*.so*' -exec strip --strip-unneeded {} +
+done
 cat >"$out/README" <<TEXT
 weft and its GPU tests, $(git rev-parse --short HEAD): bin/weft --version,
 bin/weft doctor, bin/weft selftest gpu. Keep bin and lib beside each other.
 pip install python/*.whl brings the Python package, which needs nothing of them.
+ucx-cuda is UCX with CUDA and without verbs: "ln -s ucx-cuda ucx" has weft use it.
 TEXT
 cp "build/$preset/gpu_tests.txt" "$out/bin/"
 if ! ls build/dist/weft-*.whl >/dev/null 2>&1; then

@@ -52,9 +52,11 @@ absl::StatusOr<Transports> MakeTransports(const std::string& choice,
         "the transport cuda serves tensors on a GPU, and none is");
   }
   Transports transports;
+  memory::DeviceDriver* driver = nullptr;
+  if (on_device) {
+    WEFT_ASSIGN_OR_RETURN(driver, memory::CudaDriver());
+  }
   if (on_device && (all || choice == "cuda")) {
-    WEFT_ASSIGN_OR_RETURN(memory::DeviceDriver* const driver,
-                          memory::CudaDriver());
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Transport> cuda,
         transport::MakeCudaTransport({.driver = driver, .device = device}));
@@ -70,8 +72,9 @@ absl::StatusOr<Transports> MakeTransports(const std::string& choice,
     return absl::UnimplementedError(missing);
   }
   if ((all || choice == "ucx") && missing.empty()) {
-    WEFT_ASSIGN_OR_RETURN(std::unique_ptr<transport::Transport> ucx,
-                          transport::MakeUcxTransport({}));
+    WEFT_ASSIGN_OR_RETURN(
+        std::unique_ptr<transport::Transport> ucx,
+        transport::MakeUcxTransport({.driver = driver, .device = device}));
     transports.push_back(std::move(ucx));
   }
   return transports;

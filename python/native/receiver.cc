@@ -91,6 +91,7 @@ nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
     each["transport"] = peer.transport;
     each["mapped"] = peer.mapped;
     each["bytes"] = peer.bytes;
+    each["detour"] = peer.detour;
     peers.append(each);
   }
   dict["peers"] = peers;

@@ -86,6 +86,11 @@ class Binder {
  private:
   bool pull() const { return in_.direction == Direction::kPull; }
   bool on_device() const { return in_.device != memory::kHostMemory; }
+  // Whether the present peer's transport brings bytes into memory of a GPU.
+  bool CanPost() const {
+    return pull() && remote_->transport != nullptr &&
+           remote_->transport->capabilities().device_memory;
+  }
   void Fault(std::string text) {
     only_range_faults_ = false;
     faults_.Add(std::move(text));
@@ -227,9 +232,19 @@ class Binder {
     if (remote.region->mapped() != nullptr) {
       bound.far_mapped = remote.region->mapped() + remote.offset_bytes;
     }
-    if (on_device() && (bound.far_mapped == nullptr ||
-                        (remote.region->device() != memory::kHostMemory &&
-                         remote.region->device() != in_.device))) {
+    const bool posted = bound.far_mapped == nullptr;
+    const bool mapped_elsewhere =
+        remote.region->device() != memory::kHostMemory &&
+        remote.region->device() != in_.device;
+    if (on_device() && posted && !CanPost()) {
+      Fault(absl::StrCat(
+          where_, ": \"", end.stored->name, "\" of rank ", remote_->rank,
+          " is not mapped for GPU ", in_.device, ", and ",
+          pull() ? "its transport does not post into memory of a GPU"
+                 : "a GPU pushes only to memory that is"));
+      return false;
+    }
+    if (on_device() && !posted && mapped_elsewhere) {
       Fault(absl::StrCat(where_,
                          ": "
                          ", end.stored->name, "

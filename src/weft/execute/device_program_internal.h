@@ -1,6 +1,7 @@
 // A plan with an end in the memory of a GPU: the GPU of the near side carries
 // all of it, by copy engines and kernels that follow the addresses of both
-// ends. Host memory at an end is pinned for it.
+// ends. Host memory at an end is pinned for it. What has no address here is
+// brought by the transport (device_posted_internal.h).
 //
 // The moves go in batches, the largest first. What arrived is digested where it
 // lies, a batch behind the copies and beside them, so that the link never waits
@@ -18,6 +19,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "weft/execute/binding_internal.h"
+#include "weft/execute/device_posted_internal.h"
 #include "weft/execute/executor.h"
 #include "weft/execute/helpers_internal.h"
 
@@ -65,6 +67,7 @@ class DeviceProgram : public Program {
     std::unique_ptr<convert::cuda::Program> copies;  // digests what it converts
     std::unique_ptr<convert::cuda::Program> digests;
     std::vector<MoveName> moves;  // whose digests they bring
+    bool posted = false;          // of what operations bring; the last one
   };
   // Of one move or witness of the plan.
   struct DigestName {
@@ -75,6 +78,7 @@ class DeviceProgram : public Program {
   };
   struct DigestSlice {
     const convert::cuda::Program* program = nullptr;
+    int32_t posted_table = -1;  // instead: a table of posted_
     int64_t first_value = 0;
     int64_t num_values = 0;
   };
@@ -82,9 +86,15 @@ class DeviceProgram : public Program {
 
   explicit DeviceProgram(const BindInputs& inputs);
   absl::Status Compile(const BindInputs& inputs);
+  absl::Status CompileBatches(const BindInputs& inputs);
   absl::Status PinHostEnds(const BindInputs& inputs);
   void MakeReport();
-  absl::Status Launch();
+  // Adds to the report what operations bring from a peer.
+  void AddPosted(int peer, bool has_mapped, ExecuteReport::Peer& report);
+  absl::Status Launch(base::Deadline deadline);
+  absl::Status LaunchDigests(const Batch& batch);
+  // One turn of what operations bring; launches its digests when it is done.
+  absl::Status ServePosted();
   bool digests() const { return constants_ != nullptr; }
   absl::StatusOr<bool> Done(const Batch& batch) const;
   // That are worth their while in a run.
@@ -109,7 +119,9 @@ class DeviceProgram : public Program {
   const convert::DigestConstants* constants_ = nullptr;
   ExecuteReport report_;
   int64_t total_bytes_ = 0;
-  int64_t num_values_ = 0;  // digests of all batches
+  int64_t num_values_ = 0;                // digests of all batches
+  std::unique_ptr<DevicePosted> posted_;  // null: everything is mapped
+  bool posted_left_ = false;              // of this run
   std::unique_ptr<Helpers> helpers_;
   // Destroyed first: nothing runs any more when the programs go.
   std::unique_ptr<memory::DeviceQueue> line_queue_;

@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
+#include <algorithm>
 #include <iostream>
 #include <mutex>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -49,6 +51,7 @@ class Gpus {
   }
   RemoteRank Far(RemoteRank remote, int device) {
     for (RemoteStored& stored : remote.stored) {
+      if (stored.region->mapped() == nullptr) continue;
       regions_.push_back(std::make_unique<OnGpu>(*stored.region, device));
       stored.region = regions_.back().get();
     }
@@ -120,13 +123,28 @@ std::multiset<std::pair<size_t, size_t>> EachMoveOnce(const plan::Plan& plan) {
   return moves;
 }
 
-std::string RunPull(uint64_t seed) {
+// Any ring, window and way, of a transport with any costs.
+void MakePosted(std::mt19937_64& random, FakeFleet& fleet,
+                ExecuteOptions& options) {
+  transport::Capabilities& known = fleet.transport.known;
+  known.device_memory = true;
+  known.posted_seconds_per_op = 1e-6 * static_cast<double>(1 + random() % 50);
+  known.posted_bytes_per_second = 1e9 * static_cast<double>(1 + random() % 400);
+  options.staging_bytes = int64_t{1} << (12 + random() % 9);
+  options.window = static_cast<int>(1 + random() % 40);
+  constexpr PostedWay kWays[] = {PostedWay::kAuto, PostedWay::kShortGets,
+                                 PostedWay::kOverRead, PostedWay::kGather};
+  options.posted_way = kWays[random() % 4];
+}
+
+std::string RunPull(uint64_t seed, Access access) {
   std::mt19937_64 random(seed);
   RefitCase refit(random());
   if (!refit.error.empty()) return refit.error;
-  FakeFleet fleet(refit, Access::kMapped, random());
+  FakeFleet fleet(refit, access, random());
   Gpus gpus;
-  const Ends ends = RandomEnds(random);
+  Ends ends = RandomEnds(random);
+  if (access != Access::kMapped) ends.near = kGpu;
   std::vector<RemoteRank> remotes;
   for (RemoteRank& remote : fleet.Remotes()) {
     remotes.push_back(gpus.Far(std::move(remote), ends.far));
@@ -137,6 +155,7 @@ std::string RunPull(uint64_t seed) {
   std::multiset<std::pair<size_t, size_t>> digested;
   ExecuteOptions options = gpus.Options();
   options.num_threads = 2;
+  if (access != Access::kMapped) MakePosted(random, fleet, options);
   options.digested = [&](size_t peer, size_t move) {
     const std::lock_guard lock(mutex);
     digested.insert({peer, move});
@@ -156,6 +175,7 @@ std::string RunPull(uint64_t seed) {
     if (!report.ok()) return report.status().ToString();
     std::string fault = refit.CheckTarget();
     if (fault.empty()) fault = CheckDigests(refit, **program, constants);
+    if (fault.empty()) fault = fleet.Complaint(options.window);
     if (!fault.empty()) return fault;
     if (digested != EachMoveOnce(refit.plan)) {
       return "not every move was said to be digested, once";
@@ -194,12 +214,21 @@ void RunMany(std::string (*run)(uint64_t)) {
   }
 }
 
-TEST(Device, RandomPullsArriveWithTheirDigests) { RunMany(RunPull); }
+TEST(Device, RandomPullsArriveWithTheirDigests) {
+  RunMany([](uint64_t seed) { return RunPull(seed, Access::kMapped); });
+}
+TEST(Device, RandomPostedPullsArriveWithTheirDigests) {
+  RunMany([](uint64_t seed) { return RunPull(seed, Access::kPosted); });
+}
+TEST(Device, RandomMixedPullsArriveWithTheirDigests) {
+  RunMany([](uint64_t seed) { return RunPull(seed, Access::kMixed); });
+}
 TEST(Device, RandomPushesArrive) { RunMany(RunPush); }
 
 struct SmallPull {
-  explicit SmallPull(Gpus& gpus)
-      : refit(SeedWithMoves()), fleet(refit, Access::kMapped, 1) {
+  explicit SmallPull(Gpus& gpus, Access access = Access::kMapped)
+      : refit(SeedWithMoves()), fleet(refit, access, 1) {
+    fleet.transport.known.device_memory = access != Access::kMapped;
     for (RemoteRank& remote : fleet.Remotes()) {
       remotes.push_back(gpus.Far(std::move(remote), kGpu));
     }
@@ -266,6 +295,79 @@ TEST(Device, FaultsAreNamedBeforeAnythingMoves) {
   pull.local = Gpus::Near(pull.local, 0);
   EXPECT_THAT(std::string(pull.Bind(gpus.Options()).status().message()),
               ::testing::HasSubstr("not mapped for GPU 0"));
+}
+
+TEST(Device, APostedPullNamesWhatFails) {
+  Gpus gpus;
+  SmallPull pull(gpus, Access::kPosted);
+  const auto program = pull.Bind(gpus.Options());
+  ASSERT_TRUE(program.ok()) << program.status();
+  const auto report = (*program)->Run(base::Deadline::Infinite());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->mapped_bytes, 0);
+  EXPECT_GE(report->posted_direct_bytes + report->posted_staged_bytes,
+            report->bytes_moved);
+  EXPECT_FALSE(report->peers[0].mapped);
+  EXPECT_THAT(report->peers[0].way, ::testing::HasSubstr("to cuda:1"));
+  FakePeer& peer = *pull.fleet.peers[1];
+  peer.faults.die_at_op = peer.num_ops;
+  const auto dead = (*program)->Run(base::Deadline::Infinite());
+  EXPECT_TRUE(absl::IsUnavailable(dead.status())) << dead.status();
+  EXPECT_THAT(std::string(dead.status().message()),
+              ::testing::AllOf(::testing::HasSubstr("publisher rank 1"),
+                               ::testing::HasSubstr("tensor \"")));
+}
+
+TEST(Device, APostedPullThatHangsMayStillWriteAndIsNotRunAgain) {
+  Gpus gpus;
+  SmallPull pull(gpus, Access::kPosted);
+  const auto program = pull.Bind(gpus.Options());
+  ASSERT_TRUE(program.ok()) << program.status();
+  pull.fleet.peers[1]->faults.silent_at_op = 0;
+  const auto late =
+      (*program)->Run(base::Deadline::After(std::chrono::milliseconds(20)));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late.status())) << late.status();
+  EXPECT_THAT(std::string(late.status().message()),
+              ::testing::HasSubstr("may still write"));
+  const auto again = (*program)->Run(base::Deadline::Infinite());
+  EXPECT_TRUE(absl::IsUnavailable(again.status())) << again.status();
+}
+
+// The transport knows no streams: what the engine has queued reads old bytes.
+TEST(Device, APostedPullBeginsAfterWhatTheStreamHolds) {
+  constexpr uintptr_t kStream = 6;
+  Gpus gpus;
+  SmallPull pull(gpus, Access::kPosted);
+  ExecuteOptions options = gpus.Options();
+  options.device.stream = kStream;
+  const auto program = pull.Bind(options);
+  ASSERT_TRUE(program.ok()) << program.status();
+  const std::span<std::byte> live(
+      pull.local[0].base, static_cast<size_t>(pull.local[0].size_bytes));
+  std::fill(live.begin(), live.end(), std::byte{3});
+  std::vector<std::byte> read;
+  gpus.driver.QueueInStream(kStream,
+                            [&] { read.assign(live.begin(), live.end()); });
+  const auto report = (*program)->Run(base::Deadline::Infinite());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(read, ::testing::Each(std::byte{3}));
+  EXPECT_EQ(read.size(), live.size());
+  EXPECT_THAT(live, ::testing::Contains(::testing::Ne(std::byte{3})));
+  // Never longer than the deadline.
+  gpus.driver.HoldPolls(4, 1000);
+  const auto late =
+      (*program)->Run(base::Deadline::After(std::chrono::nanoseconds(1)));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late.status())) << late.status();
+  EXPECT_THAT(std::string(late.status().message()),
+              ::testing::HasSubstr("stream"));
+}
+
+TEST(Device, ATransportThatKnowsNoGpusIsRefused) {
+  Gpus gpus;
+  SmallPull pull(gpus, Access::kPosted);
+  pull.fleet.transport.known.device_memory = false;
+  EXPECT_THAT(std::string(pull.Bind(gpus.Options()).status().message()),
+              ::testing::HasSubstr("does not post into memory of a GPU"));
 }
 
 TEST(Device, HostEndsArePinnedWhileTheProgramLives) {

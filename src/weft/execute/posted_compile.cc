@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "weft/base/checked.h"
 #include "weft/base/status.h"
 #include "weft/execute/block_internal.h"
@@ -12,10 +13,6 @@
 
 namespace weft::execute {
 namespace {
-
-// Longest direct operation: keeps progress and deadlines fine-grained at no
-// cost in rate (docs/design.md section 6).
-constexpr int64_t kMaxDirectOpBytes = int64_t{4} << 20;
 
 // A span transfer that may still be joined with its neighbours in far memory.
 struct Span {
@@ -146,7 +143,7 @@ class PostedCompiler {
                                far.modes.back().near_stride_bytes == item;
     const int outer =
         static_cast<int>(far.modes.size()) - (piece_is_mode ? 1 : 0);
-    SetPieces(far, outer, piece, kMaxDirectOpBytes, transfer);
+    SetPieces(far, outer, piece, cost_.direct_op_bytes(), transfer);
     transfer.near = move.near + far.near_offset_bytes;
     transfer.near_region = move.near_region;
     transfer.dst_bytes = transfer.wire_bytes;
@@ -401,6 +398,38 @@ WireOp Transfer::Op(int64_t index) const {
     op.local_offset_bytes += digit * modes[i].local_stride_bytes;
   }
   return op;
+}
+
+transport::StridedPieces PiecesOf(const Transfer& transfer) {
+  transport::StridedPieces pieces;
+  pieces.offset_bytes = transfer.far_offset_bytes;
+  pieces.piece_bytes = transfer.piece_bytes;
+  for (const Transfer::Mode& mode : transfer.modes) {
+    pieces.modes.push_back({mode.extent, mode.far_stride_bytes});
+  }
+  return pieces;
+}
+
+std::string WayOf(bool mapped, const PeerTransfers& transfers,
+                  Direction direction) {
+  const bool push = direction == Direction::kPush;
+  std::vector<std::string> words;
+  const auto used = [&](WireWay way) {
+    return transfers.ways[static_cast<size_t>(way)];
+  };
+  if (mapped) words.push_back("mapped");
+  if (used(WireWay::kDirect)) {
+    words.push_back(!transfers.short_direct ? "direct"
+                    : push                  ? "short puts"
+                                            : "short gets");
+  }
+  if (used(WireWay::kPieces)) words.push_back(push ? "packed" : "staged");
+  if (used(WireWay::kSpan)) {
+    words.push_back(transfers.over_reads ? "over-read" : "staged");
+  }
+  if (used(WireWay::kGather)) words.push_back("gather");
+  words.erase(std::unique(words.begin(), words.end()), words.end());
+  return absl::StrJoin(words, "+");
 }
 
 absl::StatusOr<PeerTransfers> CompilePosted(const Binding& binding, int peer,

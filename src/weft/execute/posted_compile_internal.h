@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
@@ -80,6 +81,13 @@ struct PeerTransfers {
   bool over_reads = false;    // some transfer reads bytes that nobody wants
   bool short_direct = false;  // some direct piece is below the threshold
 };
+
+// What a transfer by kGather asks for.
+transport::StridedPieces PiecesOf(const Transfer& transfer);
+
+// "mapped", "direct", "direct+over-read" ...
+std::string WayOf(bool mapped, const PeerTransfers& transfers,
+                  Direction direction);
 
 // Compiles the moves of peer number `peer` that have no far_mapped.
 // `max_slot_bytes`: no transfer takes more staging.

@@ -20,14 +20,12 @@ constexpr int64_t kSlotsPerPeer = 4;
 // How long a failed run waits for what it has posted.
 constexpr std::chrono::milliseconds kDrainBound{500};
 
-// Tags of different programs on one peer never meet: each run takes a number.
-uint64_t NextGeneration() {
+}  // namespace
+
+uint64_t NextTagGeneration() {
   static std::atomic<uint32_t> next{1};
   return uint64_t{next.fetch_add(1, std::memory_order_relaxed)} << 32;
 }
-constexpr uint64_t kGenerationMask = ~uint64_t{0xffffffff};
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<PostedDriver>> PostedDriver::Make(
     const Binding& binding, const ExecuteOptions& options) {
@@ -145,7 +143,7 @@ absl::Status PostedDriver::Begin() {
         " operations of an earlier run are still in flight; destroy the "
         "peer and the program, then connect again"));
   }
-  generation_ = NextGeneration();
+  generation_ = NextTagGeneration();
   staging_.Reset();
   fault_ = PostedFault();
   num_unfinished_ = 0;
@@ -300,14 +298,8 @@ absl::Status PostedDriver::PostOne(PeerState& peer, int32_t active_name) {
   const transport::OpTag tag = generation_ | static_cast<uint32_t>(op_name);
   absl::Status status;
   if (transfer.way == WireWay::kGather) {
-    transport::StridedPieces pieces;
-    pieces.offset_bytes = transfer.far_offset_bytes;
-    pieces.piece_bytes = transfer.piece_bytes;
-    for (const Transfer::Mode& mode : transfer.modes) {
-      pieces.modes.push_back({mode.extent, mode.far_stride_bytes});
-    }
     status = peer.peer->Gather(
-        *transfer.region, pieces,
+        *transfer.region, PiecesOf(transfer),
         {local, static_cast<size_t>(transfer.wire_bytes)}, region, tag);
   } else {
     const WireOp op = transfer.Op(active.next_op);

@@ -29,6 +29,11 @@ struct PostedFault {
   int32_t move = -1;       // into Binding::moves
 };
 
+// Tags of different programs on one peer never meet: each run takes a number,
+// which is the upper half of its tags.
+uint64_t NextTagGeneration();
+inline constexpr uint64_t kGenerationMask = ~uint64_t{0xffffffff};
+
 class PostedDriver {
  public:
   // Compiles what is posted in `binding`, which must outlive the driver.

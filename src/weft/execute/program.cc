@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "weft/base/status.h"
 #include "weft/execute/program_internal.h"
 
@@ -17,29 +16,6 @@ using Clock = base::Deadline::Clock;
 // enough to cost nothing.
 constexpr std::chrono::milliseconds kHealthPeriod{4};
 constexpr std::chrono::milliseconds kProgressPeriod{20};
-
-// "mapped", "direct", "direct+over-read" ...
-std::string WayOf(bool mapped, const PeerTransfers& transfers,
-                  Direction direction) {
-  const bool push = direction == Direction::kPush;
-  std::vector<std::string> words;
-  const auto used = [&](WireWay way) {
-    return transfers.ways[static_cast<size_t>(way)];
-  };
-  if (mapped) words.push_back("mapped");
-  if (used(WireWay::kDirect)) {
-    words.push_back(!transfers.short_direct ? "direct"
-                    : push                  ? "short puts"
-                                            : "short gets");
-  }
-  if (used(WireWay::kPieces)) words.push_back(push ? "packed" : "staged");
-  if (used(WireWay::kSpan)) {
-    words.push_back(transfers.over_reads ? "over-read" : "staged");
-  }
-  if (used(WireWay::kGather)) words.push_back("gather");
-  words.erase(std::unique(words.begin(), words.end()), words.end());
-  return absl::StrJoin(words, "+");
-}
 
 }  // namespace
 

@@ -12,8 +12,16 @@ namespace {
 constexpr double kScatterBytesPerSecond = 8e9;
 constexpr double kScatterSecondsPerPiece = 5e-9;
 constexpr double kOpShareOfWireTime = 0.05;
+constexpr double kOpShareOfLongWireTime = 0.02;
+constexpr double kMinDirectOpBytes = 4.0 * 1024 * 1024;
+constexpr double kMaxDirectOpBytes = 64.0 * 1024 * 1024;
 constexpr double kMinThresholdBytes = 16.0 * 1024;
 constexpr double kMaxThresholdBytes = 1024.0 * 1024;
+
+// What a transport knows of itself, in the place of a default.
+void Take(double value, double& field) {
+  if (value > 0 && std::isfinite(value)) field = value;
+}
 
 double ScatterSeconds(const WireQuestion& question) {
   const double bytes = static_cast<double>(question.far.far_bytes());
@@ -84,14 +92,22 @@ WireCost WireCost::Of(const transport::Transport* transport) {
   WireCost cost;
   if (transport == nullptr) return cost;
   const transport::Capabilities known = transport->capabilities();
-  const auto take = [](double value, double& field) {
-    if (value > 0 && std::isfinite(value)) field = value;
-  };
-  take(known.posted_seconds_per_op, cost.seconds_per_op);
-  take(known.posted_bytes_per_second, cost.bytes_per_second);
-  take(known.gather_seconds_per_op, cost.gather_seconds_per_op);
-  take(known.gather_bytes_per_second, cost.gather_bytes_per_second);
+  Take(known.posted_seconds_per_op, cost.seconds_per_op);
+  Take(known.posted_bytes_per_second, cost.bytes_per_second);
+  Take(known.gather_seconds_per_op, cost.gather_seconds_per_op);
+  Take(known.gather_bytes_per_second, cost.gather_bytes_per_second);
   cost.gather = known.gather;
+  return cost;
+}
+
+WireCost WireCost::OfDevices(const transport::Transport* transport) {
+  WireCost cost = Of(transport);
+  if (transport == nullptr) return cost;
+  const transport::Capabilities known = transport->capabilities();
+  Take(known.device_seconds_per_op, cost.seconds_per_op);
+  Take(known.device_bytes_per_second, cost.bytes_per_second);
+  Take(known.device_gather_seconds_per_op, cost.gather_seconds_per_op);
+  Take(known.device_gather_bytes_per_second, cost.gather_bytes_per_second);
   return cost;
 }
 
@@ -99,6 +115,12 @@ int64_t WireCost::direct_threshold_bytes() const {
   return static_cast<int64_t>(
       std::clamp(seconds_per_op * bytes_per_second / kOpShareOfWireTime,
                  kMinThresholdBytes, kMaxThresholdBytes));
+}
+
+int64_t WireCost::direct_op_bytes() const {
+  return static_cast<int64_t>(
+      std::clamp(seconds_per_op * bytes_per_second / kOpShareOfLongWireTime,
+                 kMinDirectOpBytes, kMaxDirectOpBytes));
 }
 
 int64_t WireCost::gap_worth_reading_bytes() const {

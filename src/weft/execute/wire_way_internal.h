@@ -28,9 +28,15 @@ struct WireCost {
 
   // `transport` may be null.
   static WireCost Of(const transport::Transport* transport);
+  // Between memory of two GPUs, which does not go through the host.
+  static WireCost OfDevices(const transport::Transport* transport);
   // Pieces from here on go directly: an operation costs less than 5 % of the
   // time that its bytes are on the wire. 16 KiB to 1 MiB.
   int64_t direct_threshold_bytes() const;
+  // Longest operation of a direct transfer: keeps progress and deadlines fine-
+  // grained, and costs little of the rate (GPUs carry operations out one after
+  // another, with a gap between them). 4 to 64 MiB.
+  int64_t direct_op_bytes() const;
   // Unwanted bytes that cost as much as one more operation.
   int64_t gap_worth_reading_bytes() const;
   // Bytes that are copied in the time of one operation.

@@ -87,7 +87,8 @@ absl::StatusOr<double> MeasureDeviceCopy(const transport::RemoteRegion& region,
 
 absl::StatusOr<Bound> MeasureBound(
     absl::Span<const std::unique_ptr<SourceLink>> links,
-    const execute::ExecuteOptions& options, base::Deadline deadline) {
+    const execute::ExecuteOptions& options, int device,
+    base::Deadline deadline) {
   const int num_threads = options.num_threads;
   Bound bound;
   const transport::RemoteRegion* const on_device = LargestOnDevice(links);
@@ -109,12 +110,16 @@ absl::StatusOr<Bound> MeasureBound(
   double best_posted = 0;
   for (const auto& link : links) {
     if (link->mapped()) continue;
-    WEFT_ASSIGN_OR_RETURN(const double rate, link->MeasureReadRate(deadline));
+    WEFT_ASSIGN_OR_RETURN(
+        const double rate,
+        link->MeasureReadRate(options.device.driver, device, deadline));
     if (rate > best_posted) {
       best_posted = rate;
       if (!any_mapped || rate < bound.bytes_per_second) {
-        bound.name =
-            absl::StrCat(link->transport_name(), " reads of up to 1 MiB");
+        bound.name = absl::StrCat(link->transport_name(),
+                                  device == memory::kHostMemory
+                                      ? " reads of up to 1 MiB"
+                                      : " reads of up to 16 MiB");
       }
     }
   }

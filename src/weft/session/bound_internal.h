@@ -18,13 +18,15 @@ struct Bound {
   std::string name;
 };
 
-// Mapped links: memcpy between two buffers larger than the caches, with as
-// many threads as the refit uses, best of three. Posted links: 1 MiB reads of
-// the peer, summed over peers only if they are different links, which on one
-// host they are not: the best single link. Both kinds present: the slower one.
+// `device`: the GPU of this rank's memory, or memory::kHostMemory. Mapped
+// links: memcpy between two buffers larger than the caches, with as many
+// threads as the refit uses, best of three. Posted links: 1 MiB reads of the
+// peer, summed over peers only if they are different links, which on one host
+// they are not: the best single link. Both kinds present: the slower one.
 absl::StatusOr<Bound> MeasureBound(
     absl::Span<const std::unique_ptr<SourceLink>> links,
-    const execute::ExecuteOptions& options, base::Deadline deadline);
+    const execute::ExecuteOptions& options, int device,
+    base::Deadline deadline);
 
 }  // namespace weft::session
 

@@ -18,6 +18,7 @@
 namespace weft::session {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::HasSubstr;
 
@@ -159,6 +160,54 @@ TEST_F(DeviceSession, ATransportForAnotherGpuIsNamed) {
   const auto report = receiver->Refit(nullptr, false, Soon());
   EXPECT_THAT(std::string(report.status().message()),
               HasSubstr("not mapped for GPU 1"));
+}
+
+// GPUs that do not reach each other: the bytes go through the host by UCX, and
+// the refit says what was refused and why.
+TEST_F(DeviceSession, WithoutPeerAccessARefitGoesByUcxAndSaysSo) {
+  memory::FakeDeviceDriver gpus(2);
+  gpus.CutLinks();
+  device_.driver = &gpus;
+  gpus.Adopt(testing::kTrainerGpu, *trainer_.buffer);
+  gpus.Adopt(testing::kEngineGpu, *engine_.buffer);
+  const auto transports = [&gpus](int gpu) {
+    std::vector<std::shared_ptr<transport::Transport>> made;
+    made.push_back(
+        *transport::MakeCudaTransport({.driver = &gpus, .device = gpu}));
+    made.push_back(
+        *transport::MakeUcxTransport({.driver = &gpus, .device = gpu}));
+    return made;
+  };
+  PublisherOptions publish;
+  publish.model = "m";
+  publish.placement = OneTensor();
+  publish.memory = trainer_.memory;
+  publish.catalog = store_;
+  publish.device = device_;
+  publish.transports = transports(testing::kTrainerGpu);
+  const auto publisher = Publisher::Create(std::move(publish), Soon());
+  ASSERT_TRUE(publisher.ok()) << publisher.status();
+  std::memset(trainer_.buffer->data(), 9, trainer_.buffer->span().size());
+  ASSERT_TRUE((*publisher)->Publish(1, Soon()).ok());
+  ReceiverOptions receive;
+  receive.model = "m";
+  receive.placement = OneTensor();
+  receive.memory = engine_.memory;
+  receive.catalog = store_;
+  receive.execute.device = device_;
+  receive.transports = transports(testing::kEngineGpu);
+  const auto receiver = Receiver::Create(std::move(receive), Soon());
+  ASSERT_TRUE(receiver.ok()) << receiver.status();
+  const auto report = (*receiver)->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(absl::MakeSpan(StoredBase(engine_.memory, 0), kBytes),
+              Each(std::byte{9}));
+  ASSERT_EQ(report->peers.size(), 1U);
+  EXPECT_EQ(report->peers[0].transport, "ucx");
+  EXPECT_FALSE(report->peers[0].mapped);
+  EXPECT_THAT(report->peers[0].detour,
+              AllOf(HasSubstr("GPU 1 has no peer access to GPU 0"),
+                    HasSubstr("through memory of the host")));
 }
 
 }  // namespace

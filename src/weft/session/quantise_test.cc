@@ -578,7 +578,8 @@ TEST_P(QuantiseTest, ABlockThatStagingCannotHoldIsRefusedWithItsSize) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, QuantiseTest,
-                         ::testing::Values("inproc", "shm", "ucx", "cuda"),
+                         ::testing::Values("inproc", "shm", "ucx", "cuda",
+                                           "gpu_ucx", "gpu_host"),
                          [](const auto& each) { return each.param; });
 
 }  // namespace

@@ -240,8 +240,9 @@ class ReceiverImpl : public Receiver {
   void UpdateBound(base::Deadline deadline, RefitReport& report) {
     const PhaseTimer phase(options_.on_phase, "measure the bound");
     Bound& best = prepared_->bound;
-    absl::StatusOr<Bound> measured =
-        MeasureBound(prepared_->links, options_.execute, deadline);
+    absl::StatusOr<Bound> measured = MeasureBound(
+        prepared_->links, options_.execute,
+        DeviceOf(options_.memory).value_or(memory::kHostMemory), deadline);
     // A source that went away after the commit takes nothing from the refit.
     if (measured.ok() && measured->bytes_per_second > best.bytes_per_second) {
       best = *std::move(measured);

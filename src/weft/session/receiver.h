@@ -121,6 +121,9 @@ struct PeerReport {
   std::string transport;
   bool mapped = false;
   int64_t bytes = 0;
+  // Empty, or why the bytes did not take a faster way: transports that were
+  // refused before this one, and a way through memory of the host.
+  std::string detour = "";
 };
 
 // A source that was lost in mid-refit.

@@ -347,7 +347,8 @@ TEST_P(RefitTest, RandomCutsArrive) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, RefitTest,
-                         ::testing::Values("inproc", "shm", "ucx", "cuda"),
+                         ::testing::Values("inproc", "shm", "ucx", "cuda",
+                                           "gpu_ucx", "gpu_host"),
                          [](const auto& param_info) {
                            return param_info.param;
                          });

@@ -345,7 +345,8 @@ TEST_P(ShadowTest, ASecondSetOverItsBudgetIsRefusedWithBothFigures) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, ShadowTest,
-                         ::testing::Values("inproc", "shm", "ucx", "cuda"),
+                         ::testing::Values("inproc", "shm", "ucx", "cuda",
+                                           "gpu_ucx", "gpu_host"),
                          [](const auto& param_info) {
                            return param_info.param;
                          });

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "weft/base/status.h"
 #include "weft/session/source_link_internal.h"
 
@@ -50,6 +51,7 @@ absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
   WEFT_ASSIGN_OR_RETURN(link->binding_,
                         manifest::DecodeBinding(source.binding));
   base::FaultList faults;
+  std::vector<std::string> refused;  // though both sides offer it
   for (const auto& transport : options.transports) {
     const std::string by(transport->name());
     const auto* address = Find(link->binding_.addresses, by);
@@ -62,6 +64,8 @@ absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
       return transport->Connect(address->address, link->label_, deadline);
     }();
     if (!peer.ok()) {
+      refused.push_back(
+          absl::StrCat(by, ": ", std::string(peer.status().message())));
       faults.Add(absl::StrCat(by, ": ", std::string(peer.status().message())));
       continue;
     }
@@ -72,7 +76,11 @@ absl::StatusOr<std::unique_ptr<SourceLink>> SourceLink::Open(
       const PhaseTimer phase(options.on_phase, "open");
       return link->ImportAll();
     }();
-    if (imported.ok()) return link;
+    if (imported.ok()) {
+      link->refused_ = absl::StrJoin(refused, "; ");
+      return link;
+    }
+    refused.push_back(absl::StrCat(by, ": ", std::string(imported.message())));
     faults.Add(absl::StrCat(by, ": ", std::string(imported.message())));
     link->regions_.clear();
     link->peer_.reset();
@@ -159,49 +167,70 @@ absl::StatusOr<uint64_t> SourceLink::ReadEpochWord(base::Deadline deadline) {
   return word;
 }
 
-absl::StatusOr<double> SourceLink::MeasureReadRate(base::Deadline deadline) {
-  constexpr int64_t kPieceBytes = int64_t{1} << 20;
-  constexpr int64_t kWindow = 32;
-  // As much as a refit would read, so that no cache makes the link look faster
-  // than it can be (the last level of some processors holds 260 MiB).
-  constexpr int64_t kMaxProbeBytes = int64_t{512} << 20;
-  if (mapped()) return 0.0;
-  struct Piece {
-    const transport::RemoteRegion* region;
-    int64_t offset_bytes;
-    int64_t bytes;
-  };
-  std::vector<Piece> pieces;
-  int64_t probe_bytes = 0;
+std::string SourceLink::detour() const {
+  std::string detour = refused_;
   for (const auto& region : regions_) {
-    for (int64_t at = 0;
-         at < region->size_bytes() && probe_bytes < kMaxProbeBytes;
-         at += kPieceBytes) {
-      const int64_t bytes = std::min(kPieceBytes, region->size_bytes() - at);
-      pieces.push_back({region.get(), at, bytes});
-      probe_bytes += bytes;
-    }
+    if (region->through_host().empty()) continue;
+    absl::StrAppend(
+        &detour, detour.empty() ? "" : "; ",
+        "through memory of the host: ", std::string(region->through_host()));
+    break;
   }
-  if (probe_bytes < kPieceBytes) return 0.0;
-  WEFT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<memory::Buffer> scratch,
-      memory::Buffer::Allocate(memory::MemoryKind::kHost, probe_bytes));
-  double best = 0;
-  for (int repeat = 0; repeat < 3; ++repeat) {
-    const auto start = std::chrono::steady_clock::now();
-    std::byte* to = scratch->data();
-    int64_t in_flight = 0;
-    for (const Piece& piece : pieces) {
+  return detour;
+}
+
+absl::Status SourceLink::ReadAll(absl::Span<std::byte> local,
+                                 int64_t piece_bytes, base::Deadline deadline) {
+  constexpr int64_t kWindow = 32;
+  int64_t in_flight = 0;
+  size_t done = 0;
+  for (const auto& region : regions_) {
+    for (int64_t at = 0; at < region->size_bytes() && done < local.size();
+         at += piece_bytes) {
+      const auto piece =
+          local.subspan(done, static_cast<size_t>(std::min(
+                                  piece_bytes, region->size_bytes() - at)));
       WEFT_RETURN_IF_ERROR(
-          peer_->Get(*piece.region, piece.offset_bytes,
-                     absl::MakeSpan(to, static_cast<size_t>(piece.bytes)),
-                     nullptr, static_cast<transport::OpTag>(in_flight)));
-      to += piece.bytes;
+          peer_->Get(*region, at, piece, nullptr,
+                     static_cast<transport::OpTag>(in_flight)));
+      done += piece.size();
       if (++in_flight < kWindow) continue;
       WEFT_RETURN_IF_ERROR(Drain(*peer_, in_flight, deadline));
       in_flight = 0;
     }
-    WEFT_RETURN_IF_ERROR(Drain(*peer_, in_flight, deadline));
+  }
+  return Drain(*peer_, in_flight, deadline);
+}
+
+absl::StatusOr<double> SourceLink::MeasureReadRate(memory::DeviceDriver* driver,
+                                                   int device,
+                                                   base::Deadline deadline) {
+  const bool on_gpu = device != memory::kHostMemory;
+  // An operation between GPUs costs as much as a megabyte on the wire.
+  const int64_t piece_bytes = on_gpu ? int64_t{16} << 20 : int64_t{1} << 20;
+  // As much as a refit would read, so that no cache makes the link look faster
+  // than it can be (the last level of some processors holds 260 MiB).
+  constexpr int64_t kMaxProbeBytes = int64_t{512} << 20;
+  if (mapped()) return 0.0;
+  int64_t probe_bytes = 0;
+  for (const auto& region : regions_) probe_bytes += region->size_bytes();
+  probe_bytes = std::min(probe_bytes, kMaxProbeBytes);
+  if (probe_bytes < piece_bytes) return 0.0;
+  std::unique_ptr<memory::Buffer> host;
+  std::unique_ptr<memory::DeviceBuffer> gpu;
+  if (on_gpu) {
+    WEFT_ASSIGN_OR_RETURN(
+        gpu, memory::DeviceBuffer::Allocate(*driver, device, probe_bytes));
+  } else {
+    WEFT_ASSIGN_OR_RETURN(
+        host, memory::Buffer::Allocate(memory::MemoryKind::kHost, probe_bytes));
+  }
+  const absl::Span<std::byte> scratch(on_gpu ? gpu->data() : host->data(),
+                                      static_cast<size_t>(probe_bytes));
+  double best = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    WEFT_RETURN_IF_ERROR(ReadAll(scratch, piece_bytes, deadline));
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count();

@@ -32,6 +32,8 @@ class SourceLink {
   const std::string& name() const { return label_; }
   const std::string& transport_name() const { return transport_name_; }
   bool mapped() const;
+  // Empty, or why its bytes do not take the fastest way (PeerReport).
+  std::string detour() const;
   transport::Peer& peer() { return *peer_; }
   transport::Transport& transport() { return *transport_; }
   const manifest::Binding& binding() const { return binding_; }
@@ -43,18 +45,24 @@ class SourceLink {
                            base::Deadline deadline);
   absl::StatusOr<uint64_t> ReadEpochWord(base::Deadline deadline);
 
-  // Bytes per second of a read of this source's memory in large pieces,
-  // measured now; 0 if it is mapped or holds too little to measure.
-  absl::StatusOr<double> MeasureReadRate(base::Deadline deadline);
+  // Bytes per second of a read of this source's memory in large pieces into
+  // memory of `device`, measured now; 0 if it is mapped or holds too little to
+  // measure. `driver` is that of a GPU.
+  absl::StatusOr<double> MeasureReadRate(memory::DeviceDriver* driver,
+                                         int device, base::Deadline deadline);
 
  private:
   SourceLink() = default;
   absl::Status ImportAll();
+  // Reads all of `local`, in pieces of at most `piece_bytes`.
+  absl::Status ReadAll(absl::Span<std::byte> local, int64_t piece_bytes,
+                       base::Deadline deadline);
 
   int64_t rank_ = 0;
   uint64_t generation_ = 0;
   std::string label_;
   std::string transport_name_;
+  std::string refused_;  // the transports before it, and why
   std::shared_ptr<transport::Transport> transport_;
   manifest::Binding binding_;
   std::unique_ptr<transport::Peer> peer_;

@@ -160,7 +160,10 @@ absl::Status Transfer::Prepare() {
   for (size_t a = 0; posted != in_.links.end() && a < memory_.areas.size();
        ++a) {
     const MemoryArea& area = memory_.areas[a];
-    if (area.device != memory::kHostMemory) continue;
+    if (area.device != memory::kHostMemory &&
+        !(*posted)->transport().capabilities().device_memory) {
+      continue;
+    }
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<transport::Region> region,
         (*posted)->transport().Register(area.bytes, area.buffer));
@@ -305,7 +308,8 @@ absl::Status Transfer::Run(const catalog::VersionId& version, bool resume,
                             in_.links[p]->transport_name(),
                             in_.links[p]->mapped(),
                             may_resume ? MovedFrom(report.execute, rank)
-                                       : in_.plan.peers[p].dst_bytes});
+                                       : in_.plan.peers[p].dst_bytes,
+                            in_.links[p]->detour()});
   }
   return absl::OkStatus();
 }

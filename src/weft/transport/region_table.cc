@@ -7,7 +7,7 @@
 namespace weft::transport {
 
 RegisteredRegion RegionTable::Add(absl::Span<std::byte> memory,
-                                  const memory::Buffer* buffer) {
+                                  const memory::Buffer* buffer, int device) {
   const bool shared =
       buffer != nullptr && buffer->kind() == memory::MemoryKind::kShared;
   const std::lock_guard lock(mutex_);
@@ -17,7 +17,8 @@ RegisteredRegion RegionTable::Add(absl::Span<std::byte> memory,
   }
   const uint64_t slot = free_slots_.back();
   free_slots_.pop_back();
-  slots_[slot] = {slot, ++last_generation_, memory, shared ? buffer : nullptr};
+  slots_[slot] = {slot, ++last_generation_, memory, shared ? buffer : nullptr,
+                  device};
   return slots_[slot];
 }
 

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "weft/memory/buffer.h"
+#include "weft/memory/device.h"
 
 namespace weft::transport {
 
@@ -20,6 +21,7 @@ struct RegisteredRegion {
   absl::Span<std::byte> memory = {};
   // The kShared buffer that holds `memory`, or null.
   const memory::Buffer* shared_buffer = nullptr;
+  int device = memory::kHostMemory;  // the GPU that holds it
 };
 
 // Thread-safe. A generation is given once, so that a key of a freed region
@@ -27,7 +29,8 @@ struct RegisteredRegion {
 class RegionTable {
  public:
   RegisteredRegion Add(absl::Span<std::byte> memory,
-                       const memory::Buffer* buffer);
+                       const memory::Buffer* buffer,
+                       int device = memory::kHostMemory);
   // Returns once no visitor is inside the region.
   void Remove(const RegisteredRegion& region);
 

@@ -45,7 +45,7 @@ struct Capabilities {
   bool posted = false;          // Get and Put
   bool gather = false;          // Gather: the target packs strided pieces
   bool foreign_memory = false;  // memory that Weft did not allocate
-  bool device_memory = false;   // memory of GPUs, mapped for a GPU here
+  bool device_memory = false;   // memory of GPUs
   // Cost model, measured or known: seconds per posted operation, and bytes
   // per second of a long one. The executor chooses between many short Gets,
   // over-reading and Gather by these.
@@ -55,6 +55,13 @@ struct Capabilities {
   // second at which the target packs.
   double gather_seconds_per_op = 0;
   double gather_bytes_per_second = 0;
+  // Of Gets and Puts between two GPUs whose bytes do not go through memory of
+  // the host (RemoteRegion::through_host).
+  double device_seconds_per_op = 0;
+  double device_bytes_per_second = 0;
+  // Of a Gather between two GPUs, as above.
+  double device_gather_seconds_per_op = 0;
+  double device_gather_bytes_per_second = 0;
 };
 
 // N-d strided pieces of a remote region, packed in order (outermost mode
@@ -99,6 +106,12 @@ class RemoteRegion {
   // The GPU of this process that mapped() is for; memory::kHostMemory when the
   // host may follow it.
   virtual int device() const { return memory::kHostMemory; }
+  // Whether the region lies in the memory of a GPU of its owner, where only
+  // posted access reaches it.
+  virtual bool on_peer_device() const { return false; }
+  // Empty, or why its bytes take a way through memory of the host, at the rate
+  // of a wire between hosts: "this ucx 1.13.1 has no CUDA; ...".
+  virtual std::string_view through_host() const { return ""; }
 };
 
 using OpTag = uint64_t;  // the caller's name for a posted operation
@@ -123,7 +136,8 @@ class Peer {
   // completion follows. `local` must stay valid and untouched until its
   // completion is polled, and `remote` must live until then. `local_region`:
   // the registration that holds `local`, or nullptr (some transports then
-  // register or copy inside).
+  // register or copy inside). `local` may lie in memory of a GPU when
+  // capabilities().device_memory.
   virtual absl::Status Get(const RemoteRegion& remote,
                            int64_t remote_offset_bytes,
                            absl::Span<std::byte> local,

@@ -11,6 +11,7 @@
 #include "weft/memory/testing/fake_device.h"
 #include "weft/session/memory_area.h"
 #include "weft/transport/cuda/cuda_transport.h"
+#include "weft/transport/ucx/ucx_transport.h"
 
 namespace weft::session::testing {
 
@@ -26,13 +27,20 @@ inline execute::DeviceOptions FakeGpuOptions() {
   return {.driver = &FakeGpus(), .build = convert::testing::BuildHostProgram};
 }
 
-// Shared memory for `placement`; under the transport "cuda" the fake GPU
-// `device` says that it is its own.
+// The transports of tests on fake GPUs: mapped; read by UCX as it reads real
+// ones over NVLink; and by UCX through the host.
+inline bool OnFakeGpus(const std::string& transport) {
+  return transport == "cuda" || transport == "gpu_ucx" ||
+         transport == "gpu_host";
+}
+
+// Shared memory for `placement`; under such a transport the fake GPU `device`
+// says that it is its own.
 inline OwnedRankMemory AllocateUnder(const std::string& transport,
                                      const manifest::Placement& placement,
                                      int device) {
   OwnedRankMemory owned = *AllocateFor(placement, memory::MemoryKind::kShared);
-  if (transport == "cuda") {
+  if (OnFakeGpus(transport)) {
     FakeGpus().Adopt(device, *owned.buffer);
     owned.memory.areas[0].buffer = nullptr;
     owned.memory.areas[0].device = device;
@@ -40,7 +48,13 @@ inline OwnedRankMemory AllocateUnder(const std::string& transport,
   return owned;
 }
 
-inline std::unique_ptr<transport::Transport> MakeFakeGpuTransport(int device) {
+inline std::unique_ptr<transport::Transport> MakeFakeGpuTransport(
+    int device, const std::string& name = "cuda") {
+  if (name != "cuda") {
+    return *transport::MakeUcxTransport({.emulated_rma = name == "gpu_ucx",
+                                         .driver = &FakeGpus(),
+                                         .device = device});
+  }
   return *transport::MakeCudaTransport(
       {.driver = &FakeGpus(), .device = device});
 }

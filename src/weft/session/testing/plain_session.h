@@ -125,10 +125,10 @@ inline std::string Expected(const manifest::Placement& placement,
   return BytesOf(owned);
 }
 
-// `device`: of the rank that uses it, for the transport "cuda".
+// `device`: of the rank that uses it, for transports of fake GPUs.
 inline std::unique_ptr<transport::Transport> MakeTransport(
     const std::string& name, int device) {
-  if (name == "cuda") return MakeFakeGpuTransport(device);
+  if (OnFakeGpus(name)) return MakeFakeGpuTransport(device, name);
   if (name == "inproc") return transport::MakeInprocTransport();
   if (name == "shm") return *transport::MakeShmTransport();
   return *transport::MakeUcxTransport({});

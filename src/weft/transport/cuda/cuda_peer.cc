@@ -3,15 +3,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/transport/access.h"
+#include "weft/transport/device_copies.h"
 
 namespace weft::transport::cuda {
 namespace {
@@ -44,8 +43,8 @@ absl::Status CudaPeer::OpenDevice(const DeviceKey& key,
     if (!link.reachable) {
       return absl::UnavailableError(absl::StrCat(
           "GPU ", device_, " has no peer access to GPU ", *owner,
-          ": neither NVLink nor PCIe peer to peer joins them; publish with a "
-          "copy in host memory"));
+          ": neither NVLink nor PCIe peer to peer joins them; the transport "
+          "ucx reads it through memory of the host"));
     }
   }
   if (key.process_id == getpid()) {
@@ -152,31 +151,9 @@ absl::Status CudaPeer::Gather(const RemoteRegion& remote,
                                    static_cast<int64_t>(local.size())));
   WEFT_RETURN_IF_ERROR(Health());
   WEFT_ASSIGN_OR_RETURN(memory::DeviceQueue* const queue, Queue());
-  std::byte* to = local.data();
-  PieceCursor cursor(pieces, 0);
-  while (!cursor.done()) {
-    const PieceCursor::Row row =
-        cursor.NextRow(std::numeric_limits<int64_t>::max());
-    if (row.count > 0 && row.stride_bytes >= pieces.piece_bytes) {
-      WEFT_RETURN_IF_ERROR(queue->CopyRows(
-          to, pieces.piece_bytes, region.address + row.offset_bytes,
-          row.stride_bytes, pieces.piece_bytes, row.count));
-      to += row.count * pieces.piece_bytes;
-      continue;
-    }
-    // Steps back, or pieces that overlap: one by one.
-    for (int64_t i = 0; i < row.count; ++i) {
-      WEFT_RETURN_IF_ERROR(queue->Copy(
-          to, region.address + row.offset_bytes + i * row.stride_bytes,
-          pieces.piece_bytes));
-      to += pieces.piece_bytes;
-    }
-    if (row.count > 0) continue;
-    const PieceCursor::Stretch stretch = cursor.Next(pieces.piece_bytes);
-    WEFT_RETURN_IF_ERROR(
-        queue->Copy(to, region.address + stretch.offset_bytes, stretch.bytes));
-    to += stretch.bytes;
-  }
+  WEFT_RETURN_IF_ERROR(QueuePieces(*queue, region.address, pieces, 0,
+                                   local.data(),
+                                   static_cast<int64_t>(local.size())));
   queued_.push_back({tag, region.host.get()});
   return absl::OkStatus();
 }

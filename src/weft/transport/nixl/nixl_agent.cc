@@ -27,8 +27,9 @@ absl::Status Failed(std::string_view what, NixlStatus status) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Agent>> Agent::Make(
-    std::shared_ptr<const Library> library, std::string name) {
-  std::shared_ptr<Agent> agent(new Agent(std::move(library), std::move(name)));
+    std::shared_ptr<const Library> library, std::string name, bool fake_gpus) {
+  std::shared_ptr<Agent> agent(
+      new Agent(std::move(library), std::move(name), fake_gpus));
   WEFT_RETURN_IF_ERROR(agent->Start());
   return agent;
 }
@@ -83,6 +84,14 @@ void Agent::Shut(std::string_view why) {
   shut_ = absl::UnavailableError(
       absl::StrCat("the nixl of this process is shut: ", std::string(why)));
   CloseLocked();
+}
+
+Memory Agent::Name(absl::Span<const std::byte> memory, int gpu) {
+  const bool on_device = gpu != memory::kHostMemory && !fake_gpus_;
+  return {.address = reinterpret_cast<uint64_t>(memory.data()),
+          .bytes = memory.size(),
+          .device = on_device ? static_cast<uint64_t>(gpu) : ++last_device_,
+          .type = on_device ? MemoryType::kDevice : MemoryType::kHost};
 }
 
 absl::StatusOr<Handle> Agent::RegistrationList(const Memory& memory) {

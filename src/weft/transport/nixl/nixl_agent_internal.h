@@ -14,6 +14,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "weft/memory/device.h"
 #include "weft/transport/nixl/nixl_library_internal.h"
 
 namespace weft::transport::nixl {
@@ -32,8 +34,10 @@ struct Memory {
 // peer. Its progress thread serves peers while this process computes.
 class Agent {
  public:
+  // `fake_gpus` (tests): to NIXL all memory is the host's.
   static absl::StatusOr<std::shared_ptr<Agent>> Make(
-      std::shared_ptr<const Library> library, std::string name);
+      std::shared_ptr<const Library> library, std::string name,
+      bool fake_gpus = false);
   ~Agent();
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
@@ -42,8 +46,9 @@ class Agent {
   const Library& library() const { return *library_; }
   // What a peer loads to reach this agent; describes no memory.
   const std::string& connection() const { return connection_; }
-  // A device number that no other registration of host memory has.
-  uint64_t NewDevice() { return ++last_device_; }
+  // Memory of `gpu`, or of the host (memory::kHostMemory), under a device
+  // number that no other registration of host memory has.
+  Memory Name(absl::Span<const std::byte> memory, int gpu);
 
   absl::Status Register(const Memory& memory);
   void Deregister(const Memory& memory);
@@ -79,8 +84,11 @@ class Agent {
     bool loaded = false;
   };
 
-  Agent(std::shared_ptr<const Library> library, std::string name)
-      : library_(std::move(library)), name_(std::move(name)) {}
+  Agent(std::shared_ptr<const Library> library, std::string name,
+        bool fake_gpus)
+      : library_(std::move(library)),
+        name_(std::move(name)),
+        fake_gpus_(fake_gpus) {}
   absl::Status Start();
   void CloseLocked();
   absl::StatusOr<Handle> RegistrationList(const Memory& memory);
@@ -90,6 +98,7 @@ class Agent {
 
   const std::shared_ptr<const Library> library_;
   const std::string name_;
+  const bool fake_gpus_;
   std::string connection_;
   std::atomic<uint64_t> last_device_ = 0;
   // Guards all below. Not absl::Mutex: Debian's is not instrumented, and

@@ -36,12 +36,13 @@ constexpr std::chrono::seconds kEndPatience{2};
 
 NixlPeer::NixlPeer(std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail,
                    Address address, std::string label,
-                   std::chrono::nanoseconds import_timeout)
+                   const PeerOptions& options)
     : agent_(std::move(agent)),
       mail_(std::move(mail)),
       address_(std::move(address)),
       label_(std::move(label)),
-      import_timeout_(import_timeout),
+      options_(options),
+      copier_(options.driver),
       client_id_(RandomId()) {
   mail_->Open(client_id_);
 }
@@ -49,6 +50,7 @@ NixlPeer::NixlPeer(std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail,
 absl::Status NixlPeer::Connect(const std::string& host,
                                base::Deadline deadline) {
   if (!host.empty() && address_.host == host) {
+    is_own_process_ = address_.process == getpid();
     process_fd_ =
         static_cast<int>(syscall(SYS_pidfd_open, address_.process, 0));
     if (process_fd_ < 0 && errno == ESRCH) {
@@ -94,6 +96,7 @@ bool NixlPeer::EndTransfers() {
   const auto patience = base::Deadline::After(kEndPatience);
   for (int step = 0;; ++step) {
     std::erase_if(transfers_, [this](const Transfer& transfer) {
+      if (transfer.request == nullptr) return true;
       if (agent_->Check(transfer.request) == kInProgress) return false;
       agent_->Drop(transfer.request);
       return true;
@@ -179,6 +182,7 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
   region->memory.address = native.U64();
   region->memory.device = native.U64();
   region->memory.type = static_cast<MemoryType>(native.U8());
+  region->on_device = native.U8() != 0;
   region->memory.bytes = static_cast<uint64_t>(decoded.size_bytes);
   const std::string metadata(native.Bytes());
   if (!native.Finish("key").ok() ||
@@ -195,7 +199,7 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
                         Ask({.kind = Kind::kImport,
                              .slot = decoded.slot,
                              .generation = decoded.generation},
-                            base::Deadline::After(import_timeout_)));
+                            base::Deadline::After(options_.import_timeout)));
   WEFT_RETURN_IF_ERROR(base::Annotate(answer.status, label_));
   if (answer.size_bytes != decoded.size_bytes) {
     return absl::InvalidArgumentError(
@@ -206,32 +210,23 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> NixlPeer::Import(
     WEFT_RETURN_IF_ERROR(
         base::Annotate(agent_->Load(address_.agent, metadata), label_));
   }
+  if (region->on_device && region->memory.bytes > 0) {
+    WEFT_RETURN_IF_ERROR(
+        ProbeDevice(*region, base::Deadline::After(options_.import_timeout)));
+  }
   return region;
 }
 
-absl::StatusOr<NixlPeer::Local> NixlPeer::FindLocal(
-    absl::Span<const std::byte> local, const Region* local_region) {
-  const auto* region = dynamic_cast<const NixlRegion*>(local_region);
-  Local found;
-  if (region != nullptr && region->agent() == agent_.get()) {
-    found.memory = region->described();
-    found.generation = region->generation();
-  } else {
-    found.memory.device = agent_->NewDevice();
-  }
-  found.memory.address = reinterpret_cast<uint64_t>(local.data());
-  found.memory.bytes = local.size();
-  if (found.generation == 0) {
-    WEFT_RETURN_IF_ERROR(agent_->Register(found.memory));
-  }
-  return found;
-}
-
-absl::Status NixlPeer::Start(Transfer transfer, const Local& local,
+absl::Status NixlPeer::Start(Transfer transfer, const Near& local,
                              const Memory& remote, uint64_t remote_generation,
                              Operation operation) {
   transfer.route = {operation,        remote_generation,    remote.address,
                     local.generation, local.memory.address, local.memory.bytes};
+  if (is_own_process_ && remote.type == MemoryType::kDevice) {
+    WEFT_RETURN_IF_ERROR(CopyHere(operation, local.memory, remote));
+    transfers_.push_back(transfer);
+    return absl::OkStatus();
+  }
   transfer.keep = local.generation != 0;
   const auto kept = transfer.keep ? kept_.find(transfer.route) : kept_.end();
   if (kept != kept_.end()) {
@@ -264,13 +259,15 @@ absl::Status NixlPeer::PostOne(Operation operation, const RemoteRegion& remote,
     return absl::OkStatus();
   }
   Op op{.tag = tag, .transfers = 1};
-  WEFT_ASSIGN_OR_RETURN(op.local, FindLocal(local, local_region));
+  WEFT_ASSIGN_OR_RETURN(
+      op.local, FindLocal(operation, region.on_device, local, local_region));
   Memory far = region.memory;
   far.address += static_cast<uint64_t>(remote_offset_bytes);
   far.bytes = local.size();
   const uint64_t id = ++last_id_;
   const absl::Status started =
-      Start({.op = id}, op.local, far, region.generation, operation);
+      Start({.op = id}, {op.local.memory, op.local.generation}, far,
+            region.generation, operation);
   if (!started.ok()) {
     if (op.local.generation == 0) agent_->Deregister(op.local.memory);
     NoteLost(std::string(started.message()));
@@ -304,16 +301,15 @@ absl::Status NixlPeer::Gather(const RemoteRegion& remote,
   WEFT_RETURN_IF_ERROR(CheckPieces(label_, pieces, region.size_bytes(),
                                    static_cast<int64_t>(local.size())));
   WEFT_RETURN_IF_ERROR(death_);
-  if (region.memory.type == MemoryType::kDevice) {
-    return absl::UnimplementedError(
-        absl::StrCat(label_, " does not pack memory of a GPU for nixl"));
-  }
   if (local.empty()) {
     done_.push_back({tag, absl::OkStatus()});
     return absl::OkStatus();
   }
-  Op op{.tag = tag, .awaited_bytes = static_cast<int64_t>(local.size())};
-  WEFT_ASSIGN_OR_RETURN(op.local, FindLocal(local, local_region));
+  Op op{.tag = tag,
+        .far_on_device = region.on_device,
+        .awaited_bytes = static_cast<int64_t>(local.size())};
+  WEFT_ASSIGN_OR_RETURN(op.local, FindLocal(Operation::kRead, region.on_device,
+                                            local, local_region));
   const uint64_t id = ++last_id_;
   const absl::Status sent =
       mail_->Send(address_.agent, {.kind = Kind::kGather,
@@ -331,10 +327,12 @@ absl::Status NixlPeer::Gather(const RemoteRegion& remote,
   return absl::OkStatus();
 }
 
-void NixlPeer::NoteTaken(uint64_t chunk) {
+void NixlPeer::NoteTaken(bool on_device, uint64_t chunk) {
   mail_
-      ->Send(address_.agent,
-             {.kind = Kind::kTaken, .client = client_id_, .chunk = chunk})
+      ->Send(address_.agent, {.kind = Kind::kTaken,
+                              .client = client_id_,
+                              .on_device = on_device,
+                              .chunk = chunk})
       .IgnoreError();
 }
 
@@ -343,21 +341,25 @@ void NixlPeer::TakeChunk(const Message& chunk) {
   const uint64_t bytes = static_cast<uint64_t>(chunk.size_bytes);
   const uint64_t offset = static_cast<uint64_t>(chunk.packed_offset_bytes);
   // What the owner sends is checked: it says where bytes of this process go.
-  if (found == ops_.end() || bytes > ring_chunk_bytes_ ||
-      chunk.chunk >= ring_.bytes / std::max<uint64_t>(ring_chunk_bytes_, 1) ||
+  const Ring& ring = RingOn(chunk.on_device);
+  if (found == ops_.end() || bytes > ring.chunk_bytes ||
+      chunk.on_device != found->second.far_on_device ||
+      chunk.chunk >=
+          ring.memory.bytes / std::max<uint64_t>(ring.chunk_bytes, 1) ||
       offset > found->second.local.memory.bytes ||
       bytes > found->second.local.memory.bytes - offset) {
-    return NoteTaken(chunk.chunk);
+    return NoteTaken(chunk.on_device, chunk.chunk);
   }
   Op& op = found->second;
-  Local near = op.local;
+  Near near{op.local.memory, op.local.generation};
   near.memory.address += offset;
   near.memory.bytes = bytes;
-  Memory far = ring_;
-  far.address += chunk.chunk * ring_chunk_bytes_;
+  Memory far = ring.memory;
+  far.address += chunk.chunk * ring.chunk_bytes;
   far.bytes = bytes;
-  const absl::Status started = Start({.op = chunk.id, .chunk = chunk.chunk},
-                                     near, far, ring_.device, Operation::kRead);
+  const absl::Status started =
+      Start({.op = chunk.id, .chunk = chunk.chunk}, near, far,
+            ring.memory.device, Operation::kRead);
   if (!started.ok()) return NoteLost(std::string(started.message()));
   ++op.transfers;
 }
@@ -376,11 +378,12 @@ bool NixlPeer::TakeMessages() {
         }
         break;
       case Kind::kRing:
-        ring_ = {
-            .address = message.address,
-            .bytes = static_cast<uint64_t>(message.size_bytes) * kRingChunks,
-            .device = message.generation};
-        ring_chunk_bytes_ = static_cast<uint64_t>(message.size_bytes);
+        RingOn(message.on_device) = {
+            {.address = message.address,
+             .bytes = static_cast<uint64_t>(message.size_bytes) * kRingChunks,
+             .device = message.generation,
+             .type = static_cast<MemoryType>(message.memory_type)},
+            static_cast<uint64_t>(message.size_bytes)};
         if (absl::Status loaded =
                 agent_->Load(address_.agent, message.metadata);
             !loaded.ok()) {
@@ -405,6 +408,11 @@ void NixlPeer::Finish(uint64_t id) {
   Op op = std::move(found->second);
   ops_.erase(found);
   if (op.local.generation == 0) agent_->Deregister(op.local.memory);
+  const Between* const between = op.local.between.get();
+  if (op.status.ok() && between != nullptr && between->read_into != nullptr) {
+    op.status = copier_.Copy(between->copied_by, between->read_into,
+                             between->data, between->bytes);
+  }
   done_.push_back({op.tag, std::move(op.status)});
 }
 
@@ -419,7 +427,9 @@ void NixlPeer::FinishIfDone(uint64_t id) {
 bool NixlPeer::CheckTransfers() {
   bool moved = false;
   for (size_t i = 0; i < transfers_.size();) {
-    const NixlStatus status = agent_->Check(transfers_[i].request);
+    const NixlStatus status = transfers_[i].request == nullptr
+                                  ? kDone
+                                  : agent_->Check(transfers_[i].request);
     if (status == kInProgress) {
       ++i;
       continue;
@@ -437,7 +447,7 @@ bool NixlPeer::CheckTransfers() {
     transfers_[i] = transfers_.back();
     transfers_.pop_back();
     if (!transfer.keep) {
-      agent_->Drop(transfer.request);
+      if (transfer.request != nullptr) agent_->Drop(transfer.request);
     } else {
       if (kept_.size() >= kMostKept) DropKept();
       kept_.emplace(transfer.route, transfer.request);
@@ -447,7 +457,7 @@ bool NixlPeer::CheckTransfers() {
     if (transfer.chunk.has_value()) {
       const auto bytes = static_cast<int64_t>(std::get<5>(transfer.route));
       op.awaited_bytes = std::max<int64_t>(0, op.awaited_bytes - bytes);
-      NoteTaken(*transfer.chunk);
+      NoteTaken(op.far_on_device, *transfer.chunk);
     }
     FinishIfDone(transfer.op);
   }

@@ -15,23 +15,19 @@ absl::StatusOr<std::unique_ptr<Region>> NixlRegion::Make(
     const memory::Buffer* buffer, int device) {
   std::unique_ptr<NixlRegion> region(
       new NixlRegion(std::move(agent), std::move(table)));
-  const bool on_device = device != memory::kHostMemory;
-  Memory described{.address = reinterpret_cast<uint64_t>(memory.data()),
-                   .bytes = memory.size(),
-                   .device = on_device ? static_cast<uint64_t>(device)
-                                       : region->agent_->NewDevice(),
-                   .type = on_device ? MemoryType::kDevice : MemoryType::kHost};
+  const Memory described = region->agent_->Name(memory, device);
   std::string metadata;
   if (!memory.empty()) {
     WEFT_RETURN_IF_ERROR(region->agent_->Register(described));
     region->memory_ = described;
     WEFT_ASSIGN_OR_RETURN(metadata, region->agent_->Describe(described));
   }
-  region->region_ = region->table_->Add(memory, buffer);
+  region->region_ = region->table_->Add(memory, buffer, device);
   base::ByteWriter native;
   native.U64(described.address);
   native.U64(described.device);
   native.U8(static_cast<uint8_t>(described.type));
+  native.U8(device != memory::kHostMemory ? 1 : 0);
   native.Bytes(metadata);
   region->key_ =
       EncodeKey(kLeaf, {.instance = instance,

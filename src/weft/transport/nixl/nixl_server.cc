@@ -25,9 +25,9 @@ constexpr std::chrono::seconds kClientPingInterval{1};
 
 std::unique_ptr<Server> Server::Start(
     std::shared_ptr<Agent> agent, std::shared_ptr<Mail> mail, uint64_t instance,
-    std::shared_ptr<const RegionTable> regions) {
-  std::unique_ptr<Server> server(new Server(std::move(agent), std::move(mail),
-                                            instance, std::move(regions)));
+    std::shared_ptr<const RegionTable> regions, memory::DeviceDriver* driver) {
+  std::unique_ptr<Server> server(new Server(
+      std::move(agent), std::move(mail), instance, std::move(regions), driver));
   server->thread_ = std::thread([raw = server.get()] { raw->Serve(); });
   return server;
 }
@@ -80,8 +80,9 @@ void Server::Handle(const Message& message) {
       client.gathers.push_back(message);
       return;
     case Kind::kTaken:
-      client.free_chunks.push_back(
-          std::min<uint64_t>(message.chunk, kRingChunks - 1));
+      client.RingOn(message.on_device)
+          .free_chunks.push_back(
+              std::min<uint64_t>(message.chunk, kRingChunks - 1));
       return;
     case Kind::kBye:
       client.lost = true;
@@ -126,7 +127,9 @@ void Server::Answer(uint64_t id, Client& client, const Message& request,
 
 void Server::Forget(Client& client) {
   agent_->Release(client.agent);
-  if (client.ring != nullptr) idle_rings_.push_back(std::move(client.ring));
+  for (ClientRing* each : {&client.host, &client.device}) {
+    if (each->ring != nullptr) idle_rings_.push_back(std::move(each->ring));
+  }
 }
 
 bool Server::StepClients() {
@@ -147,20 +150,29 @@ bool Server::StepClients() {
   return moved;
 }
 
-absl::StatusOr<std::unique_ptr<Server::Ring>> Server::MakeRing() {
-  if (!idle_rings_.empty()) {
-    std::unique_ptr<Ring> ring = std::move(idle_rings_.back());
+absl::StatusOr<std::unique_ptr<Server::Ring>> Server::MakeRing(int device) {
+  for (std::unique_ptr<Ring>& idle : idle_rings_) {
+    if (idle->device() != device) continue;
+    std::unique_ptr<Ring> ring = std::move(idle);
+    std::swap(idle, idle_rings_.back());
     idle_rings_.pop_back();
     return ring;
   }
   auto ring = std::make_unique<Ring>();
-  WEFT_ASSIGN_OR_RETURN(
-      ring->buffer, memory::Buffer::Allocate(memory::MemoryKind::kHost,
-                                             kRingChunks * kRingChunkBytes));
-  const absl::Span<std::byte> span = ring->buffer->span();
-  ring->memory = {.address = reinterpret_cast<uint64_t>(span.data()),
-                  .bytes = span.size(),
-                  .device = agent_->NewDevice()};
+  if (device != memory::kHostMemory) {
+    ring->chunk_bytes = kDeviceRingChunkBytes;
+    const int64_t bytes = kRingChunks * kDeviceRingChunkBytes;
+    WEFT_ASSIGN_OR_RETURN(ring->device_buffer, memory::DeviceBuffer::Allocate(
+                                                   *driver_, device, bytes));
+    ring->span = {ring->device_buffer->data(), static_cast<size_t>(bytes)};
+  } else {
+    ring->chunk_bytes = kRingChunkBytes;
+    WEFT_ASSIGN_OR_RETURN(
+        ring->buffer, memory::Buffer::Allocate(memory::MemoryKind::kHost,
+                                               kRingChunks * kRingChunkBytes));
+    ring->span = ring->buffer->span();
+  }
+  ring->memory = agent_->Name(ring->span, device);
   WEFT_RETURN_IF_ERROR(agent_->Register(ring->memory));
   absl::StatusOr<std::string> metadata = agent_->Describe(ring->memory);
   if (!metadata.ok()) {
@@ -171,51 +183,72 @@ absl::StatusOr<std::unique_ptr<Server::Ring>> Server::MakeRing() {
   return ring;
 }
 
-absl::Status Server::GiveRing(uint64_t id, Client& client) {
-  WEFT_ASSIGN_OR_RETURN(client.ring, MakeRing());
+absl::Status Server::GiveRing(uint64_t id, Client& client, int device) {
+  ClientRing& given = client.RingOn(device != memory::kHostMemory);
+  WEFT_ASSIGN_OR_RETURN(given.ring, MakeRing(device));
   for (uint64_t chunk = 0; chunk < kRingChunks; ++chunk) {
-    client.free_chunks.push_back(chunk);
+    given.free_chunks.push_back(chunk);
   }
   Send(client, {.kind = Kind::kRing,
                 .client = id,
-                .metadata = client.ring->metadata,
-                .generation = client.ring->memory.device,
-                .size_bytes = kRingChunkBytes,
-                .address = client.ring->memory.address});
+                .metadata = given.ring->metadata,
+                .generation = given.ring->memory.device,
+                .size_bytes = given.ring->chunk_bytes,
+                .address = given.ring->memory.address,
+                .memory_type = static_cast<uint8_t>(given.ring->memory.type),
+                .on_device = device != memory::kHostMemory});
+  return absl::OkStatus();
+}
+
+absl::Status Server::Pack(const RegisteredRegion& region, const Message& gather,
+                          int64_t packed_offset_bytes, const Ring& ring,
+                          const Message& chunk) {
+  const absl::Span<std::byte> to =
+      ring.span.subspan(chunk.chunk * static_cast<uint64_t>(ring.chunk_bytes),
+                        static_cast<size_t>(chunk.size_bytes));
+  if (region.device != memory::kHostMemory) {
+    return copier_.PackOnDevice(ring.device(), region.memory.data(),
+                                gather.pieces, packed_offset_bytes, to);
+  }
+  PackRange(region.memory.data(), gather.pieces, packed_offset_bytes, to);
   return absl::OkStatus();
 }
 
 bool Server::PackNext(uint64_t id, Client& client) {
   if (client.gathers.empty()) return false;
   const Message& gather = client.gathers.front();
-  absl::Status status =
-      client.ring == nullptr ? GiveRing(id, client) : absl::OkStatus();
-  if (status.ok() && client.free_chunks.empty()) return false;
+  const int64_t whole_bytes = gather.pieces.packed_bytes();
+  int device = memory::kHostMemory;
+  absl::Status status = regions_->Visit(
+      gather.slot, gather.generation, [&](const RegisteredRegion& region) {
+        device = region.device;
+        return CheckPieces("this rank", gather.pieces,
+                           static_cast<int64_t>(region.memory.size()),
+                           whole_bytes);
+      });
   Message chunk{.kind = Kind::kChunk,
                 .client = id,
                 .id = gather.id,
+                .on_device = device != memory::kHostMemory,
                 .packed_offset_bytes = client.packed_bytes};
-  const int64_t whole_bytes = gather.pieces.packed_bytes();
+  ClientRing& given = client.RingOn(chunk.on_device);
+  if (status.ok() && given.ring == nullptr) {
+    status = GiveRing(id, client, device);
+  }
+  if (status.ok() && given.free_chunks.empty()) return false;
   if (status.ok()) {
-    chunk.chunk = client.free_chunks.back();
+    chunk.chunk = given.free_chunks.back();
     chunk.size_bytes =
-        std::min(kRingChunkBytes, whole_bytes - client.packed_bytes);
+        std::min(given.ring->chunk_bytes, whole_bytes - client.packed_bytes);
     status = regions_->Visit(
         gather.slot, gather.generation, [&](const RegisteredRegion& region) {
-          WEFT_RETURN_IF_ERROR(CheckPieces(
-              "this rank", gather.pieces,
-              static_cast<int64_t>(region.memory.size()), whole_bytes));
-          PackRange(region.memory.data(), gather.pieces, client.packed_bytes,
-                    client.ring->buffer->span().subspan(
-                        chunk.chunk * kRingChunkBytes,
-                        static_cast<size_t>(chunk.size_bytes)));
-          return absl::OkStatus();
+          return Pack(region, gather, client.packed_bytes, *given.ring, chunk);
         });
   }
   if (!status.ok()) {
     Answer(id, client, gather, status);
   } else {
-    client.free_chunks.pop_back();
+    given.free_chunks.pop_back();
     client.packed_bytes += chunk.size_bytes;
     Send(client, chunk);
     if (client.packed_bytes < whole_bytes) return true;

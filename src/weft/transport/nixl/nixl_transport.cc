@@ -26,7 +26,8 @@ class NixlTransport final : public Transport {
         instance_(instance),
         host_(std::move(host)),
         regions_(std::make_shared<RegionTable>()),
-        server_(nixl::Server::Start(agent_, mail_, instance_, regions_)),
+        server_(nixl::Server::Start(agent_, mail_, instance_, regions_,
+                                    options_.driver)),
         address_(nixl::Address{.instance = instance_,
                                .agent = agent_->name(),
                                .connection = agent_->connection(),
@@ -46,10 +47,17 @@ class NixlTransport final : public Transport {
     return {.posted = true,
             .gather = true,
             .foreign_memory = true,
+            .device_memory = options_.driver != nullptr,
             .posted_seconds_per_op = 4e-6,
             .posted_bytes_per_second = 3e9,
             .gather_seconds_per_op = 1e-4,
-            .gather_bytes_per_second = 1.5e9};
+            .gather_bytes_per_second = 1.5e9,
+            // Two H200s (docs/numbers.md), with the progress thread that serves
+            // this process's own peers.
+            .device_seconds_per_op = 6e-6,
+            .device_bytes_per_second = 2.5e11,
+            .device_gather_seconds_per_op = 1e-4,
+            .device_gather_bytes_per_second = 1e11};
   }
 
   const std::string& address() const override { return address_; }
@@ -73,7 +81,9 @@ class NixlTransport final : public Transport {
                           nixl::Address::Decode(address));
     auto peer = std::make_unique<nixl::NixlPeer>(
         agent_, mail_, std::move(decoded), std::move(label),
-        options_.import_timeout);
+        nixl::PeerOptions{.import_timeout = options_.import_timeout,
+                          .driver = options_.driver,
+                          .device = options_.device});
     WEFT_RETURN_IF_ERROR(peer->Connect(host_, deadline));
     return peer;
   }
@@ -99,7 +109,8 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeNixlTransport(
   WEFT_ASSIGN_OR_RETURN(
       std::shared_ptr<nixl::Agent> agent,
       nixl::Agent::Make(std::move(library),
-                        absl::StrFormat("weft-%016x", instance)));
+                        absl::StrFormat("weft-%016x", instance),
+                        options.fake_gpus));
   // Without it a killed peer of this host is noticed later, by its connection.
   const absl::StatusOr<topology::HostId> host = topology::ReadHostId("/proc");
   return std::make_unique<NixlTransport>(

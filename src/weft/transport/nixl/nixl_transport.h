@@ -5,8 +5,11 @@
 //
 // Get and Put are NIXL's own one-sided reads and writes. Their requests are
 // prepared once and posted again when the same pieces move again. Gather: the
-// owner packs into a registered ring that the reader reads. Registering device
-// memory names its GPU; that path has not been run on one yet.
+// owner packs into a registered ring that the reader reads.
+//
+// Memory of GPUs moves from GPU to GPU; where one end of an operation is a
+// GPU's and the other the host's, a buffer of this process that is of the far
+// end's kind lies between.
 #ifndef WEFT_TRANSPORT_NIXL_NIXL_TRANSPORT_H_
 #define WEFT_TRANSPORT_NIXL_NIXL_TRANSPORT_H_
 
@@ -32,6 +35,11 @@ struct NixlOptions {
   // Tells on which GPU memory lies; null = all of it is the host's.
   // Outlives the transport.
   memory::DeviceDriver* driver = nullptr;
+  // This process's GPU, into which memory of peers' GPUs is read.
+  int device = memory::kHostMemory;
+  // Tests: the driver's GPUs are fake, so that to NIXL their memory is the
+  // host's.
+  bool fake_gpus = false;
 };
 
 // kNotFound when there is no NIXL: the message says what to install.

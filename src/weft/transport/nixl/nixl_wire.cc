@@ -48,6 +48,8 @@ std::string Encode(const Message& message) {
       writer.U64(message.address);
       writer.U64(message.generation);
       writer.I64(message.size_bytes);
+      writer.U8(message.memory_type);
+      writer.U8(message.on_device ? 1 : 0);
       break;
     case Kind::kChunk:
       writer.I64(message.packed_offset_bytes);
@@ -55,6 +57,7 @@ std::string Encode(const Message& message) {
       [[fallthrough]];
     case Kind::kTaken:
       writer.U64(message.chunk);
+      writer.U8(message.on_device ? 1 : 0);
       break;
     case Kind::kBye:
     case Kind::kClosed:
@@ -96,6 +99,8 @@ absl::StatusOr<Message> Decode(std::string_view bytes) {
       message.address = reader.U64();
       message.generation = reader.U64();
       message.size_bytes = reader.I64();
+      message.memory_type = reader.U8();
+      message.on_device = reader.U8() != 0;
       break;
     case Kind::kChunk:
       message.packed_offset_bytes = reader.I64();
@@ -103,6 +108,7 @@ absl::StatusOr<Message> Decode(std::string_view bytes) {
       [[fallthrough]];
     case Kind::kTaken:
       message.chunk = reader.U64();
+      message.on_device = reader.U8() != 0;
       break;
     case Kind::kBye:
     case Kind::kClosed:

@@ -14,7 +14,7 @@
 namespace weft::transport::nixl {
 
 inline constexpr std::string_view kLeaf = "nixl";
-inline constexpr uint32_t kWireVersion = 1;
+inline constexpr uint32_t kWireVersion = 2;
 
 struct Message {
   enum class Kind : uint8_t {
@@ -49,8 +49,11 @@ struct Message {
   absl::Status status = absl::OkStatus();
   // Answer: of the region. Ring: of one chunk. Chunk: of its bytes.
   int64_t size_bytes = 0;
-  // Ring: of its first byte. `generation` tells it from others.
+  // Ring: of its first byte. `generation` is its number among NIXL's devices.
   uint64_t address = 0;
+  uint8_t memory_type = 0;
+  // Ring, Chunk, Taken: the ring in memory of the owner's GPU, or of its host.
+  bool on_device = false;
   // Chunk, Taken.
   uint64_t chunk = 0;
   int64_t packed_offset_bytes = 0;

@@ -14,9 +14,12 @@ namespace weft::transport {
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TransportConformance);
 
 void TransportConformance::SetUp() {
-  if (GetParam().unavailable == nullptr) return;
-  const absl::Status status = GetParam().unavailable();
-  if (!status.ok()) GTEST_SKIP() << status.message();
+  if (GetParam().unavailable != nullptr) {
+    const absl::Status status = GetParam().unavailable();
+    if (!status.ok()) GTEST_SKIP() << status.message();
+  }
+  TheCasePlaces() = {};
+  if (GetParam().places != nullptr) TheCasePlaces() = GetParam().places();
 }
 
 std::unique_ptr<Transport> TransportConformance::Make() {
@@ -90,33 +93,14 @@ absl::Status AwaitDeath(Peer& peer, base::Deadline deadline) {
   return health;
 }
 
-std::unique_ptr<PatternedRegion> MakeRegion(Transport& transport, Kind kind,
-                                            int64_t bytes, uint64_t seed) {
-  auto made = std::make_unique<PatternedRegion>();
-  if (kind == Kind::kForeign) {
-    made->foreign.resize(static_cast<size_t>(bytes));
-    made->memory = absl::MakeSpan(made->foreign);
-  } else {
-    auto buffer = memory::Buffer::Allocate(kind == Kind::kShared
-                                               ? memory::MemoryKind::kShared
-                                               : memory::MemoryKind::kHost,
-                                           bytes);
-    EXPECT_TRUE(buffer.ok()) << buffer.status();
-    made->buffer = *std::move(buffer);
-    made->memory = made->buffer->span();
-  }
-  FillPattern(made->memory, seed);
-  auto region = transport.Register(made->memory, made->buffer.get());
-  EXPECT_TRUE(region.ok()) << region.status();
-  if (region.ok()) made->region = *std::move(region);
-  return made;
-}
-
 namespace {
 
 using testing::HasSubstr;
 
 std::vector<Kind> Kinds(const Transport& transport) {
+  if (TheCasePlaces().region_device != memory::kHostMemory) {
+    return {Kind::kForeign};
+  }
   if (transport.capabilities().foreign_memory) {
     return {Kind::kShared, Kind::kHost, Kind::kForeign};
   }
@@ -175,7 +159,7 @@ TEST_P(TransportConformance, MapsSharedRegions) {
   }
   auto buffer = memory::Buffer::Allocate(memory::MemoryKind::kShared, 50000);
   ASSERT_TRUE(buffer.ok());
-  FillPattern((*buffer)->span(), 1);
+  Fill((*buffer)->span(), 1);
   auto whole = owner->Register((*buffer)->span(), buffer->get());
   auto part =
       owner->Register((*buffer)->span().subspan(4999, 20001), buffer->get());
@@ -186,17 +170,17 @@ TEST_P(TransportConformance, MapsSharedRegions) {
   ASSERT_NE(remote_whole->mapped(), nullptr);
   ASSERT_NE(remote_part->mapped(), nullptr);
   EXPECT_EQ(remote_part->size_bytes(), 20001);
-  EXPECT_EQ(FindMismatch({remote_whole->mapped(), 50000}, 1), -1);
-  EXPECT_EQ(FindMismatch({remote_part->mapped(), 20001}, 1, 4999), -1);
+  EXPECT_EQ(Mismatch({remote_whole->mapped(), 50000}, 1), -1);
+  EXPECT_EQ(Mismatch({remote_part->mapped(), 20001}, 1, 4999), -1);
   remote_part->mapped()[20000] = std::byte{0x5a};
   EXPECT_EQ((*buffer)->data()[24999], std::byte{0x5a});
   // What was mapped stays mapped: the bytes of a peer that is gone read on.
-  FillPattern((*buffer)->span(), 2);
+  Fill((*buffer)->span(), 2);
   part->reset();
   whole->reset();
   owner.reset();
   buffer->reset();
-  EXPECT_EQ(FindMismatch({remote_whole->mapped(), 50000}, 2), -1);
+  EXPECT_EQ(Mismatch({remote_whole->mapped(), 50000}, 2), -1);
 }
 
 TEST_P(TransportConformance, GetsAndPutsAnySizeAtOddOffsets) {
@@ -214,21 +198,21 @@ TEST_P(TransportConformance, GetsAndPutsAnySizeAtOddOffsets) {
       for (const int64_t offset :
            {int64_t{0}, int64_t{1}, int64_t{4097}, kBytes - bytes}) {
         SCOPED_TRACE(testing::Message() << bytes << " at " << offset);
-        std::vector<std::byte> local(static_cast<size_t>(bytes) + 2,
-                                     std::byte{0xee});
-        const auto inner = absl::MakeSpan(local).subspan(1, local.size() - 2);
+        LocalMemory local(static_cast<size_t>(bytes) + 2, std::byte{0xee});
+        const auto inner = local.span().subspan(1, local.size() - 2);
         ASSERT_EQ(GetNow(*peer, *remote, offset, inner), absl::OkStatus());
-        ASSERT_EQ(FindMismatch(inner, 7, offset), -1);
-        ASSERT_EQ(local.front(), std::byte{0xee});
-        ASSERT_EQ(local.back(), std::byte{0xee});
+        ASSERT_EQ(Mismatch(inner, 7, offset), -1);
+        const std::vector<std::byte> around = ToHost(local);
+        ASSERT_EQ(around.front(), std::byte{0xee});
+        ASSERT_EQ(around.back(), std::byte{0xee});
 
-        FillPattern(inner, 8);
+        Fill(inner, 8);
         ASSERT_EQ(PutNow(*peer, *remote, offset, inner), absl::OkStatus());
         const auto written = target->memory.subspan(static_cast<size_t>(offset),
                                                     static_cast<size_t>(bytes));
-        ASSERT_EQ(FindMismatch(written, 8), -1);
-        FillPattern(written, 7, offset);
-        ASSERT_EQ(FindMismatch(target->memory, 7), -1) << "wrote elsewhere";
+        ASSERT_EQ(Mismatch(written, 8), -1);
+        Fill(written, 7, offset);
+        ASSERT_EQ(Mismatch(target->memory, 7), -1) << "wrote elsewhere";
       }
     }
     EXPECT_EQ(peer->in_flight(), 0);
@@ -240,7 +224,7 @@ TEST_P(TransportConformance, UsesTheLocalRegistrationItIsGiven) {
   auto driver = Make();
   auto peer = Connect(*driver, *owner);
   auto target = MakeRegion(*owner, Kind::kHost, 300000, 1);
-  auto local = MakeRegion(*driver, Kind::kShared, 300000, 2);
+  auto local = MakeLocalRegion(*driver, Kind::kShared, 300000, 2);
   auto remote = Import(*peer, *target->region);
   ASSERT_EQ(RunOne(*peer,
                    [&](OpTag tag) {
@@ -248,15 +232,15 @@ TEST_P(TransportConformance, UsesTheLocalRegistrationItIsGiven) {
                                       local->region.get(), tag);
                    }),
             absl::OkStatus());
-  EXPECT_EQ(FindMismatch(local->memory, 1), -1);
-  FillPattern(local->memory, 3);
+  EXPECT_EQ(Mismatch(local->memory, 1), -1);
+  Fill(local->memory, 3);
   ASSERT_EQ(RunOne(*peer,
                    [&](OpTag tag) {
                      return peer->Put(*remote, 0, local->memory,
                                       local->region.get(), tag);
                    }),
             absl::OkStatus());
-  EXPECT_EQ(FindMismatch(target->memory, 3), -1);
+  EXPECT_EQ(Mismatch(target->memory, 3), -1);
 }
 
 TEST_P(TransportConformance, ThousandsOfSmallGetsInAWindow) {
@@ -270,7 +254,7 @@ TEST_P(TransportConformance, ThousandsOfSmallGetsInAWindow) {
   for (const Kind kind : Kinds(*owner)) {
     auto target = MakeRegion(*owner, kind, kPieces * kStrideBytes, 5);
     auto remote = Import(*peer, *target->region);
-    std::vector<std::byte> local(kPieces * kPieceBytes);
+    LocalMemory local(kPieces * kPieceBytes);
     std::vector<Completion> completions;
     std::vector<int> seen(kPieces);
     int64_t posted = 0;
@@ -278,7 +262,7 @@ TEST_P(TransportConformance, ThousandsOfSmallGetsInAWindow) {
     while (static_cast<int64_t>(completions.size()) < kPieces &&
            !deadline.Passed()) {
       while (posted < kPieces && peer->in_flight() < kWindow) {
-        const auto piece = absl::MakeSpan(local).subspan(
+        const auto piece = local.span().subspan(
             static_cast<size_t>(posted * kPieceBytes), kPieceBytes);
         ASSERT_TRUE(peer->Get(*remote, posted * kStrideBytes, piece, nullptr,
                               static_cast<OpTag>(posted))
@@ -294,9 +278,9 @@ TEST_P(TransportConformance, ThousandsOfSmallGetsInAWindow) {
     }
     EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), kPieces);
     for (int64_t i = 0; i < kPieces; ++i) {
-      const auto piece = absl::MakeSpan(local).subspan(
+      const auto piece = local.span().subspan(
           static_cast<size_t>(i * kPieceBytes), kPieceBytes);
-      ASSERT_EQ(FindMismatch(piece, 5, i * kStrideBytes), -1) << i;
+      ASSERT_EQ(Mismatch(piece, 5, i * kStrideBytes), -1) << i;
     }
   }
 }
@@ -307,19 +291,18 @@ TEST_P(TransportConformance, PutsAreAtThePeerAfterFlush) {
   auto peer = Connect(*driver, *owner);
   auto target = MakeRegion(*owner, Kind::kHost, 1 << 20, 1);
   auto remote = Import(*peer, *target->region);
-  std::vector<std::byte> local(1 << 20);
-  FillPattern(absl::MakeSpan(local), 2);
+  LocalMemory local(1 << 20);
+  Fill(local.span(), 2);
   constexpr size_t kPieceBytes = 1 << 13;
   const size_t count = local.size() / kPieceBytes;
   for (size_t i = 0; i < count; ++i) {
     ASSERT_TRUE(peer->Put(*remote, static_cast<int64_t>(i * kPieceBytes),
-                          absl::MakeConstSpan(local).subspan(i * kPieceBytes,
-                                                             kPieceBytes),
+                          local.span().subspan(i * kPieceBytes, kPieceBytes),
                           nullptr, i)
                     .ok());
   }
   ASSERT_EQ(peer->Flush(Patience()), absl::OkStatus());
-  EXPECT_EQ(FindMismatch(target->memory, 2), -1);
+  EXPECT_EQ(Mismatch(target->memory, 2), -1);
   const auto statuses = Collect(*peer, count, Patience());
   EXPECT_EQ(statuses.size(), count);
   for (const auto& [tag, status] : statuses) EXPECT_TRUE(status.ok()) << status;
@@ -351,10 +334,10 @@ TEST_P(TransportConformance, GathersPiecesInOrder) {
     auto remote = Import(*peer, *target->region);
     for (const StridedPieces& pieces : cases) {
       const std::vector<std::byte> expected = GatherOracle(pieces, 11);
-      std::vector<std::byte> local(expected.size());
-      ASSERT_EQ(GatherNow(*peer, *remote, pieces, absl::MakeSpan(local)),
+      LocalMemory local(expected.size());
+      ASSERT_EQ(GatherNow(*peer, *remote, pieces, local.span()),
                 absl::OkStatus());
-      ASSERT_TRUE(local == expected);
+      ASSERT_TRUE(ToHost(local) == expected);
     }
   }
 }
@@ -375,7 +358,7 @@ TEST_P(TransportConformance, ManyRandomGathersInAWindow) {
   auto target = MakeRegion(*owner, Kind::kForeign, kBytes, 3);
   auto remote = Import(*peer, *target->region);
   std::vector<StridedPieces> wanted;
-  std::vector<std::vector<std::byte>> local;
+  std::vector<LocalMemory> local;
   for (int i = 0; i < 300; ++i) {
     StridedPieces pieces{.offset_bytes = pick(0, 1000),
                          .piece_bytes = pick(1, 300)};
@@ -387,16 +370,15 @@ TEST_P(TransportConformance, ManyRandomGathersInAWindow) {
     local.emplace_back(static_cast<size_t>(pieces.packed_bytes()));
   }
   for (size_t i = 0; i < wanted.size(); ++i) {
-    ASSERT_EQ(
-        peer->Gather(*remote, wanted[i], absl::MakeSpan(local[i]), nullptr, i),
-        absl::OkStatus());
+    ASSERT_EQ(peer->Gather(*remote, wanted[i], local[i].span(), nullptr, i),
+              absl::OkStatus());
   }
   EXPECT_EQ(peer->in_flight(), static_cast<int64_t>(wanted.size()));
   const auto statuses = Collect(*peer, wanted.size(), Patience());
   ASSERT_EQ(statuses.size(), wanted.size());
   for (size_t i = 0; i < wanted.size(); ++i) {
     ASSERT_EQ(statuses.at(i), absl::OkStatus());
-    ASSERT_TRUE(local[i] == GatherOracle(wanted[i], 3)) << i;
+    ASSERT_TRUE(ToHost(local[i]) == GatherOracle(wanted[i], 3)) << i;
   }
 }
 
@@ -406,8 +388,8 @@ TEST_P(TransportConformance, ChecksBoundsBeforeAnythingMoves) {
   auto peer = Connect(*driver, *owner);
   auto target = MakeRegion(*owner, Kind::kHost, 1000, 1);
   auto remote = Import(*peer, *target->region);
-  std::vector<std::byte> local(100);
-  const auto span = absl::MakeSpan(local);
+  LocalMemory local(100);
+  const auto span = local.span();
   for (const int64_t offset :
        {int64_t{901}, int64_t{-1}, int64_t{1000}, INT64_MAX, INT64_MIN}) {
     const absl::Status get = peer->Get(*remote, offset, span, nullptr, 1);
@@ -428,7 +410,7 @@ TEST_P(TransportConformance, ChecksBoundsBeforeAnythingMoves) {
               absl::StatusCode::kOutOfRange);
   }
   EXPECT_EQ(peer->in_flight(), 0);
-  EXPECT_EQ(FindMismatch(target->memory, 1), -1);
+  EXPECT_EQ(Mismatch(target->memory, 1), -1);
 }
 
 TEST_P(TransportConformance, RefusesDamagedAndForeignKeysAndAddresses) {
@@ -474,17 +456,16 @@ TEST_P(TransportConformance, RefusesRegionsThatTheirOwnerFreed) {
   const absl::Status import = peer->Import(key).status();
   EXPECT_TRUE(absl::IsNotFound(import)) << import;
   EXPECT_THAT(std::string(import.message()), HasSubstr("publisher rank 3"));
-  std::vector<std::byte> local(100000);
+  LocalMemory local(100000);
   if (owner->capabilities().gather) {
     EXPECT_TRUE(absl::IsNotFound(
         GatherNow(*peer, *remote, {.modes = {{10, 1000}}, .piece_bytes = 100},
-                  absl::MakeSpan(local).first(1000))));
+                  local.span().first(1000))));
   }
   if (GetParam().refuses_get_after_free) {
-    EXPECT_TRUE(
-        absl::IsNotFound(GetNow(*peer, *remote, 0, absl::MakeSpan(local))));
+    EXPECT_TRUE(absl::IsNotFound(GetNow(*peer, *remote, 0, local.span())));
     EXPECT_TRUE(absl::IsNotFound(PutNow(*peer, *remote, 0, local)));
-    EXPECT_EQ(FindMismatch(target->memory, 1), -1);
+    EXPECT_EQ(Mismatch(target->memory, 1), -1);
   }
   // The same memory again is another region.
   auto again = owner->Register(target->memory, target->buffer.get());
@@ -492,9 +473,8 @@ TEST_P(TransportConformance, RefusesRegionsThatTheirOwnerFreed) {
   EXPECT_TRUE(absl::IsNotFound(peer->Import(key).status()));
   auto remote_again = Import(*peer, **again);
   ASSERT_NE(remote_again, nullptr);
-  EXPECT_EQ(GetNow(*peer, *remote_again, 0, absl::MakeSpan(local)),
-            absl::OkStatus());
-  EXPECT_EQ(FindMismatch(local, 1), -1);
+  EXPECT_EQ(GetNow(*peer, *remote_again, 0, local.span()), absl::OkStatus());
+  EXPECT_EQ(Mismatch(local, 1), -1);
 }
 
 TEST_P(TransportConformance, RefusesMemoryOutsideItsBuffer) {
@@ -525,10 +505,9 @@ TEST_P(TransportConformance, ServesEmptyAndManyRegions) {
   }
   for (size_t i = 0; i < regions.size(); ++i) {
     ASSERT_EQ(remotes[i]->size_bytes(), static_cast<int64_t>(i) * 37);
-    std::vector<std::byte> local(i * 37);
-    ASSERT_EQ(GetNow(*peer, *remotes[i], 0, absl::MakeSpan(local)),
-              absl::OkStatus());
-    ASSERT_EQ(FindMismatch(local, i), -1) << i;
+    LocalMemory local(i * 37);
+    ASSERT_EQ(GetNow(*peer, *remotes[i], 0, local.span()), absl::OkStatus());
+    ASSERT_EQ(Mismatch(local, i), -1) << i;
   }
 }
 
@@ -543,25 +522,25 @@ TEST_P(TransportConformance, KeepsTwoPeersApart) {
   auto first_remote = Import(*first_peer, *first_region->region);
   auto second_remote = Import(*second_peer, *second_region->region);
   constexpr size_t kGets = 50;
-  std::vector<std::byte> first_local(200000);
-  std::vector<std::byte> second_local(200000);
+  LocalMemory first_local(200000);
+  LocalMemory second_local(200000);
   for (size_t i = 0; i < kGets; ++i) {
     const auto offset = static_cast<int64_t>(i * 4000);
     ASSERT_TRUE(first_peer
                     ->Get(*first_remote, offset,
-                          absl::MakeSpan(first_local).subspan(i * 4000, 4000),
-                          nullptr, i)
+                          first_local.span().subspan(i * 4000, 4000), nullptr,
+                          i)
                     .ok());
     ASSERT_TRUE(second_peer
                     ->Get(*second_remote, offset,
-                          absl::MakeSpan(second_local).subspan(i * 4000, 4000),
-                          nullptr, i)
+                          second_local.span().subspan(i * 4000, 4000), nullptr,
+                          i)
                     .ok());
   }
   EXPECT_EQ(Collect(*second_peer, kGets, Patience()).size(), kGets);
   EXPECT_EQ(Collect(*first_peer, kGets, Patience()).size(), kGets);
-  EXPECT_EQ(FindMismatch(first_local, 1), -1);
-  EXPECT_EQ(FindMismatch(second_local, 2), -1);
+  EXPECT_EQ(Mismatch(first_local, 1), -1);
+  EXPECT_EQ(Mismatch(second_local, 2), -1);
 
   // One dies; the other does not notice.
   first_region->region.reset();
@@ -569,9 +548,8 @@ TEST_P(TransportConformance, KeepsTwoPeersApart) {
   EXPECT_THAT(std::string(AwaitDeath(*first_peer, Patience()).message()),
               HasSubstr("first"));
   EXPECT_TRUE(second_peer->Health().ok());
-  EXPECT_EQ(
-      GetNow(*second_peer, *second_remote, 0, absl::MakeSpan(second_local)),
-      absl::OkStatus());
+  EXPECT_EQ(GetNow(*second_peer, *second_remote, 0, second_local.span()),
+            absl::OkStatus());
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "gtest/gtest.h"
 #include "weft/memory/buffer.h"
+#include "weft/transport/testing/case_memory.h"
 #include "weft/transport/transport.h"
 
 namespace weft::transport {
@@ -30,6 +31,14 @@ struct ConformanceCase {
   // Whether a Get on a region that its owner freed must fail. Where hardware
   // or a library moves the bytes unasked, only Import and Gather can refuse.
   bool refuses_get_after_free = true;
+  // Whether an owner outlives a reader that goes while it reads; not where UCX
+  // answers by itself (ucx_transport.h).
+  bool outlives_readers = true;
+  // Where regions and local memory lie; empty: with the host.
+  std::function<CasePlaces()> places = {};
+  // The kind of memory of every other process (peer_main.cc); empty: as the
+  // test says.
+  std::string process_memory = "";
 
   friend void PrintTo(const ConformanceCase& c, std::ostream* out) {
     *out << c.name;
@@ -65,17 +74,6 @@ absl::Status GatherNow(Peer& peer, const RemoteRegion& remote,
                        absl::Span<std::byte> local);
 // Polls Health until the peer is known dead.
 absl::Status AwaitDeath(Peer& peer, base::Deadline deadline);
-
-// Memory of one kind, filled with a pattern, and its registration.
-struct PatternedRegion {
-  std::unique_ptr<memory::Buffer> buffer;  // null for foreign memory
-  std::vector<std::byte> foreign;
-  std::unique_ptr<Region> region;
-  absl::Span<std::byte> memory;
-};
-enum class Kind { kShared, kHost, kForeign };
-std::unique_ptr<PatternedRegion> MakeRegion(Transport& transport, Kind kind,
-                                            int64_t bytes, uint64_t seed);
 
 }  // namespace weft::transport
 

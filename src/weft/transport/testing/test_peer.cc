@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/escaping.h"
@@ -30,7 +32,15 @@ absl::StatusOr<std::unique_ptr<TestPeer>> TestPeer::Start(
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-  std::string program = WEFT_TRANSPORT_TEST_PEER;
+  // Beside the test, as in a bundle, else where the build put it.
+  std::error_code error_code;
+  const std::filesystem::path built = WEFT_TRANSPORT_TEST_PEER;
+  const std::filesystem::path beside =
+      std::filesystem::read_symlink("/proc/self/exe", error_code)
+          .parent_path() /
+      built.filename();
+  std::string program =
+      std::filesystem::exists(beside, error_code) ? beside : built;
   if (transport_name == "nixl") program += "_nixl";
   std::vector<std::string> words = {program, transport_name, memory_kind,
                                     absl::StrCat(bytes), absl::StrCat(seed)};

@@ -18,6 +18,18 @@ static_assert(kTcpSegmentBytes == 256 << 10);
 constexpr const char* kSharedMemorySegment = "64k";
 static_assert(kSharedMemorySegmentBytes == 64 << 10);
 
+std::pair<unsigned, unsigned> LoadedVersion() {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return {major, minor};
+}
+
+bool CanForbidEmulation() {
+  return LoadedVersion() >= std::pair<unsigned, unsigned>(1, 21);
+}
+
 struct Wires {
   bool shared_memory = false;
   bool tcp = false;
@@ -34,11 +46,8 @@ struct Default {
 // longer than a refit. A name that the loaded version does not know would make
 // it warn, and UCX renamed one: its 1.13 finds the setting of both shared
 // memory transports only under the name of their common base.
-std::vector<Default> Defaults(const Wires& wires) {
-  unsigned major = 0;
-  unsigned minor = 0;
-  unsigned release = 0;
-  ucp_get_version(&major, &minor, &release);
+std::vector<Default> Defaults(const Wires& wires, bool emulation) {
+  const auto [major, minor] = LoadedVersion();
   std::vector<Default> defaults = {
       {"UCX_KEEPALIVE_INTERVAL", "KEEPALIVE_INTERVAL", "1s"}};
   // The protocols before 1.16 end the process (assertion comp->count > 0 in
@@ -47,6 +56,13 @@ std::vector<Default> Defaults(const Wires& wires) {
   // AnyOrderOfDestructionEnds, none of 10 with copies.
   if (major == 1 && minor < 16) {
     defaults.push_back({"UCX_ZCOPY_THRESH", "ZCOPY_THRESH", "inf"});
+  }
+  // Where no wire reads memory of GPUs (virtual memory, GPUs that do not reach
+  // each other) UCX would move it by messages at some hundred MB/s, without a
+  // word; and answer them from addresses that it does not check.
+  if (!emulation && CanForbidEmulation()) {
+    defaults.push_back(
+        {"UCX_PROTO_EMULATION_ENABLE", "PROTO_EMULATION_ENABLE", "n"});
   }
   // UCX renamed its settings for ucp_config_modify: until 1.13 a transport's
   // own come without its name.
@@ -125,7 +141,8 @@ absl::Status Set(ucp_config_t* config, const std::string& name,
 
 absl::Status SetAll(
     ucp_config_t* config,
-    const std::vector<std::pair<std::string, std::string>>& settings) {
+    const std::vector<std::pair<std::string, std::string>>& settings,
+    bool emulation) {
   if (std::getenv("UCX_TLS") == nullptr) {
     if (absl::Status status = Set(config, "TLS", kDefaultTransports);
         !status.ok()) {
@@ -133,7 +150,7 @@ absl::Status SetAll(
     }
   }
   for (const Default& setting :
-       Defaults(AllowedWires(TransportList(settings)))) {
+       Defaults(AllowedWires(TransportList(settings)), emulation)) {
     if (std::getenv(setting.environment_name) != nullptr) continue;
     if (absl::Status status = Set(config, setting.name, setting.value);
         !status.ok()) {
@@ -148,12 +165,15 @@ absl::Status SetAll(
   return absl::OkStatus();
 }
 
+thread_local int quiet_depth = 0;
+
 // UCX writes what it has to say to standard output, where a program expects the
 // answers of this one. Not through the log: UCX also speaks as it dies.
 ucs_log_func_rc_t TellStandardError(const char*, unsigned, const char*,
                                     ucs_log_level_t,
                                     const ucs_log_component_config_t*,
                                     const char* format, va_list arguments) {
+  if (quiet_depth > 0) return UCS_LOG_FUNC_RC_STOP;
   char text[1024];
   std::vsnprintf(text, sizeof(text), format, arguments);
   std::fprintf(stderr, "ucx: %s\n", text);
@@ -172,6 +192,9 @@ void KeepStandardOutputClean() {
 }
 
 }  // namespace
+
+QuietUcx::QuietUcx() { ++quiet_depth; }
+QuietUcx::~QuietUcx() { --quiet_depth; }
 
 absl::Status ToStatus(ucs_status_t status, std::string_view what) {
   if (status == UCS_OK) return absl::OkStatus();
@@ -194,12 +217,13 @@ absl::Status ToStatus(ucs_status_t status, std::string_view what) {
 }
 
 absl::StatusOr<std::shared_ptr<Context>> Context::Make(
-    const std::vector<std::pair<std::string, std::string>>& settings) {
+    const std::vector<std::pair<std::string, std::string>>& settings,
+    bool emulation) {
   KeepStandardOutputClean();
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return ToStatus(status, "reading the ucx settings");
-  const absl::Status set = SetAll(config, settings);
+  const absl::Status set = SetAll(config, settings, emulation);
   if (!set.ok()) {
     ucp_config_release(config);
     return set;
@@ -219,6 +243,29 @@ absl::StatusOr<std::shared_ptr<Context>> Context::Make(
 }
 
 Context::~Context() { ucp_cleanup(context_); }
+
+absl::Status Context::CheckDeviceMemory() const {
+  constexpr char kRemedy[] =
+      "install one that does (pip install libucx-cu13, 1.22) and put its "
+      "folder "
+      "libucx/lib first on LD_LIBRARY_PATH";
+  ucp_context_attr_t attributes = {};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  const ucs_status_t status = ucp_context_query(context_, &attributes);
+  if (status != UCS_OK) return ToStatus(status, "asking for kinds of memory");
+  if ((attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) == 0) {
+    return absl::UnimplementedError(absl::StrCat(
+        "ucx ", Version(), " does not reach memory of GPUs; ", kRemedy));
+  }
+  if (!CanForbidEmulation()) {
+    return absl::UnimplementedError(
+        absl::StrCat("ucx ", Version(),
+                     " would move memory of GPUs by messages where no "
+                     "wire reads it, without a word; ",
+                     kRemedy));
+  }
+  return absl::OkStatus();
+}
 
 std::string Context::Version() {
   unsigned major = 0;

@@ -28,9 +28,11 @@ inline constexpr int64_t kSharedMemorySegmentBytes = int64_t{64} << 10;
 class Context {
  public:
   // `settings` are UCX names without "UCX_" and win over the environment.
-  // Weft's own defaults yield to the environment.
+  // Weft's own defaults yield to the environment. `emulation`: whether UCX may
+  // carry out Gets and Puts that no wire does by messages to itself.
   static absl::StatusOr<std::shared_ptr<Context>> Make(
-      const std::vector<std::pair<std::string, std::string>>& settings);
+      const std::vector<std::pair<std::string, std::string>>& settings,
+      bool emulation);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -38,10 +40,24 @@ class Context {
   ucp_context_h get() const { return context_; }
   // "1.13.1", of the library that was loaded, not of the headers.
   static std::string Version();
+  // OK when this UCX reads and writes memory of GPUs and can be kept from doing
+  // so by messages, at a thousandth of the rate (1.21); else what it lacks and
+  // how to get it.
+  absl::Status CheckDeviceMemory() const;
 
  private:
   explicit Context(ucp_context_h context) : context_(context) {}
   ucp_context_h context_;
+};
+
+// While one lives, nobody is told what UCX says in this thread: for an attempt
+// that may fail.
+class QuietUcx {
+ public:
+  QuietUcx();
+  ~QuietUcx();
+  QuietUcx(const QuietUcx&) = delete;
+  QuietUcx& operator=(const QuietUcx&) = delete;
 };
 
 }  // namespace weft::transport::ucx

@@ -10,8 +10,9 @@
 
 namespace weft::transport::ucx {
 
-GatherSender::GatherSender(const RegionTable& regions, int64_t chunk_bytes)
-    : regions_(regions), chunk_bytes_(chunk_bytes) {}
+GatherSender::GatherSender(const RegionTable& regions, DeviceCopier& copier,
+                           int64_t chunk_bytes)
+    : regions_(regions), copier_(copier), chunk_bytes_(chunk_bytes) {}
 
 absl::Status GatherSender::Add(GatherJob job) {
   if (jobs_.size() >= kMaxQueuedGathers) {
@@ -59,8 +60,14 @@ size_t GatherSender::PackPart(void* chunk_pointer, size_t offset, void* to,
     const absl::Status packed = chunk.sender->regions_.Visit(
         chunk.job.slot, chunk.job.generation,
         [&](const RegisteredRegion& region) {
-          PackRange(region.memory.data(), chunk.job.pieces,
-                    chunk.job.sent_bytes + static_cast<int64_t>(offset),
+          const int64_t packed_offset_bytes =
+              chunk.job.sent_bytes + static_cast<int64_t>(offset);
+          if (region.device != memory::kHostMemory) {
+            return chunk.sender->copier_.Pack(
+                region.device, region.memory.data(), chunk.job.pieces,
+                packed_offset_bytes, {out, count});
+          }
+          PackRange(region.memory.data(), chunk.job.pieces, packed_offset_bytes,
                     {out, count});
           return absl::OkStatus();
         });

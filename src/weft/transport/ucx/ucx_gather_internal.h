@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "weft/transport/device_copies.h"
 #include "weft/transport/region_table.h"
 #include "weft/transport/transport.h"
 #include "weft/transport/ucx/ucx_worker_internal.h"
@@ -37,8 +38,10 @@ struct GatherJob {
 class GatherSender {
  public:
   // A gather is cut into chunks of `chunk_bytes` packed bytes, so that packing
-  // here, the wire and the receiver's work overlap.
-  GatherSender(const RegionTable& regions, int64_t chunk_bytes);
+  // here, the wire and the receiver's work overlap. `copier` packs what lies in
+  // memory of GPUs.
+  GatherSender(const RegionTable& regions, DeviceCopier& copier,
+               int64_t chunk_bytes);
   GatherSender(const GatherSender&) = delete;
   GatherSender& operator=(const GatherSender&) = delete;
 
@@ -78,6 +81,7 @@ class GatherSender {
   absl::Status Post(ucp_ep_h endpoint, Chunk* chunk);
 
   const RegionTable& regions_;
+  DeviceCopier& copier_;
   const int64_t chunk_bytes_;
   std::deque<GatherJob> jobs_;
   std::vector<std::unique_ptr<Chunk>> chunks_;

@@ -14,6 +14,9 @@ namespace {
 
 // Progress steps that one Poll takes at most.
 constexpr int kStepsPerPoll = 16;
+constexpr int64_t kProbeBytes = 4096;
+// Its completion is nobody else's.
+constexpr OpTag kProbeTag = ~OpTag{0};
 
 }  // namespace
 
@@ -23,6 +26,7 @@ UcxPeer::UcxPeer(std::shared_ptr<Context> context, std::string label,
       label_(std::move(label)),
       instance_(instance),
       options_(options),
+      copier_(options.driver),
       client_id_(RandomId()) {}
 
 absl::StatusOr<std::unique_ptr<UcxPeer>> UcxPeer::Make(
@@ -159,7 +163,10 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> UcxPeer::Import(
   region->generation = decoded.generation;
   region->address = native.U64();
   const std::string rkey(native.Bytes());
-  if (!native.Finish("key").ok() || rkey.empty() != (region->size == 0)) {
+  region->on_device = native.U8() != 0;
+  region->why_through_host = std::string(native.Bytes());
+  if (!native.Finish("key").ok() ||
+      (rkey.empty() != (region->size == 0) && !region->on_device)) {
     return absl::InvalidArgumentError(
         absl::StrCat("the region key of ", label_, " is malformed"));
   }
@@ -186,7 +193,73 @@ absl::StatusOr<std::unique_ptr<RemoteRegion>> UcxPeer::Import(
       return ToStatus(status, absl::StrCat("reading a key of ", label_));
     }
   }
+  if (region->on_device && region->size > 0) {
+    WEFT_RETURN_IF_ERROR(ChooseDeviceWay(*region));
+  }
   return region;
+}
+
+absl::Status UcxPeer::ChooseDeviceWay(UcxRemoteRegion& region) {
+  absl::Status way = options_.device_one_sided;
+  if (!region.why_through_host.empty()) {
+    way = absl::UnimplementedError(
+        absl::StrCat(label_, ": ", region.why_through_host));
+  } else if (options_.device == memory::kHostMemory) {
+    way = absl::UnimplementedError("this process uses no GPU");
+  } else if (way.ok()) {
+    way = ProbeDevice(region);
+    WEFT_RETURN_IF_ERROR(Health());
+    if (!way.ok()) {
+      way = absl::UnavailableError(absl::StrCat(
+          "ucx ", Context::Version(), " finds no wire to it from GPU ",
+          options_.device, " (", std::string(way.message()),
+          "): virtual memory, one process, or GPUs without peer access"));
+    }
+  }
+  region.why_through_host = std::string(way.message());
+  return absl::OkStatus();
+}
+
+absl::Status UcxPeer::ProbeDevice(const UcxRemoteRegion& region) {
+  if (probe_ == nullptr) {
+    WEFT_ASSIGN_OR_RETURN(
+        probe_, memory::DeviceBuffer::Allocate(*options_.driver,
+                                               options_.device, kProbeBytes));
+  }
+  const QuietUcx quiet;  // the status is what tells
+  Op& op = NewOp(kProbeTag);
+  const ucp_request_param_t params = TransferParams(op, nullptr);
+  WEFT_RETURN_IF_ERROR(Posted(
+      op, ucp_get_nbx(endpoint_, probe_->data(),
+                      static_cast<size_t>(std::min(region.size, kProbeBytes)),
+                      region.address, region.rkey, &params)));
+  const bool done =
+      worker_->ProgressUntil([&] { return !op.live || !death_.ok(); },
+                             base::Deadline::After(options_.import_timeout));
+  Settle();
+  if (!done) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "deadline passed while reading memory of a GPU of ", label_));
+  }
+  absl::Status status = death_;
+  std::erase_if(done_, [&](const Completion& completion) {
+    if (completion.tag == kProbeTag) status = completion.status;
+    return completion.tag == kProbeTag;
+  });
+  return status;
+}
+
+int UcxPeer::DeviceOfLocal(const std::byte* local,
+                           const Region* local_region) const {
+  if (options_.driver == nullptr) return memory::kHostMemory;
+  const auto* region = dynamic_cast<const UcxRegion*>(local_region);
+  return region != nullptr ? region->device() : copier_.DeviceOf(local);
+}
+
+bool UcxPeer::OneSided(const UcxRemoteRegion& region, int local_device) const {
+  const bool local_on_device = local_device != memory::kHostMemory;
+  if (region.on_device) return local_on_device && region.one_sided();
+  return !local_on_device && one_sided_;
 }
 
 UcxPeer::Op& UcxPeer::NewOp(OpTag tag) {
@@ -276,11 +349,12 @@ absl::Status UcxPeer::Get(const RemoteRegion& remote,
                                   region.size));
   WEFT_RETURN_IF_ERROR(death_);
   if (local.empty()) return Posted(NewOp(tag), nullptr);
-  if (!one_sided_) {
+  const int device = DeviceOfLocal(local.data(), local_region);
+  if (!OneSided(region, device)) {
     return PostGather(region,
                       {.offset_bytes = remote_offset_bytes,
                        .piece_bytes = static_cast<int64_t>(local.size())},
-                      local, tag);
+                      local, device, tag);
   }
   Op& op = NewOp(tag);
   const ucp_request_param_t params = TransferParams(op, local_region);
@@ -300,7 +374,10 @@ absl::Status UcxPeer::Put(const RemoteRegion& remote,
                                   region.size));
   WEFT_RETURN_IF_ERROR(death_);
   if (local.empty()) return Posted(NewOp(tag), nullptr);
-  if (!one_sided_) return PostPut(region, remote_offset_bytes, local, tag);
+  const int device = DeviceOfLocal(local.data(), local_region);
+  if (!OneSided(region, device)) {
+    return PostPut(region, remote_offset_bytes, local, device, tag);
+  }
   Op& op = NewOp(tag);
   op.awaits_flush = true;
   const ucp_request_param_t params = TransferParams(op, local_region);
@@ -346,19 +423,21 @@ void UcxPeer::NoteFlushed(ucs_status_t status) {
 
 absl::Status UcxPeer::Gather(const RemoteRegion& remote,
                              const StridedPieces& pieces,
-                             absl::Span<std::byte> local, const Region*,
-                             OpTag tag) {
+                             absl::Span<std::byte> local,
+                             const Region* local_region, OpTag tag) {
   const auto& region = static_cast<const UcxRemoteRegion&>(remote);
   WEFT_RETURN_IF_ERROR(CheckPieces(label_, pieces, region.size,
                                    static_cast<int64_t>(local.size())));
   WEFT_RETURN_IF_ERROR(death_);
   if (local.empty()) return Posted(NewOp(tag), nullptr);
-  return PostGather(region, pieces, local, tag);
+  return PostGather(region, pieces, local,
+                    DeviceOfLocal(local.data(), local_region), tag);
 }
 
 absl::Status UcxPeer::PostGather(const UcxRemoteRegion& region,
                                  const StridedPieces& pieces,
-                                 absl::Span<std::byte> local, OpTag tag) {
+                                 absl::Span<std::byte> local, int local_device,
+                                 OpTag tag) {
   const uint64_t id = ++last_id_;
   WEFT_RETURN_IF_ERROR(SendRequest({.kind = Request::Kind::kGather,
                                     .id = id,
@@ -368,13 +447,15 @@ absl::Status UcxPeer::PostGather(const UcxRemoteRegion& region,
   Op& op = NewOp(tag);
   op.id = id;
   op.local = local;
+  op.local_device = local_device;
   ops_by_id_[id] = &op;
   return absl::OkStatus();
 }
 
 absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
                               int64_t remote_offset_bytes,
-                              absl::Span<const std::byte> local, OpTag tag) {
+                              absl::Span<const std::byte> local,
+                              int local_device, OpTag tag) {
   Op& op = NewOp(tag);
   op.id = ++last_id_;
   ops_by_id_[op.id] = &op;
@@ -395,12 +476,20 @@ absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
     ucp_request_free(sent);
   };
   for (size_t begin = 0; begin < local.size(); begin += put_message_bytes_) {
-    const auto part = local.subspan(begin, put_message_bytes_);
+    auto part = local.subspan(begin, put_message_bytes_);
     request.pieces.offset_bytes =
         remote_offset_bytes + static_cast<int64_t>(begin);
     auto message = std::make_unique<PutMessage>();
     message->op = &op;
     message->header = Encode(request);
+    if (local_device != memory::kHostMemory) {
+      message->staged.resize(part.size());
+      op.status.Update(copier_.Copy(local_device, message->staged.data(),
+                                    part.data(),
+                                    static_cast<int64_t>(part.size())));
+      if (!op.status.ok()) break;
+      part = message->staged;
+    }
     params.user_data = message.get();
     const ucs_status_ptr_t sent = ucp_am_send_nbx(
         endpoint_, kRequestId, message->header.data(), message->header.size(),
@@ -416,6 +505,7 @@ absl::Status UcxPeer::PostPut(const UcxRemoteRegion& region,
       static_cast<void>(message.release());  // deleted by the callback
     }
   }
+  if (!op.status.ok()) FinishIfDone(op);  // nothing of it may be under way
   return absl::OkStatus();
 }
 
@@ -447,8 +537,15 @@ ucs_status_t UcxPeer::OnData(void* arg, const void* header, size_t header_bytes,
     peer.FinishIfDone(op);
     return UCS_OK;
   }
-  std::memcpy(op.local.data() + decoded->packed_offset_bytes, payload,
-              payload_bytes);
+  std::byte* const to = op.local.data() + decoded->packed_offset_bytes;
+  if (op.local_device == memory::kHostMemory) {
+    std::memcpy(to, payload, payload_bytes);
+  } else if (absl::Status copied =
+                 peer.copier_.Copy(op.local_device, to, payload,
+                                   static_cast<int64_t>(payload_bytes));
+             !copied.ok() && op.status.ok()) {
+    op.status = std::move(copied);
+  }
   peer.NoteReceived(op, payload_bytes);
   return UCS_OK;
 }

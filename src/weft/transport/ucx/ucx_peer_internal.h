@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "weft/transport/device_copies.h"
 #include "weft/transport/region_table.h"
 #include "weft/transport/transport.h"
 #include "weft/transport/ucx/ucx_wire.h"
@@ -24,22 +25,26 @@ namespace weft::transport::ucx {
 // Memory registered with UCX.
 class UcxRegion final : public Region {
  public:
+  // `device` holds the memory. `one_sided`: OK when UCX may reach it there,
+  // else why peers are sent its bytes through memory of the host.
   static absl::StatusOr<std::unique_ptr<Region>> Make(
       std::shared_ptr<Context> context, std::shared_ptr<RegionTable> table,
       uint64_t instance, absl::Span<std::byte> memory,
-      const memory::Buffer* buffer);
+      const memory::Buffer* buffer, int device, const absl::Status& one_sided);
   ~UcxRegion() override;
   absl::Span<std::byte> memory() const override { return region_.memory; }
   const std::string& key() const override { return key_; }
   const Context* context() const { return context_.get(); }
-  ucp_mem_h handle() const { return handle_; }  // null for an empty region
+  // Null for an empty region, and for memory of a GPU that UCX does not reach.
+  ucp_mem_h handle() const { return handle_; }
+  int device() const { return region_.device; }
 
  private:
   UcxRegion(std::shared_ptr<Context> context,
             std::shared_ptr<RegionTable> table)
       : context_(std::move(context)), table_(std::move(table)) {}
   // Maps the memory; returns UCX's remote key.
-  absl::StatusOr<std::string> Map(absl::Span<std::byte> memory);
+  absl::StatusOr<std::string> Map(absl::Span<std::byte> memory, bool on_device);
 
   const std::shared_ptr<Context> context_;
   const std::shared_ptr<RegionTable> table_;
@@ -55,17 +60,29 @@ class UcxRemoteRegion final : public RemoteRegion {
   }
   int64_t size_bytes() const override { return size; }
   std::byte* mapped() const override { return nullptr; }
+  bool on_peer_device() const override { return on_device; }
+  std::string_view through_host() const override { return why_through_host; }
+  // Whether UCX may read and write it without the owner.
+  bool one_sided() const { return rkey != nullptr && why_through_host.empty(); }
 
   int64_t size = 0;
+  bool on_device = false;
+  std::string why_through_host;
   uint64_t slot = 0;
   uint64_t generation = 0;
-  uint64_t address = 0;       // in the peer
-  ucp_rkey_h rkey = nullptr;  // null for an empty region
+  uint64_t address = 0;  // in the peer
+  // Null for an empty region, and for one whose bytes go through the host.
+  ucp_rkey_h rkey = nullptr;
 };
 
 struct PeerOptions {
   std::chrono::nanoseconds import_timeout;
   bool emulated_rma;
+  // Null: no memory of GPUs. `device`: the one of this process.
+  memory::DeviceDriver* driver = nullptr;
+  int device = memory::kHostMemory;
+  // Not OK: why UCX does not reach memory of GPUs here.
+  absl::Status device_one_sided = absl::OkStatus();
 };
 
 class UcxPeer final : public Peer {
@@ -115,6 +132,7 @@ class UcxPeer final : public Peer {
     uint64_t id = 0;                   // in ops_by_id_ while not 0
     int64_t answers_awaited = 0;       // Put by messages
     absl::Span<std::byte> local = {};  // Get and Gather by messages
+    int local_device = memory::kHostMemory;
     size_t received_bytes = 0;
     absl::Status status = absl::OkStatus();
   };
@@ -122,6 +140,7 @@ class UcxPeer final : public Peer {
   struct PutMessage {
     Op* op = nullptr;
     std::string header;
+    std::vector<std::byte> staged;  // of memory of a GPU
   };
 
   UcxPeer(std::shared_ptr<Context> context, std::string label,
@@ -140,16 +159,25 @@ class UcxPeer final : public Peer {
   static void OnFlushed(void* request, ucs_status_t status, void* user_data);
 
   absl::Status SendRequest(Request request);
+  // Whether UCX reads this region of a GPU, or its bytes go through the host.
+  absl::Status ChooseDeviceWay(UcxRemoteRegion& region);
+  // Reads some bytes of a GPU's memory by UCX: whether a wire does it.
+  absl::Status ProbeDevice(const UcxRemoteRegion& region);
+  int DeviceOfLocal(const std::byte* local, const Region* local_region) const;
+  // Whether UCX moves bytes between the two without the owner.
+  bool OneSided(const UcxRemoteRegion& region, int local_device) const;
   absl::StatusOr<Reply> Ask(Request request, base::Deadline deadline);
 
   Op& NewOp(OpTag tag);
   // Posts what the owner packs and sends back; a Get is its simplest case.
   absl::Status PostGather(const UcxRemoteRegion& region,
                           const StridedPieces& pieces,
-                          absl::Span<std::byte> local, OpTag tag);
+                          absl::Span<std::byte> local, int local_device,
+                          OpTag tag);
   absl::Status PostPut(const UcxRemoteRegion& region,
                        int64_t remote_offset_bytes,
-                       absl::Span<const std::byte> local, OpTag tag);
+                       absl::Span<const std::byte> local, int local_device,
+                       OpTag tag);
   // Params of a Get or Put of `op`.
   ucp_request_param_t TransferParams(Op& op, const Region* local_region) const;
   absl::Status Posted(Op& op, ucs_status_ptr_t request);
@@ -170,6 +198,8 @@ class UcxPeer final : public Peer {
   const PeerOptions options_;
   bool heard_ = false;      // the owner has answered something
   bool one_sided_ = false;  // Get and Put by UCX, else by messages
+  DeviceCopier copier_;
+  std::unique_ptr<memory::DeviceBuffer> probe_;  // what ProbeDevice reads into
   // A Put by messages is cut into parts of this size, each sent whole.
   size_t put_message_bytes_ = 0;
   const uint64_t client_id_;

@@ -22,8 +22,9 @@ constexpr std::chrono::seconds kLongestSleep{1};
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     const std::shared_ptr<Context>& context, uint64_t instance,
-    std::shared_ptr<const RegionTable> regions) {
-  std::unique_ptr<Server> server(new Server(instance, std::move(regions)));
+    std::shared_ptr<const RegionTable> regions, memory::DeviceDriver* driver) {
+  std::unique_ptr<Server> server(
+      new Server(instance, std::move(regions), driver));
   WEFT_ASSIGN_OR_RETURN(server->worker_, Worker::Make(context));
   WEFT_RETURN_IF_ERROR(
       server->worker_->SetHandler(kRequestId, &OnRequest, server.get()));
@@ -79,8 +80,12 @@ void Server::HandlePut(const Request& request,
         WEFT_RETURN_IF_ERROR(CheckRange(
             "this rank", offset_bytes, static_cast<int64_t>(payload.size()),
             static_cast<int64_t>(region.memory.size())));
-        std::memcpy(region.memory.data() + offset_bytes, payload.data(),
-                    payload.size());
+        std::byte* const to = region.memory.data() + offset_bytes;
+        if (region.device != memory::kHostMemory) {
+          return copier_.Copy(region.device, to, payload.data(),
+                              static_cast<int64_t>(payload.size()));
+        }
+        std::memcpy(to, payload.data(), payload.size());
         return absl::OkStatus();
       });
   Answer(*found->second, reply);
@@ -150,7 +155,7 @@ void Server::Greet(const Request& request) {
   if (!endpoint.ok()) return;
   client->endpoint = *endpoint;
   client->gathers = std::make_unique<GatherSender>(
-      *regions_, MessageBytes(FastestWire(DescribeLanes(*endpoint))));
+      *regions_, copier_, MessageBytes(FastestWire(DescribeLanes(*endpoint))));
   Reply reply{.id = request.id};
   if (request.instance != instance_) {
     reply.status = absl::UnavailableError(

@@ -30,7 +30,7 @@ class Server {
  public:
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       const std::shared_ptr<Context>& context, uint64_t instance,
-      std::shared_ptr<const RegionTable> regions);
+      std::shared_ptr<const RegionTable> regions, memory::DeviceDriver* driver);
   ~Server();
 
   const std::string& address() const { return worker_->address(); }
@@ -42,8 +42,9 @@ class Server {
     std::unique_ptr<GatherSender> gathers;
   };
 
-  Server(uint64_t instance, std::shared_ptr<const RegionTable> regions)
-      : instance_(instance), regions_(std::move(regions)) {}
+  Server(uint64_t instance, std::shared_ptr<const RegionTable> regions,
+         memory::DeviceDriver* driver)
+      : instance_(instance), regions_(std::move(regions)), copier_(driver) {}
 
   static ucs_status_t OnRequest(void* arg, const void* header,
                                 size_t header_bytes, void* data,
@@ -63,6 +64,7 @@ class Server {
 
   const uint64_t instance_;
   const std::shared_ptr<const RegionTable> regions_;
+  DeviceCopier copier_;
   std::atomic<bool> stop_ = false;
   int stop_event_ = -1;
   std::deque<Request> inbox_;

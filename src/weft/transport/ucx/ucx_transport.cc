@@ -50,6 +50,9 @@ class UcxTransport final : public Transport {
                uint64_t instance, std::shared_ptr<RegionTable> regions,
                std::unique_ptr<ucx::Server> server)
       : options_(options),
+        copier_(options.driver),
+        device_one_sided_(options.emulated_rma ? absl::OkStatus()
+                                               : context->CheckDeviceMemory()),
         context_(std::move(context)),
         instance_(instance),
         regions_(std::move(regions)),
@@ -64,14 +67,24 @@ class UcxTransport final : public Transport {
 
   std::string description() const override {
     absl::MutexLock lock(&mutex_);
-    return absl::StrCat("ucx ", ucx::Context::Version(), " (",
-                        lanes_.empty() ? "not connected yet" : lanes_, ")");
+    return absl::StrCat(
+        "ucx ", ucx::Context::Version(), " (",
+        lanes_.empty() ? "not connected yet" : lanes_, ")",
+        options_.driver == nullptr ? ""
+        : device_one_sided_.ok()
+            ? ", memory of GPUs too"
+            : absl::StrCat(", memory of GPUs through the host: ",
+                           std::string(device_one_sided_.message())));
   }
 
   // By the lanes of the peer that was connected last; before, as for tcp.
   Capabilities capabilities() const override {
     absl::MutexLock lock(&mutex_);
-    return CostOf(ucx::FastestWire(lanes_));
+    Capabilities cost = CostOf(ucx::FastestWire(lanes_));
+    cost.device_memory = options_.driver != nullptr;
+    cost.device_seconds_per_op = 3.2e-6;
+    cost.device_bytes_per_second = 3.5e11;
+    return cost;
   }
 
   const std::string& address() const override { return address_; }
@@ -79,7 +92,10 @@ class UcxTransport final : public Transport {
   absl::StatusOr<std::unique_ptr<Region>> Register(
       absl::Span<std::byte> memory, const memory::Buffer* buffer) override {
     WEFT_RETURN_IF_ERROR(CheckRegistration(memory, buffer, true));
-    return ucx::UcxRegion::Make(context_, regions_, instance_, memory, buffer);
+    const int device = buffer == nullptr ? copier_.DeviceOf(memory.data())
+                                         : memory::kHostMemory;
+    return ucx::UcxRegion::Make(context_, regions_, instance_, memory, buffer,
+                                device, device_one_sided_);
   }
 
   absl::StatusOr<std::unique_ptr<Peer>> Connect(
@@ -98,7 +114,10 @@ class UcxTransport final : public Transport {
         std::unique_ptr<ucx::UcxPeer> peer,
         ucx::UcxPeer::Make(context_, instance, std::move(label),
                            {.import_timeout = options_.import_timeout,
-                            .emulated_rma = options_.emulated_rma}));
+                            .emulated_rma = options_.emulated_rma,
+                            .driver = options_.driver,
+                            .device = options_.device,
+                            .device_one_sided = device_one_sided_}));
     const absl::Status connected = peer->Connect(ucx_address, deadline);
     absl::MutexLock lock(&mutex_);
     DropAbandoned();
@@ -123,6 +142,8 @@ class UcxTransport final : public Transport {
   }
 
   const UcxOptions options_;
+  const DeviceCopier copier_;  // asked where memory lies
+  const absl::Status device_one_sided_;
   const std::shared_ptr<ucx::Context> context_;
   const uint64_t instance_;
   const std::shared_ptr<RegionTable> regions_;
@@ -138,12 +159,20 @@ class UcxTransport final : public Transport {
 
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(
     const UcxOptions& options) {
-  WEFT_ASSIGN_OR_RETURN(std::shared_ptr<ucx::Context> context,
-                        ucx::Context::Make(options.settings));
+  if (options.driver != nullptr && options.device != memory::kHostMemory) {
+    // UCX looks for GPUs when it starts, and finds those that the process has
+    // begun to use: else it would have no wire to them.
+    WEFT_RETURN_IF_ERROR(options.driver->MakeQueue(options.device).status());
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      std::shared_ptr<ucx::Context> context,
+      ucx::Context::Make(options.settings,
+                         options.driver == nullptr || options.emulated_rma));
   const uint64_t instance = RandomId();
   auto regions = std::make_shared<RegionTable>();
-  WEFT_ASSIGN_OR_RETURN(std::unique_ptr<ucx::Server> server,
-                        ucx::Server::Start(context, instance, regions));
+  WEFT_ASSIGN_OR_RETURN(
+      std::unique_ptr<ucx::Server> server,
+      ucx::Server::Start(context, instance, regions, options.driver));
   return std::make_unique<UcxTransport>(options, std::move(context), instance,
                                         std::move(regions), std::move(server));
 }

@@ -10,6 +10,13 @@
 // of its own, which the owner's service thread checks against its regions.
 // Gather is always such a message.
 //
+// Memory of GPUs moves from GPU to GPU by UCX where the loaded one has CUDA and
+// a wire leads there (NVLink, PCIe or RDMA with the GPU): each region is probed
+// when it is imported. Else, and when one end only lies on a GPU, its owner's
+// GPU copies it to the host, and messages carry it. RemoteRegion::through_host
+// and description() say which way and why
+// (docs/decisions/0020-posted-device.md).
+//
 // A region that its owner freed is refused; by a NIC with an error of the
 // endpoint, which ends the connection.
 #ifndef WEFT_TRANSPORT_UCX_UCX_TRANSPORT_H_
@@ -22,6 +29,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "weft/memory/device.h"
 #include "weft/transport/transport.h"
 
 namespace weft::transport {
@@ -36,6 +44,10 @@ struct UcxOptions {
   // Get and Put by UCX also where it emulates them. For benchmarks that compare
   // the two; leave it alone elsewhere.
   bool emulated_rma = false;
+  // Null: this process uses no memory of GPUs. Outlives the transport.
+  memory::DeviceDriver* driver = nullptr;
+  // This process's GPU, into which memory of peers' GPUs is read.
+  int device = memory::kHostMemory;
 };
 
 // kUnavailable when UCX does not start, kInvalidArgument for a setting that it

@@ -23,7 +23,7 @@
 namespace weft::transport::ucx {
 
 inline constexpr std::string_view kLeaf = "ucx";
-inline constexpr uint32_t kWireVersion = 2;
+inline constexpr uint32_t kWireVersion = 3;
 
 // Active message ids.
 inline constexpr unsigned kRequestId = 1;

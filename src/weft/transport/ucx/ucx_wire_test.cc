@@ -92,7 +92,8 @@ TEST(GatherSenderTest, RefusesWhatItsRegionsDoNotHold) {
   RegionTable regions;
   std::vector<std::byte> memory(1000);
   const RegisteredRegion region = regions.Add(absl::MakeSpan(memory), nullptr);
-  GatherSender sender(regions, /*chunk_bytes=*/4096);
+  DeviceCopier copier(nullptr);
+  GatherSender sender(regions, copier, /*chunk_bytes=*/4096);
   const auto add = [&](uint64_t generation, StridedPieces pieces) {
     return sender
         .Add({.id = 1,
