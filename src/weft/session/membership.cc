@@ -65,6 +65,16 @@ absl::Status Membership::Register(base::Deadline deadline) {
     WEFT_RETURN_IF_ERROR(
         catalog.PutPlacement(manifest::DigestOf(blob).ToHex(), blob, deadline));
   }
+  const absl::Status entered = Enter(deadline);
+  // Not what a connection says that fails: that ended with the blobs.
+  if (terms_.info.rejoins && absl::IsFailedPrecondition(entered)) {
+    refused_ = entered;
+  }
+  return entered;
+}
+
+absl::Status Membership::Enter(base::Deadline deadline) {
+  catalog::CatalogStore& catalog = *terms_.catalog;
   WEFT_ASSIGN_OR_RETURN(
       const catalog::Registration registration,
       catalog.Register(terms_.info, terms_.binding, deadline));
@@ -120,6 +130,7 @@ absl::StatusOr<catalog::Lease> Membership::AcquireLease(
 
 absl::Status Membership::TakeAgain(const absl::Status& lost,
                                    base::Deadline deadline) {
+  if (!refused_.ok()) return refused_;
   // The catalog may hold the worker alive still: then nothing is lost.
   absl::StatusOr<std::unique_ptr<catalog::Attachment>> again =
       terms_.catalog->Reattach(registration_, deadline);
@@ -170,8 +181,10 @@ bool Membership::Look(
   if (IsLost()) {
     const absl::Status lost = Health();
     const absl::Status back = lost.ok() ? lost : TakeAgain(lost, deadline);
-    // A catalog that is away may come back.
-    if (absl::IsUnavailable(back) || absl::IsDeadlineExceeded(back)) {
+    // A catalog that is away may come back, and one that does not know what it
+    // was told a moment ago has been started again since.
+    if (absl::IsUnavailable(back) || absl::IsDeadlineExceeded(back) ||
+        absl::IsNotFound(back)) {
       return true;
     }
     if (!back.ok()) {

@@ -76,7 +76,10 @@ class Membership {
 
  private:
   explicit Membership(MembershipTerms terms) : terms_(std::move(terms)) {}
+  // Puts the blobs, then enters.
   absl::Status Register(base::Deadline deadline);
+  // Registers and attaches.
+  absl::Status Enter(base::Deadline deadline);
   absl::Status TakeAgain(const absl::Status& lost, base::Deadline deadline);
   // One log line.
   void Tell(const std::string& what) const;
@@ -91,6 +94,9 @@ class Membership {
 
   MembershipTerms terms_;
   catalog::Registration registration_;
+  // Why another run or a newer epoch keeps the place, once the catalog has said
+  // so: it may forget that, but whoever was replaced does not come back.
+  absl::Status refused_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ends_ = false;

@@ -342,6 +342,72 @@ TEST_P(MembershipTest, WhoWasTakenOverStaysAway) {
   }
 }
 
+// A trainer that had heard who replaced it took the model back when a catalog
+// in memory was started again and its next call came before those of the new
+// one, which was then refused for ever. model/places.pml: FORGET_REFUSAL.
+TEST_P(RestartOverGrpcTest, WhoHeardOfATakeoverStaysAwayFromAnEmptyCatalog) {
+  Catalog catalog;
+  store_ = catalog.Connect();
+  StartTrainers(1);
+  PublishAll(1);
+  Trainer& old = *trainers_[0];
+  catalog::WorkerInfo info =
+      catalog.memory().ListWorkers("m", Soon())->front().info;
+  info.run_id = "another";
+  ASSERT_TRUE(catalog.memory().Register(info, "", Soon()).ok());
+  const absl::Status heard = old.publisher->BeginUpdate(Soon()).status();
+  ASSERT_THAT(std::string(heard.message()), HasSubstr("has taken over"));
+
+  catalog.Restart();
+  const absl::Status again = old.publisher->BeginUpdate(Soon()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(again)) << again;
+  EXPECT_THAT(std::string(again.message()), HasSubstr("has taken over"));
+  EXPECT_FALSE(old.publisher->Publish(9, Soon()).ok());
+  EXPECT_TRUE(catalog.memory().ListWorkers("m", Soon())->empty());
+}
+
+// Forgets a worker between its registration and its attachment, as a catalog
+// in memory does that is started again just then.
+class ForgetfulStore : public catalog::ForwardingStore {
+ public:
+  using ForwardingStore::ForwardingStore;
+  absl::StatusOr<std::unique_ptr<catalog::Attachment>> Attach(
+      const std::string& worker_id, base::Deadline deadline) override {
+    if (forgets_.exchange(false)) {
+      return absl::NotFoundError(
+          absl::StrCat("worker \"", worker_id, "\" is not known"));
+    }
+    return ForwardingStore::Attach(worker_id, deadline);
+  }
+  void ForgetTheNext() { forgets_ = true; }
+  bool forgets() const { return forgets_; }
+
+ private:
+  std::atomic<bool> forgets_ = false;
+};
+
+// The thread that looks for a lost place gave up when the catalog was started
+// again once more before it had attached: what the trainer held was READY only
+// with its next step, which may wait for engines that wait for this one.
+// model/places.pml: LOOK_ONCE.
+TEST_P(MembershipTest, APlaceThatIsLostBeforeItIsAttachedIsTakenAgain) {
+  const auto forgetful = std::make_shared<ForgetfulStore>(store_);
+  const auto severable = std::make_shared<SeverableStore>(forgetful);
+  store_ = severable;
+  StartTrainers(1);
+  forgetful->ForgetTheNext();
+  const uint64_t before = trainers_[0]->publisher->generation();
+  severable->SeverAll();
+  const base::Deadline deadline = Soon();
+  while (trainers_[0]->publisher->generation() == before &&
+         !deadline.Passed()) {
+    std::this_thread::yield();
+  }
+  EXPECT_GT(trainers_[0]->publisher->generation(), before);
+  EXPECT_FALSE(forgetful->forgets());
+  EXPECT_TRUE(trainers_[0]->publisher->Health().ok());
+}
+
 // Time that only a test moves, and renewals that it counts.
 class RenewalsStore : public catalog::ForwardingStore {
  public:
