@@ -219,14 +219,23 @@ inline take_again(t) {
     :: else -> enter(t); ok = true
     fi
   }
-  atomic {
-    if
-    :: ok && place[t] == REGISTERED -> attach(t)
-    :: ok && place[t] == DEAD -> ok = false; end = true; refused[t] = true
-    :: ok && place[t] == UNKNOWN -> ok = false
-    :: else
-    fi
-  }
+  if
+  :: atomic { ok && place[t] == REGISTERED -> attach(t) }
+  :: atomic { ok && place[t] == UNKNOWN -> ok = false }
+  /* To register once more tells why. */
+  :: atomic { ok && place[t] == DEAD && (REMEMBERS(t) || TAKEN_OVER(t)) ->
+              ok = false; end = true; refused[t] = true }
+  :: atomic { ok && place[t] == DEAD && !(REMEMBERS(t) || TAKEN_OVER(t)) ->
+              enter(t) }
+     atomic {
+       if
+       :: place[t] == REGISTERED -> attach(t)
+       :: place[t] == DEAD -> ok = false; end = true
+       :: else -> ok = false
+       fi
+     }
+  :: else
+  fi
 }
 
 /* Whether there is something to publish again. */

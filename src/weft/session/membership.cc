@@ -66,21 +66,25 @@ absl::Status Membership::Register(base::Deadline deadline) {
         catalog.PutPlacement(manifest::DigestOf(blob).ToHex(), blob, deadline));
   }
   const absl::Status entered = Enter(deadline);
-  // Not what a connection says that fails: that ended with the blobs.
-  if (terms_.info.rejoins && absl::IsFailedPrecondition(entered)) {
-    refused_ = entered;
-  }
-  return entered;
+  // An attachment that is refused may have been late or replaced: to register
+  // once more tells.
+  const bool again = terms_.info.rejoins && refused_.ok() &&
+                     absl::IsFailedPrecondition(entered);
+  return again ? Enter(deadline) : entered;
 }
 
 absl::Status Membership::Enter(base::Deadline deadline) {
   catalog::CatalogStore& catalog = *terms_.catalog;
-  WEFT_ASSIGN_OR_RETURN(
-      const catalog::Registration registration,
-      catalog.Register(terms_.info, terms_.binding, deadline));
+  const absl::StatusOr<catalog::Registration> registration =
+      catalog.Register(terms_.info, terms_.binding, deadline);
+  if (terms_.info.rejoins &&
+      absl::IsFailedPrecondition(registration.status())) {
+    refused_ = registration.status();
+  }
+  WEFT_RETURN_IF_ERROR(registration.status());
   WEFT_ASSIGN_OR_RETURN(std::unique_ptr<catalog::Attachment> attachment,
-                        catalog.Attach(registration.worker_id, deadline));
-  Hold(registration, std::move(attachment));
+                        catalog.Attach(registration->worker_id, deadline));
+  Hold(*registration, std::move(attachment));
   return absl::OkStatus();
 }
 

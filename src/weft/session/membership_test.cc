@@ -408,6 +408,39 @@ TEST_P(MembershipTest, APlaceThatIsLostBeforeItIsAttachedIsTakenAgain) {
   EXPECT_TRUE(trainers_[0]->publisher->Health().ok());
 }
 
+// A trainer that was held between its registration and its attachment has been
+// dropped meanwhile, and replaced by nobody.
+class LateStore : public catalog::ForwardingStore {
+ public:
+  using ForwardingStore::ForwardingStore;
+  absl::StatusOr<std::unique_ptr<catalog::Attachment>> Attach(
+      const std::string& worker_id, base::Deadline deadline) override {
+    if (is_late_.exchange(false)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("worker \"", worker_id, "\" cannot be attached: late"));
+    }
+    return ForwardingStore::Attach(worker_id, deadline);
+  }
+  void DelayTheNext() { is_late_ = true; }
+
+ private:
+  std::atomic<bool> is_late_ = false;
+};
+
+TEST_P(MembershipTest, WhoAttachedTooLateComesBackAllTheSame) {
+  const auto late = std::make_shared<LateStore>(store_);
+  const auto severable = std::make_shared<SeverableStore>(late);
+  store_ = severable;
+  StartTrainers(1);
+  PublishAll(1);
+  late->DelayTheNext();
+  severable->SeverAll();
+  EXPECT_EQ(trainers_[0]->publisher->BeginUpdate(Soon()).status(),
+            absl::OkStatus());
+  EXPECT_EQ(trainers_[0]->publisher->Publish(2, Soon()).status(),
+            absl::OkStatus());
+}
+
 // Time that only a test moves, and renewals that it counts.
 class RenewalsStore : public catalog::ForwardingStore {
  public:
