@@ -15,7 +15,7 @@
 // when it is imported. Else, and when one end only lies on a GPU, its owner's
 // GPU copies it to the host, and messages carry it. RemoteRegion::through_host
 // and description() say which way and why
-// (docs/decisions/0020-posted-device.md).
+// (docs/decisions/0021-posted-device.md).
 //
 // A region that its owner freed is refused; by a NIC with an error of the
 // endpoint, which ends the connection.
