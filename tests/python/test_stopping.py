@@ -51,7 +51,9 @@ def test_a_benchmark_ends_with_its_processes(number):
     # More runs than anyone waits for: a catalog and two sources serve them.
     bench = subprocess.Popen(
         [BINARY, "bench", "refit", "--bytes", str(64 << 20), "--runs", "1000"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        # A shell's background jobs ignore it, and what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         wait_until(lambda: len(children_of(bench.pid)) >= 2,
                    "the benchmark has started its processes")

@@ -408,8 +408,7 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
 
 absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
                                           base::Deadline deadline) {
-  std::optional<PhaseTimer> phase(std::in_place, options_.on_phase,
-                                  "manifests");
+  std::optional<PhaseTimer> part(std::in_place, options_.on_phase, "manifests");
   WEFT_ASSIGN_OR_RETURN(
       const catalog::SourceSet set,
       options_.catalog->GetSources(
@@ -423,7 +422,7 @@ absl::Status ReceiverImpl::PrepareVersion(const catalog::Lease* lease,
       chooser_->Choose(set, request, deadline);
   counters_.manifests_fetched = chooser_->manifests_fetched();
   WEFT_RETURN_IF_ERROR(choice.status());
-  phase.reset();
+  part.reset();
   const bool connect = lease != nullptr;
   if (prepared_ != nullptr && prepared_->source_set == choice->source_set &&
       (prepared_->connected || !connect)) {

@@ -38,6 +38,8 @@ class CaseMemory {
   CaseMemory& operator=(CaseMemory&&) = default;
   absl::Span<std::byte> span() const { return span_; }
   size_t size() const { return span_.size(); }
+  // As a vector is taken where a span is wanted.
+  // NOLINTNEXTLINE(google-explicit-constructor)
   operator absl::Span<const std::byte>() const { return span_; }
 
  private:

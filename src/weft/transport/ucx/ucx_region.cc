@@ -20,8 +20,8 @@ absl::StatusOr<std::unique_ptr<Region>> UcxRegion::Make(
     absl::StatusOr<std::string> mapped = region->Map(memory, on_device);
     // Of a GPU's memory there is another way.
     if (!mapped.ok() && !on_device) return mapped.status();
-    if (mapped.ok()) rkey = *std::move(mapped);
     reached = mapped.status();
+    if (mapped.ok()) rkey = *std::move(mapped);
   }
   base::ByteWriter native;
   native.U64(reinterpret_cast<uintptr_t>(memory.data()));
