@@ -231,7 +231,8 @@ void RedisCore::LetGo(uint64_t token) {
   changed_.notify_all();
 }
 
-std::optional<uint64_t> RedisCore::TokenOf(const std::string& worker_id) const {
+std::optional<uint64_t> RedisCore::TokenOf(const std::string& worker_id) {
+  const std::lock_guard lock(mutex_);
   for (auto held = held_.rbegin(); held != held_.rend(); ++held) {
     if (held->second.worker_id == worker_id) return held->first;
   }
@@ -246,11 +247,8 @@ absl::Status RedisCore::Health(const std::string& worker_id, uint64_t token) {
 
 absl::StatusOr<bool> RedisCore::AwaitRetired(
     const std::string& worker_id, const CatalogState::VersionKey& key,
-    base::Deadline deadline) {
+    std::optional<uint64_t> token, base::Deadline deadline) {
   std::unique_lock lock(mutex_);
-  // The worker may go to another server while this one ends, which then waits
-  // for its calls.
-  const std::optional<uint64_t> token = TokenOf(worker_id);
   const auto has_gone = [&] { return token && !held_.contains(*token); };
   absl::StatusOr<bool> retired = false;
   changed_.wait_for(lock, deadline.Remaining(), [&] {

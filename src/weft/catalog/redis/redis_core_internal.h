@@ -64,9 +64,15 @@ class RedisCore {
   void LetGo(uint64_t token);
   absl::Status Health(const std::string& worker_id, uint64_t token);
 
-  // As in Core of the memory store.
+  // Of the worker's attachment to this server, if it has one.
+  std::optional<uint64_t> TokenOf(const std::string& worker_id);
+
+  // As in Core of the memory store. kUnavailable when the attachment of `token`
+  // goes: its worker may go to another server while this one ends, which waits
+  // for its calls.
   absl::StatusOr<bool> AwaitRetired(const std::string& worker_id,
                                     const CatalogState::VersionKey& key,
+                                    std::optional<uint64_t> token,
                                     base::Deadline deadline);
   absl::StatusOr<EventPage> AwaitEvents(const EventQuery& query,
                                         base::Deadline deadline);
@@ -126,9 +132,6 @@ class RedisCore {
   absl::Status SendBatch(RedisConnection& connection, const Batch& batch);
   void FinishProposal(uint64_t sequence, absl::StatusOr<CommandResult> result);
   void AddJob(RedisWords words);  // mutex_ is held
-
-  // Of the worker's attachment to this server, if it has one.
-  std::optional<uint64_t> TokenOf(const std::string& worker_id) const;
 
   // The reader.
   void RunReader();

@@ -1,6 +1,7 @@
 #include "weft/catalog/redis/redis_store.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -263,12 +264,14 @@ absl::StatusOr<int64_t> RedisStore::BeginUpdate(const std::string& worker_id,
                                                 base::Deadline revoke_after) {
   // The deadline says when to revoke, not when to give up.
   const base::Deadline patient = base::Deadline::Infinite();
+  // Before anybody can see that the version retires, and move the worker.
+  const std::optional<uint64_t> token = core_->TokenOf(worker_id);
   WEFT_ASSIGN_OR_RETURN(const CommandResult retired,
                         Do(OfWorker(Kind::kRetire, worker_id), patient));
   if (!retired.key) return 0;
   WEFT_ASSIGN_OR_RETURN(
       const bool is_retired,
-      core_->AwaitRetired(worker_id, *retired.key, revoke_after));
+      core_->AwaitRetired(worker_id, *retired.key, token, revoke_after));
   if (is_retired) return 0;
   Command revoke;
   revoke.kind = Kind::kRevoke;
