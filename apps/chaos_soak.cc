@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "console.h"
 #include "weft/base/status.h"
+#include "weft/catalog/grpc/catalog_server.h"
 
 namespace weft::apps {
 namespace {
@@ -23,9 +24,6 @@ using std::chrono::milliseconds;
 // Allocators and libraries keep this much for themselves, once.
 constexpr int64_t kSlackBytes = int64_t{3} << 20;
 constexpr int64_t kSlackCount = 2;
-// A catalog keeps the threads that a burst of calls needed, which comes when
-// workers move to it (decision 0020).
-constexpr int64_t kCatalogThreads = 16;
 constexpr int64_t kRefitsBetweenFaults = 8;
 // Before anything is measured: pools of threads and memory fill.
 constexpr int64_t kWarmRefits = 100;
@@ -46,7 +44,8 @@ ProcessUse Mean(const std::vector<ProcessUse>& samples, size_t begin,
 }
 
 bool IsFlat(const ProcessUse& first, const ProcessUse& last, bool is_catalog) {
-  const int64_t pool = is_catalog ? kCatalogThreads : 0;
+  // A burst of calls comes to a catalog when workers move to it.
+  const int64_t pool = is_catalog ? catalog::kWaitingThreads : 0;
   return last.resident_bytes <= first.resident_bytes + kSlackBytes &&
          last.shared_bytes <= first.shared_bytes + kSlackBytes &&
          last.descriptors <= first.descriptors + kSlackCount &&

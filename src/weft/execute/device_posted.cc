@@ -24,8 +24,6 @@ constexpr int64_t kRingParts = 2;
 constexpr int64_t kMaxDeviceSlotBytes = int64_t{16} << 20;
 constexpr int64_t kMinDeviceSlotBytes = 512;
 constexpr int64_t kSlotAlignBytes = 64;
-// How long a failed run waits for what it has posted.
-constexpr std::chrono::milliseconds kDeviceDrainBound{500};
 
 // Position in `grid` of the tile that holds the element at `corner`.
 int64_t TileOf(const tensor::TileGrid& grid, const tensor::Shape& corner) {
@@ -264,13 +262,12 @@ absl::Status DevicePosted::Service() {
 absl::Status DevicePosted::Fail(const absl::Status& status,
                                 const Placed& placed) const {
   const BoundMove& move = binding_.moves[placed.transfer->move];
-  const char* const phase =
-      placed.transfer->way == WireWay::kGather ? "gather" : "get";
   return base::Annotate(
-      status, absl::StrCat(phase, " from publisher rank ",
-                           binding_.peers[placed.peer].rank, ", tensor \"",
-                           std::string(move.tensor_name), "\", ",
-                           placed.transfer->wire_bytes, " bytes"));
+      status,
+      absl::StrCat(PhaseOf(*placed.transfer, Direction::kPull),
+                   " from publisher rank ", binding_.peers[placed.peer].rank,
+                   ", tensor \"", std::string(move.tensor_name), "\", ",
+                   placed.transfer->wire_bytes, " bytes"));
 }
 
 absl::Status DevicePosted::PollPeer(PeerState& peer) {
@@ -355,18 +352,9 @@ absl::Status DevicePosted::PostOne(PeerState& peer, Cursor& cursor) {
       staged ? peer.ring_region : transfer.near_region;
   const int32_t op_name = peer.free_ops.back();
   const transport::OpTag tag = generation_ | static_cast<uint32_t>(op_name);
-  absl::Status status;
-  if (transfer.way == WireWay::kGather) {
-    status = peer.peer->Gather(
-        *transfer.region, PiecesOf(transfer),
-        {local, static_cast<size_t>(transfer.wire_bytes)}, region, tag);
-  } else {
-    const WireOp op = transfer.Op(cursor.next_op);
-    status = peer.peer->Get(
-        *transfer.region, op.far_offset_bytes,
-        {local + op.local_offset_bytes, static_cast<size_t>(op.bytes)}, region,
-        tag);
-  }
+  const absl::Status status =
+      PostOperation(*peer.peer, transfer, cursor.next_op, local, region,
+                    Direction::kPull, tag);
   if (!status.ok()) return Fail(status, placed);
   peer.free_ops.pop_back();
   peer.op_placed[op_name] = name;
@@ -382,19 +370,13 @@ void DevicePosted::Abort() {
 }
 
 int64_t DevicePosted::Drain() {
-  const base::Deadline bound = base::Deadline::After(kDeviceDrainBound);
+  const base::Deadline bound = base::Deadline::After(kPostedDrainBound);
   while (true) {
     int64_t left = 0;
     for (PeerState& peer : peers_) {
       if (peer.in_flight == 0) continue;
-      completions_.clear();
-      const int polled = peer.peer->Poll(completions_);
-      for (const transport::Completion& completion : completions_) {
-        if ((completion.tag & kGenerationMask) == generation_) {
-          --peer.in_flight;
-        }
-      }
-      if (polled == 0 && peer.peer->in_flight() == 0) peer.in_flight = 0;
+      peer.in_flight =
+          PollToDrain(*peer.peer, generation_, peer.in_flight, completions_);
       left += peer.in_flight;
     }
     if (left == 0 || bound.Passed()) return left;

@@ -17,14 +17,47 @@ constexpr int64_t kMaxSlotBytes = int64_t{1} << 20;
 constexpr int64_t kMinSlotBytes = 512;
 // Slots per peer at least: one is scattered while others are filled.
 constexpr int64_t kSlotsPerPeer = 4;
-// How long a failed run waits for what it has posted.
-constexpr std::chrono::milliseconds kDrainBound{500};
 
 }  // namespace
 
 uint64_t NextTagGeneration() {
   static std::atomic<uint32_t> next{1};
   return uint64_t{next.fetch_add(1, std::memory_order_relaxed)} << 32;
+}
+
+const char* PhaseOf(const Transfer& transfer, Direction direction) {
+  if (direction == Direction::kPush) return "put";
+  return transfer.way == WireWay::kGather ? "gather" : "get";
+}
+
+absl::Status PostOperation(transport::Peer& peer, const Transfer& transfer,
+                           int64_t op, std::byte* local,
+                           const transport::Region* local_region,
+                           Direction direction, transport::OpTag tag) {
+  if (transfer.way == WireWay::kGather) {
+    return peer.Gather(*transfer.region, PiecesOf(transfer),
+                       {local, static_cast<size_t>(transfer.wire_bytes)},
+                       local_region, tag);
+  }
+  const WireOp one = transfer.Op(op);
+  const absl::Span<std::byte> memory(local + one.local_offset_bytes,
+                                     static_cast<size_t>(one.bytes));
+  return direction == Direction::kPull
+             ? peer.Get(*transfer.region, one.far_offset_bytes, memory,
+                        local_region, tag)
+             : peer.Put(*transfer.region, one.far_offset_bytes, memory,
+                        local_region, tag);
+}
+
+int64_t PollToDrain(transport::Peer& peer, uint64_t generation,
+                    int64_t in_flight,
+                    std::vector<transport::Completion>& completions) {
+  completions.clear();
+  const int polled = peer.Poll(completions);
+  for (const transport::Completion& completion : completions) {
+    if ((completion.tag & kGenerationMask) == generation) --in_flight;
+  }
+  return polled == 0 && peer.in_flight() == 0 ? 0 : in_flight;
 }
 
 absl::StatusOr<std::unique_ptr<PostedDriver>> PostedDriver::Make(
@@ -97,22 +130,15 @@ PostedDriver::~PostedDriver() {
   if (Drain() > 0) staging_.Abandon();
 }
 
-int64_t PostedDriver::DrainPeer(PeerState& peer, uint64_t generation) {
-  peer.completions.clear();
-  const int polled = peer.peer->Poll(peer.completions);
-  for (const transport::Completion& completion : peer.completions) {
-    if ((completion.tag & kGenerationMask) == generation) --peer.in_flight;
-  }
-  if (polled == 0 && peer.peer->in_flight() == 0) peer.in_flight = 0;
-  return peer.in_flight;
-}
-
 int64_t PostedDriver::Drain() {
-  const base::Deadline bound = base::Deadline::After(kDrainBound);
+  const base::Deadline bound = base::Deadline::After(kPostedDrainBound);
   while (true) {
     int64_t left = 0;
     for (PeerState& peer : peers_) {
-      if (peer.in_flight > 0) left += DrainPeer(peer, generation_);
+      if (peer.in_flight == 0) continue;
+      peer.in_flight = PollToDrain(*peer.peer, generation_, peer.in_flight,
+                                   peer.completions);
+      left += peer.in_flight;
     }
     if (left == 0 || bound.Passed()) return left;
     std::this_thread::yield();
@@ -156,11 +182,6 @@ const Transfer& PostedDriver::TransferOf(const PeerState& peer,
                                          const Active& active) const {
   return active.staged ? peer.transfers.staged[active.transfer]
                        : peer.transfers.direct[active.transfer];
-}
-
-const char* PostedDriver::PhaseOf(const Transfer& transfer) const {
-  if (!pull()) return "put";
-  return transfer.way == WireWay::kGather ? "gather" : "get";
 }
 
 absl::Status PostedDriver::Fail(absl::Status status, const char* phase,
@@ -271,7 +292,9 @@ absl::StatusOr<bool> PostedDriver::PollPeer(PeerState& peer, LocalWork& work) {
     if (!completion.status.ok()) {
       // The rest of this batch is counted, so that draining can end.
       if (fault_.status.ok()) {
-        Fail(completion.status, PhaseOf(transfer), transfer.move).IgnoreError();
+        Fail(completion.status, PhaseOf(transfer, binding_.direction),
+             transfer.move)
+            .IgnoreError();
       }
       continue;
     }
@@ -296,22 +319,11 @@ absl::Status PostedDriver::PostOne(PeerState& peer, int32_t active_name) {
       active.staged ? peer.staging_region : transfer.near_region;
   const int32_t op_name = peer.free_ops.back();
   const transport::OpTag tag = generation_ | static_cast<uint32_t>(op_name);
-  absl::Status status;
-  if (transfer.way == WireWay::kGather) {
-    status = peer.peer->Gather(
-        *transfer.region, PiecesOf(transfer),
-        {local, static_cast<size_t>(transfer.wire_bytes)}, region, tag);
-  } else {
-    const WireOp op = transfer.Op(active.next_op);
-    const absl::Span<std::byte> memory(local + op.local_offset_bytes,
-                                       static_cast<size_t>(op.bytes));
-    status = pull() ? peer.peer->Get(*transfer.region, op.far_offset_bytes,
-                                     memory, region, tag)
-                    : peer.peer->Put(*transfer.region, op.far_offset_bytes,
-                                     memory, region, tag);
-  }
+  absl::Status status = PostOperation(*peer.peer, transfer, active.next_op,
+                                      local, region, binding_.direction, tag);
   if (!status.ok()) {
-    return Fail(std::move(status), PhaseOf(transfer), transfer.move);
+    return Fail(std::move(status), PhaseOf(transfer, binding_.direction),
+                transfer.move);
   }
   peer.free_ops.pop_back();
   peer.op_active[op_name] = active_name;
@@ -386,7 +398,8 @@ PostedFault PostedDriver::Standing(int peer_index) const {
   if (transfer == nullptr && !all.staged.empty()) transfer = &all.staged.back();
   if (transfer == nullptr && !all.direct.empty()) transfer = &all.direct.back();
   if (transfer == nullptr) return {};
-  return {absl::OkStatus(), PhaseOf(*transfer), transfer->move};
+  return {absl::OkStatus(), PhaseOf(*transfer, binding_.direction),
+          transfer->move};
 }
 
 }  // namespace weft::execute

@@ -8,6 +8,7 @@
 #ifndef WEFT_EXECUTE_POSTED_DRIVER_INTERNAL_H_
 #define WEFT_EXECUTE_POSTED_DRIVER_INTERNAL_H_
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -33,6 +34,21 @@ struct PostedFault {
 // which is the upper half of its tags.
 uint64_t NextTagGeneration();
 inline constexpr uint64_t kGenerationMask = ~uint64_t{0xffffffff};
+
+// How long a failed run waits for what it has posted.
+inline constexpr std::chrono::milliseconds kPostedDrainBound{500};
+
+// "gather", "get" or "put".
+const char* PhaseOf(const Transfer& transfer, Direction direction);
+// Posts operation `op` of `transfer`, which works on memory from `local` on.
+absl::Status PostOperation(transport::Peer& peer, const Transfer& transfer,
+                           int64_t op, std::byte* local,
+                           const transport::Region* local_region,
+                           Direction direction, transport::OpTag tag);
+// Polls once. How many of the `in_flight` operations of `generation` are left.
+int64_t PollToDrain(transport::Peer& peer, uint64_t generation,
+                    int64_t in_flight,
+                    std::vector<transport::Completion>& completions);
 
 class PostedDriver {
  public:
@@ -107,9 +123,7 @@ class PostedDriver {
   void CountTransfers(const PeerTransfers& transfers);
   void CollectCopied(LocalWork& work, bool& advanced);
   absl::Status Fail(absl::Status status, const char* phase, int32_t move);
-  const char* PhaseOf(const Transfer& transfer) const;
   int64_t ResetPeer(PeerState& peer);
-  static int64_t DrainPeer(PeerState& peer, uint64_t generation);
 
   const Binding& binding_;
   const ExecuteOptions& options_;

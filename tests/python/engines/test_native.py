@@ -12,6 +12,18 @@ if not hasattr(weft, "Receiver"):
     pytest.skip("the native extension is not built", allow_module_level=True)
 
 
+def refit(llm, publisher, trained, values, step):
+    """Publishes `values` as `step` and brings the engine to it."""
+    with publisher.update():
+        for name, tensor in trained.items():
+            tensor.copy_(values[name])
+    version = publisher.publish(step=step).version
+    llm.start_weight_update()
+    llm.update_weights({"update_info": {"version": version}})
+    llm.finish_weight_update(weight_version=version)
+    return version
+
+
 def test_published_steps_reach_the_engine(tmp_path):
     config = tiny_models.config_of("qwen2", tied=False)
     a, b = (tiny_models.random_tensors(config, seed) for seed in (1, 2))
@@ -27,13 +39,7 @@ def test_published_steps_reach_the_engine(tmp_path):
             "catalog": catalog.address, "model": "tiny", "timeout": 60}})
         answers = {}
         for step, values in [(2, b), (3, a)]:
-            with publisher.update():
-                for name, tensor in trained.items():
-                    tensor.copy_(values[name])
-            version = publisher.publish(step=step).version
-            llm.start_weight_update()
-            llm.update_weights({"update_info": {"version": version}})
-            llm.finish_weight_update(weight_version=version)
+            version = refit(llm, publisher, trained, values, step)
             answers[step] = engines.answers(llm)
             assert llm.get_weight_version() == version
         llm.start_weight_update()
@@ -62,13 +68,7 @@ def test_a_later_engine_reads_from_this_one(tmp_path):
         with weft.Receiver(catalog.address, "tiny",
                            weft.tensors(later)) as receiver:
             for step, values in [(1, a), (2, b)]:
-                with publisher.update():
-                    for name, tensor in trained.items():
-                        tensor.copy_(values[name])
-                version = publisher.publish(step=step).version
-                llm.start_weight_update()
-                llm.update_weights({"update_info": {"version": version}})
-                llm.finish_weight_update(weight_version=version)
+                version = refit(llm, publisher, trained, values, step)
                 for tensor in later.values():
                     tensor.fill_(-7)
                 report = receiver.refit(version, timeout=60)

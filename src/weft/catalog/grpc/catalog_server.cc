@@ -39,10 +39,7 @@ absl::Status CheckOptions(const CatalogServerOptions& options) {
   return absl::OkStatus();
 }
 
-// Calls come in bursts, one from each rank. Without these the threads that a
-// burst needs are made for it and end with it.
-constexpr int kWaitingThreads = 16;
-
+// By default the threads that a burst needs are made for it and end with it.
 void SetThreads(grpc::ServerBuilder& builder) {
   using Option = grpc::ServerBuilder::SyncServerOption;
   builder.SetSyncServerOption(Option::MIN_POLLERS, 1);

@@ -15,6 +15,10 @@
 
 namespace weft::catalog {
 
+// Threads that a server keeps for the next calls, which come in bursts, one
+// from each rank (docs/decisions/0020-threads-of-a-call.md).
+inline constexpr int kWaitingThreads = 16;
+
 struct CatalogServerOptions {
   ServerTls tls{};
   GateOptions gate{};
