@@ -222,7 +222,13 @@ uint64_t RedisCore::NewToken() {
 
 void RedisCore::Hold(uint64_t token, const Registration& worker) {
   const std::lock_guard lock(mutex_);
-  held_[token] = worker;
+  held_[token] = {worker};
+}
+
+void RedisCore::EndHolding(uint64_t token) {
+  const std::lock_guard lock(mutex_);
+  const auto held = held_.find(token);
+  if (held != held_.end()) held->second.ends = true;
 }
 
 void RedisCore::LetGo(uint64_t token) {
@@ -234,7 +240,7 @@ void RedisCore::LetGo(uint64_t token) {
 std::optional<uint64_t> RedisCore::TokenOf(const std::string& worker_id) {
   const std::lock_guard lock(mutex_);
   for (auto held = held_.rbegin(); held != held_.rend(); ++held) {
-    if (held->second.worker_id == worker_id) return held->first;
+    if (held->second.worker.worker_id == worker_id) return held->first;
   }
   return std::nullopt;
 }

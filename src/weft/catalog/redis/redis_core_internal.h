@@ -61,6 +61,9 @@ class RedisCore {
   // has been taken for dead by mistake.
   uint64_t NewToken();
   void Hold(uint64_t token, const Registration& worker);
+  // It will not be taken back any more. An update of its worker waits on: what
+  // ends it is that the worker detaches, or LetGo.
+  void EndHolding(uint64_t token);
   void LetGo(uint64_t token);
   absl::Status Health(const std::string& worker_id, uint64_t token);
 
@@ -125,6 +128,11 @@ class RedisCore {
     std::vector<std::shared_ptr<Job>> jobs;
   };
 
+  struct Held {
+    Registration worker;
+    bool ends = false;
+  };
+
   // The writer.
   void RunWriter();
   void ServeWriter(RedisConnection& connection);
@@ -186,7 +194,7 @@ class RedisCore {
   std::deque<std::shared_ptr<Job>> jobs_;
   bool tick_is_open_ = false;
   uint64_t last_token_ = 0;
-  std::map<uint64_t, Registration> held_;  // by token
+  std::map<uint64_t, Held> held_;  // by token
   VersionWatches watches_;
   // Outlives replicas: what was read before a new one is not lost.
   EventLog events_;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <memory>
 #include <set>
 #include <string>
@@ -249,6 +250,33 @@ TEST(RedisCrashTest, AnUpdateOfAWorkerThatHasMovedWaitsForNobody) {
   EXPECT_EQ(revoked.status().code(), absl::StatusCode::kUnavailable)
       << revoked.status();
   EXPECT_EQ(StateOf(*two, Version(1)), VersionState::kRetiring);
+}
+
+// Once the update ended before Redis had heard of the death, with an error that
+// asks to try again.
+TEST(RedisCrashTest, AnUpdateOfADeadWorkerSaysThatItIsDead) {
+  RedisProcess redis(/*durable=*/false);
+  ASSERT_TRUE(redis.runs());
+  const auto store = Connect(redis.NewUrl());
+  Member publisher = Join(*store, PublisherInfo(0, 1));
+  const Member receiver = Join(*store, ReceiverInfo());
+  ASSERT_TRUE(store->PublishShard(publisher.id(), 1, Soon()).ok());
+  ASSERT_TRUE(store->AcquireLease(receiver.id(), Version(1), Soon()).ok());
+  std::future<absl::StatusOr<int64_t>> update =
+      std::async(std::launch::async, [&] {
+        return store->BeginUpdate(publisher.id(), base::Deadline::Infinite());
+      });
+  while (StateOf(*store, Version(1)) != VersionState::kRetiring) {
+  }
+  redis.Signal(SIGSTOP);
+  std::thread death([&] { publisher.attachment.reset(); });
+  EXPECT_EQ(update.wait_for(std::chrono::milliseconds(200)),
+            std::future_status::timeout);
+  redis.Signal(SIGCONT);
+  death.join();
+  const auto revoked = update.get();
+  EXPECT_EQ(revoked.status().code(), absl::StatusCode::kFailedPrecondition)
+      << revoked.status();
 }
 
 TEST(RedisCrashTest, APublisherThatLostItsAnswerAsksAgain) {

@@ -387,7 +387,9 @@ void RedisCore::StartNewLife() {
   joined_ = false;
   must_join_ = true;
   sent_sequence_ = 0;
-  for (const auto& [token, worker] : held_) {
+  for (const auto& [token, held] : held_) {
+    if (held.ends) continue;
+    const Registration& worker = held.worker;
     auto proposal = std::make_shared<Proposal>();
     Command& command = proposal->command;
     command.kind = Command::Kind::kReattach;

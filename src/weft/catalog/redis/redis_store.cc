@@ -36,7 +36,7 @@ class RedisAttachment : public Attachment {
     core_->Hold(token_, worker_);
   }
   ~RedisAttachment() override {
-    core_->LetGo(token_);
+    core_->EndHolding(token_);
     Command end =
         OfWorker(abandoned_ ? Kind::kOrphan : Kind::kDetach, worker_.worker_id);
     end.token = token_;
@@ -45,6 +45,7 @@ class RedisAttachment : public Attachment {
     core_->Propose(std::move(end), base::Deadline::After(wait), /*keep=*/true)
         .status()
         .IgnoreError();
+    core_->LetGo(token_);
   }
 
   absl::Status Health() override {
