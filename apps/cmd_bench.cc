@@ -2,8 +2,11 @@
 #include <CLI/CLI.hpp>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "bench_case.h"
 #include "bench_job.h"
 #include "commands.h"
@@ -21,6 +24,22 @@ const std::map<std::string, BenchFunction>& Benches() {
       {"catalog", bench::BenchCatalog}, {"refit", bench::BenchRefit},
       {"gpu", bench::BenchGpu}};
   return *benches;
+}
+
+absl::Status CheckPart(const std::string& what, const std::string& part) {
+  static const auto* const parts =
+      new std::map<std::string, std::set<std::string>>{
+          {"gpu", {"refit", "posted", "empty", "shadow", "beside", "programs"}},
+          {"catalog", {"control", "scale", "redis"}}};
+  const auto found = parts->find(what);
+  if (part.empty() || (found != parts->end() && found->second.contains(part))) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--only \"", part, "\" is no part of bench ", what,
+      found == parts->end()
+          ? ", which has none"
+          : absl::StrCat(", which has ", absl::StrJoin(found->second, ", "))));
 }
 
 }  // namespace
@@ -50,11 +69,10 @@ void AddBench(CLI::App& app, int* exit_code) {
   command->add_option("--bytes", options->bytes, "bytes of the large cases")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1} << 20, int64_t{1} << 36));
-  command
-      ->add_option("--only", options->only,
-                   "of gpu: refit, posted, empty, shadow, beside or programs")
-      ->check(CLI::IsMember(
-          {"refit", "posted", "empty", "shadow", "beside", "programs"}));
+  command->add_option(
+      "--only", options->only,
+      "one part of it. gpu: refit, posted, empty, shadow, beside, "
+      "programs. catalog: control, scale, redis");
   command->add_flag("--json", options->json, "one JSON object a line");
   auto source = std::make_shared<bench::BenchSourceArgs>();
   CLI::App* source_command =
@@ -69,7 +87,8 @@ void AddBench(CLI::App& app, int* exit_code) {
   source_command->callback(
       [source, exit_code] { *exit_code = bench::RunBenchSource(*source); });
   command->callback([options, what, exit_code] {
-    const absl::Status status = Benches().at(*what)(*options);
+    absl::Status status = CheckPart(*what, options->only);
+    if (status.ok()) status = Benches().at(*what)(*options);
     *exit_code = status.ok() ? 0 : Fail("bench", status, false);
   });
 }

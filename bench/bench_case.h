@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,8 +24,12 @@ struct BenchOptions {
   int64_t bytes = int64_t{1} << 30;
   // Of `weft bench transport` and of the posted cases of `refit`: ucx or nixl.
   std::string transport = "ucx";
-  // One part of `weft bench gpu`; empty: all.
+  // One part of `weft bench gpu` or `catalog`; empty: all.
   std::string only = "";
+
+  bool Wants(std::string_view part) const {
+    return only.empty() || only == part;
+  }
 };
 
 struct CaseResult {

@@ -38,12 +38,19 @@ absl::Status BenchListVersions(const BenchFleet& fleet,
 }  // namespace
 
 absl::Status BenchCatalog(const BenchOptions& options) {
-  WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<BenchFleet> fleet,
-                        BenchFleet::Start("control", 0, "shm"));
-  WEFT_RETURN_IF_ERROR(BenchCatalogControl(*fleet, options));
-  WEFT_RETURN_IF_ERROR(BenchListVersions(*fleet, options));
-  WEFT_RETURN_IF_ERROR(BenchCatalogAtScale(options));
-  return BenchCatalogOnRedis(options);
+  if (options.Wants("control")) {
+    WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<BenchFleet> fleet,
+                          BenchFleet::Start("control", 0, "shm"));
+    WEFT_RETURN_IF_ERROR(BenchCatalogControl(*fleet, options));
+    WEFT_RETURN_IF_ERROR(BenchListVersions(*fleet, options));
+  }
+  if (options.Wants("scale")) {
+    WEFT_RETURN_IF_ERROR(BenchCatalogAtScale(options));
+  }
+  if (options.Wants("redis")) {
+    WEFT_RETURN_IF_ERROR(BenchCatalogOnRedis(options));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace weft::bench

@@ -89,6 +89,7 @@ void RedisCore::Close() {
     news_.notify_all();
     ending_.notify_all();
     work_.notify_all();
+    turn_.notify_all();
     for (const auto& [sequence, proposal] : open_) proposal->Close();
     for (RedisConnection* connection : {writing_, reading_}) {
       if (connection != nullptr) connection->Shutdown();

@@ -124,6 +124,7 @@ class RedisCore {
   };
   struct Batch {
     bool joins = false;
+    std::optional<EntryId> reads_after;
     std::vector<std::pair<uint64_t, std::string>> proposals;  // by sequence
     std::vector<std::shared_ptr<Job>> jobs;
   };
@@ -137,13 +138,19 @@ class RedisCore {
   void RunWriter();
   void ServeWriter(RedisConnection& connection);
   Batch TakeBatch();
+  bool HasWork() const;  // mutex_ is held
+  absl::Status ReadAlong(RedisConnection& connection);
   absl::Status SendBatch(RedisConnection& connection, const Batch& batch);
   void FinishProposal(uint64_t sequence, absl::StatusOr<CommandResult> result);
   void AddJob(RedisWords words);  // mutex_ is held
 
   // The reader.
   void RunReader();
+  // Of whoever reads, the reader or the writer.
+  absl::Status ApplyNews(absl::Span<const RedisReply> news);
   absl::Status ApplyEntries(absl::Span<const RedisReply> entries);
+  // Behind a cut lies all that came from one snapshot to the next, at least.
+  bool MayBeCut(size_t num_entries) const;
   absl::Status ServeReader(RedisConnection& connection);
   absl::Status LoadIfNew(RedisConnection& connection);
   absl::Status Load(RedisConnection& connection);
@@ -153,6 +160,7 @@ class RedisCore {
   absl::Status Install(Replica loaded, EntryId at,
                        const std::vector<RedisReply>& log);
   // mutex_ is held by all below.
+  void LetReaderRead();
   std::vector<VersionRecord> Differences(
       std::map<std::pair<std::string, VersionId>, VersionRecord>& before);
   absl::Status ApplyEntry(const RedisReply& entry,
@@ -179,6 +187,7 @@ class RedisCore {
   std::condition_variable news_;     // events, closed
   std::condition_variable ending_;   // closed
   std::condition_variable work_;     // for the writer
+  std::condition_variable turn_;     // for the reader
   bool closed_ = false;
   bool leaving_ = false;
   std::unique_ptr<Replica> replica_;  // nullptr until it was loaded
@@ -188,6 +197,10 @@ class RedisCore {
   bool joined_ = false;  // as server_
   uint64_t last_sequence_ = 0;
   uint64_t sent_sequence_ = 0;
+  // While several callers wait, the writer asks for the log's news along with
+  // what it writes, and the reader sleeps: one thread and one exchange with
+  // Redis a batch in place of two and three.
+  bool writer_reads_ = false;
   bool must_join_ = true;
   bool must_beat_ = false;
   std::map<uint64_t, std::shared_ptr<Proposal>> open_;  // by sequence

@@ -85,15 +85,6 @@ absl::StatusOr<std::pair<uint64_t, uint64_t>> ParseEntryId(
   return id;
 }
 
-// Of the one stream that XREAD was asked for.
-absl::StatusOr<std::vector<RedisReply>> EntriesOf(RedisReply streams) {
-  if (streams.items.empty()) return std::vector<RedisReply>();
-  if (streams.items[0].items.size() != 2) {
-    return absl::DataLossError("redis answers XREAD without entries");
-  }
-  return std::move(streams.items[0].items[1].items);
-}
-
 std::string LineOf(const std::string& text, const std::string& name) {
   const size_t at = text.find(name + ":");
   if (at == std::string::npos) return "";
@@ -116,6 +107,18 @@ absl::StatusOr<std::pair<uint64_t, uint64_t>> EntryIdOf(
     return absl::DataLossError("redis gives an entry without its id");
   }
   return ParseEntryId(entry.items[0].text);
+}
+
+absl::StatusOr<std::vector<RedisReply>> EntriesOf(const RedisAddress& address,
+                                                  RedisReply streams) {
+  if (streams.kind == RedisReply::Kind::kError) {
+    return RefusedBy(address, streams);
+  }
+  if (streams.items.empty()) return std::vector<RedisReply>();
+  if (streams.items[0].items.size() != 2) {
+    return absl::DataLossError("redis answers XREAD without entries");
+  }
+  return std::move(streams.items[0].items[1].items);
 }
 
 std::string ToString(const std::pair<uint64_t, uint64_t>& entry_id) {
@@ -155,23 +158,24 @@ absl::Status RedisCore::ServeReader(RedisConnection& connection) {
     EntryId after;
     uint64_t entries = 0;
     {
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
+      // Others wait: the writer is about to send or has just sent theirs.
+      if (!open_.empty() && writing_ != nullptr) {
+        writer_reads_ = true;
+        work_.notify_one();
+        turn_.wait(lock, [this] { return closed_ || !writer_reads_; });
+      }
       if (closed_) return absl::OkStatus();
       after = applied_;
       entries = replica_->entries();
     }
     WEFT_ASSIGN_OR_RETURN(
         RedisReply streams,
-        connection.Ask({"XREAD", "COUNT", "1000", "BLOCK", kBlockMs, "STREAMS",
-                        Key(kLogKey), ToString(after)}));
-    if (streams.kind == RedisReply::Kind::kError) {
-      return RefusedBy(address_, streams);
-    }
+        connection.Ask({"XREAD", "COUNT", kNewsAtOnce, "BLOCK", kBlockMs,
+                        "STREAMS", Key(kLogKey), ToString(after)}));
     WEFT_ASSIGN_OR_RETURN(const std::vector<RedisReply> news,
-                          EntriesOf(std::move(streams)));
-    // Behind a cut lies all that came from one snapshot to the next, at least.
-    if (news.size() >=
-        std::min(Replica::kFewestASnapshot, options_.entries_a_snapshot)) {
+                          EntriesOf(address_, std::move(streams)));
+    if (MayBeCut(news.size())) {
       WEFT_ASSIGN_OR_RETURN(const RedisReply cut,
                             connection.Ask({"HGET", Key(kSnapshotKey), "cut"}));
       if (NumberOf(cut) > entries) {
@@ -180,12 +184,19 @@ absl::Status RedisCore::ServeReader(RedisConnection& connection) {
         continue;
       }
     }
-    absl::Span<const RedisReply> rest = news;
-    do {
-      WEFT_RETURN_IF_ERROR(ApplyEntries(rest.subspan(0, kEntriesAtOnce)));
-      rest.remove_prefix(std::min(rest.size(), kEntriesAtOnce));
-    } while (!rest.empty());
+    WEFT_RETURN_IF_ERROR(ApplyNews(news));
   }
+}
+
+bool RedisCore::MayBeCut(size_t num_entries) const {
+  return num_entries >=
+         std::min(Replica::kFewestASnapshot, options_.entries_a_snapshot);
+}
+
+void RedisCore::LetReaderRead() {
+  if (!writer_reads_) return;
+  writer_reads_ = false;
+  turn_.notify_one();
 }
 
 // Another life of Redis may have forgotten the end of the log: this replica
@@ -252,13 +263,9 @@ absl::Status RedisCore::ReadRest(RedisConnection& connection, EntryId at,
                                  std::vector<RedisReply>& log) {
   while (true) {
     WEFT_ASSIGN_OR_RETURN(RedisReply streams,
-                          connection.Ask({"XREAD", "COUNT", "1000", "STREAMS",
-                                          Key(kLogKey), ToString(at)}));
-    if (streams.kind == RedisReply::Kind::kError) {
-      return RefusedBy(address_, streams);
-    }
+                          connection.Ask(NewsAfter(Key(kLogKey), at)));
     WEFT_ASSIGN_OR_RETURN(std::vector<RedisReply> entries,
-                          EntriesOf(std::move(streams)));
+                          EntriesOf(address_, std::move(streams)));
     if (entries.empty()) return absl::OkStatus();
     WEFT_ASSIGN_OR_RETURN(at, EntryIdOf(entries.back()));
     std::move(entries.begin(), entries.end(), std::back_inserter(log));
@@ -326,8 +333,15 @@ std::vector<VersionRecord> RedisCore::Differences(
   return changes;
 }
 
+absl::Status RedisCore::ApplyNews(absl::Span<const RedisReply> news) {
+  while (!news.empty()) {
+    WEFT_RETURN_IF_ERROR(ApplyEntries(news.subspan(0, kEntriesAtOnce)));
+    news.remove_prefix(std::min(news.size(), kEntriesAtOnce));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RedisCore::ApplyEntries(absl::Span<const RedisReply> entries) {
-  if (entries.empty()) return absl::OkStatus();
   std::vector<std::string> notes;
   VersionWatches::Queues to_wake;
   {

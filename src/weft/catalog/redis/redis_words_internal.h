@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,6 +23,8 @@ inline constexpr char kSnapshotKey[] = "snapshot";  // hash
 inline constexpr char kOptionsKey[] = "options";    // string, written once
 inline constexpr char kEntryField[] = "c";
 
+inline constexpr char kNewsAtOnce[] = "1000";
+
 inline std::string ServerKey(const std::string& server) {
   return "server:" + server;
 }
@@ -33,6 +36,16 @@ inline std::string PlacementKey(const std::string& place) {
 absl::StatusOr<std::pair<uint64_t, uint64_t>> EntryIdOf(
     const RedisReply& entry);
 std::string ToString(const std::pair<uint64_t, uint64_t>& entry_id);
+
+// All that is in the log after an entry and is there already.
+inline RedisWords NewsAfter(const std::string& log_key,
+                            const std::pair<uint64_t, uint64_t>& entry_id) {
+  return {"XREAD",   "COUNT", kNewsAtOnce,
+          "STREAMS", log_key, ToString(entry_id)};
+}
+// Of the one stream that XREAD was asked for; none if there is no news.
+absl::StatusOr<std::vector<RedisReply>> EntriesOf(const RedisAddress& address,
+                                                  RedisReply streams);
 
 // kResourceExhausted for a Redis that is full, else kInternal, with its words.
 absl::Status RefusedBy(const RedisAddress& address, const RedisReply& error);

@@ -16,6 +16,9 @@ namespace {
 constexpr std::size_t kProposalsABatch = 1024;
 constexpr std::size_t kBytesABatch = std::size_t{4} << 20;
 constexpr std::size_t kJobsABatch = 256;
+// How long the writer keeps the reader asleep without work of its own: longer
+// than callers take from one answer to their next call.
+constexpr std::chrono::microseconds kReadsOn(200);
 
 int64_t WallMicroseconds() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -55,6 +58,7 @@ void RedisCore::RunWriter() {
     ServeWriter(**connection);
     const std::lock_guard lock(mutex_);
     writing_ = nullptr;
+    LetReaderRead();
     connected_since_.reset();
     if (closed_) return;
   }
@@ -63,7 +67,10 @@ void RedisCore::RunWriter() {
 void RedisCore::ServeWriter(RedisConnection& connection) {
   while (true) {
     const Batch batch = TakeBatch();
-    if (!batch.joins && batch.proposals.empty() && batch.jobs.empty()) return;
+    if (!batch.joins && batch.proposals.empty() && batch.jobs.empty() &&
+        !batch.reads_after) {
+      return;
+    }
     if (SendBatch(connection, batch).ok()) continue;
     const std::lock_guard lock(mutex_);
     for (auto job = batch.jobs.rbegin(); job != batch.jobs.rend(); ++job) {
@@ -73,15 +80,23 @@ void RedisCore::ServeWriter(RedisConnection& connection) {
   }
 }
 
+bool RedisCore::HasWork() const {
+  return closed_ || must_join_ || must_beat_ || !jobs_.empty() ||
+         open_.upper_bound(sent_sequence_) != open_.end() ||
+         (writer_reads_ && !open_.empty());
+}
+
 // Waits for work; nothing once closed.
 RedisCore::Batch RedisCore::TakeBatch() {
   std::unique_lock lock(mutex_);
-  work_.wait(lock, [this] {
-    return closed_ || must_join_ || must_beat_ || !jobs_.empty() ||
-           open_.upper_bound(sent_sequence_) != open_.end();
-  });
+  const auto has_work = [this] { return HasWork(); };
+  if (writer_reads_ && !work_.wait_for(lock, kReadsOn, has_work)) {
+    LetReaderRead();
+  }
+  work_.wait(lock, has_work);
   Batch batch;
   if (closed_) return batch;
+  if (writer_reads_) batch.reads_after = applied_;
   const auto add_job = [&batch](RedisWords words) {
     auto job = std::make_shared<Job>();
     job->words = std::move(words);
@@ -123,7 +138,8 @@ RedisCore::Batch RedisCore::TakeBatch() {
     jobs_.pop_front();
   }
   // An empty batch means closed.
-  if (!batch.joins && batch.proposals.empty() && batch.jobs.empty()) {
+  if (!batch.joins && batch.proposals.empty() && batch.jobs.empty() &&
+      !batch.reads_after) {
     add_job({"PING"});
   }
   return batch;
@@ -135,6 +151,9 @@ absl::Status RedisCore::SendBatch(RedisConnection& connection,
     connection.Append({"XADD", Key(kLogKey), "*", kEntryField, entry});
   }
   for (const auto& job : batch.jobs) connection.Append(job->words);
+  if (batch.reads_after) {
+    connection.Append(NewsAfter(Key(kLogKey), *batch.reads_after));
+  }
   for (const auto& [sequence, entry] : batch.proposals) {
     WEFT_ASSIGN_OR_RETURN(const RedisReply reply, connection.Read());
     if (reply.kind != RedisReply::Kind::kError) continue;
@@ -148,6 +167,20 @@ absl::Status RedisCore::SendBatch(RedisConnection& connection,
     any = true;
   }
   if (any) changed_.notify_all();
+  return batch.reads_after ? ReadAlong(connection) : absl::OkStatus();
+}
+
+// What is more than plain news is for the reader, which asks for it again.
+absl::Status RedisCore::ReadAlong(RedisConnection& connection) {
+  WEFT_ASSIGN_OR_RETURN(RedisReply streams, connection.Read());
+  const absl::StatusOr<std::vector<RedisReply>> news =
+      EntriesOf(address_, std::move(streams));
+  if (news.ok() && !news->empty() && !MayBeCut(news->size()) &&
+      ApplyNews(*news).ok()) {
+    return absl::OkStatus();
+  }
+  const std::lock_guard lock(mutex_);
+  LetReaderRead();
   return absl::OkStatus();
 }
 
