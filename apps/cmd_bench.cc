@@ -30,7 +30,7 @@ absl::Status CheckPart(const std::string& what, const std::string& part) {
   static const auto* const parts =
       new std::map<std::string, std::set<std::string>>{
           {"gpu", {"refit", "posted", "empty", "shadow", "beside", "programs"}},
-          {"catalog", {"control", "scale", "redis"}}};
+          {"catalog", {"control", "ranks", "scale", "redis"}}};
   const auto found = parts->find(what);
   if (part.empty() || (found != parts->end() && found->second.contains(part))) {
     return absl::OkStatus();
@@ -72,7 +72,7 @@ void AddBench(CLI::App& app, int* exit_code) {
   command->add_option(
       "--only", options->only,
       "one part of it. gpu: refit, posted, empty, shadow, beside, "
-      "programs. catalog: control, scale, redis");
+      "programs. catalog: control, ranks, scale, redis");
   command->add_flag("--json", options->json, "one JSON object a line");
   auto source = std::make_shared<bench::BenchSourceArgs>();
   CLI::App* source_command =

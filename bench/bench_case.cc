@@ -113,6 +113,19 @@ absl::StatusOr<CaseResult> RunTimed(
   return result;
 }
 
+absl::Status PrintMeasured(const std::string& name, const std::string& unit,
+                           std::optional<double> goal,
+                           const std::vector<double>& values,
+                           const BenchOptions& options) {
+  size_t next = 0;
+  WEFT_ASSIGN_OR_RETURN(
+      const CaseResult result,
+      RunTimed(name, unit, static_cast<int>(values.size()) - 1, goal,
+               [&]() -> absl::StatusOr<double> { return values[next++]; }));
+  Print(result, options);
+  return absl::OkStatus();
+}
+
 void Print(const CaseResult& result, const BenchOptions& options) {
   if (options.json) {
     nlohmann::json line = {

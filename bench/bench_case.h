@@ -69,6 +69,13 @@ absl::StatusOr<CaseResult> RunTimed(
     std::optional<double> goal,
     const std::function<absl::StatusOr<double>()>& measure);
 
+// What was measured along with another case, one value after the other, the
+// first as warm-up.
+absl::Status PrintMeasured(const std::string& name, const std::string& unit,
+                           std::optional<double> goal,
+                           const std::vector<double>& values,
+                           const BenchOptions& options);
+
 // A line of JSON {"case","value","unit","bound","ratio","runs","spread",
 // "machine"}, or a line for a person.
 void Print(const CaseResult& result, const BenchOptions& options);

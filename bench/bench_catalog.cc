@@ -1,12 +1,13 @@
 // Workload: catalog/list-versions  one small call to a catalog process
-// The others are in bench_catalog_control.cc, bench_catalog_scale.cc and
-// bench_catalog_redis.cc.
+// The others are in bench_catalog_control.cc, bench_catalog_ranks.cc,
+// bench_catalog_scale.cc and bench_catalog_redis.cc; `--only` takes a part.
 #include <algorithm>
 #include <chrono>
 #include <memory>
 
 #include "bench_case.h"
 #include "bench_catalog_control.h"
+#include "bench_catalog_ranks.h"
 #include "bench_catalog_redis.h"
 #include "bench_catalog_scale.h"
 #include "bench_fleet.h"
@@ -43,6 +44,9 @@ absl::Status BenchCatalog(const BenchOptions& options) {
                           BenchFleet::Start("control", 0, "shm"));
     WEFT_RETURN_IF_ERROR(BenchCatalogControl(*fleet, options));
     WEFT_RETURN_IF_ERROR(BenchListVersions(*fleet, options));
+  }
+  if (options.Wants("ranks")) {
+    WEFT_RETURN_IF_ERROR(BenchCatalogRanks(options));
   }
   if (options.Wants("scale")) {
     WEFT_RETURN_IF_ERROR(BenchCatalogAtScale(options));

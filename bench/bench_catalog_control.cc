@@ -27,20 +27,6 @@ double Milliseconds(std::chrono::steady_clock::duration time) {
   return std::chrono::duration<double, std::milli>(time).count();
 }
 
-// What was measured along with another case, one value after the other.
-absl::Status PrintMeasured(const std::string& name,
-                           const std::vector<double>& values,
-                           const BenchOptions& options) {
-  size_t next = 0;
-  WEFT_ASSIGN_OR_RETURN(
-      const CaseResult result,
-      RunTimed(name, "ms", static_cast<int>(values.size()) - 1,
-               kGoalMilliseconds,
-               [&]() -> absl::StatusOr<double> { return values[next++]; }));
-  Print(result, options);
-  return absl::OkStatus();
-}
-
 absl::Status BenchWarm(BenchFleet& fleet, const BenchOptions& options,
                        int runs) {
   std::unique_ptr<BenchReceiver> targets[2];
@@ -72,7 +58,8 @@ absl::Status BenchWarm(BenchFleet& fleet, const BenchOptions& options,
                         1e3;
                }));
   Print(receiver, options);
-  return PrintMeasured("catalog/warm-control-publisher", publisher_ms, options);
+  return PrintMeasured("catalog/warm-control-publisher", "ms",
+                       kGoalMilliseconds, publisher_ms, options);
 }
 
 absl::Status BenchCold(BenchFleet& fleet, const BenchOptions& options,
@@ -98,8 +85,9 @@ absl::Status BenchCold(BenchFleet& fleet, const BenchOptions& options,
         target->receiver->Refit(nullptr, false, Patience()).status());
   }
   for (const std::string phase : {"lease", "commit"}) {
-    WEFT_RETURN_IF_ERROR(
-        PrintMeasured("catalog/control-cold-" + phase, phases[phase], options));
+    WEFT_RETURN_IF_ERROR(PrintMeasured("catalog/control-cold-" + phase, "ms",
+                                       kGoalMilliseconds, phases[phase],
+                                       options));
   }
   return absl::OkStatus();
 }

@@ -30,14 +30,16 @@ absl::StatusOr<std::unique_ptr<BenchFleet>> BenchFleet::Start(
   std::unique_ptr<BenchFleet> fleet(new BenchFleet);
   fleet->name_ = job;
   WEFT_ASSIGN_OR_RETURN(fleet->job_, MakeBenchJob(job, bytes));
-  WEFT_ASSIGN_OR_RETURN(fleet->catalog_,
-                        apps::ChildProcess::Start(
-                            "catalog", {apps::SelfPath(), "catalog", "--listen",
-                                        "127.0.0.1:0", "--json"}));
+  WEFT_ASSIGN_OR_RETURN(
+      fleet->catalog_,
+      apps::ChildProcess::Start(
+          "catalog", {apps::SelfPath(), "catalog", "--listen", "127.0.0.1:0",
+                      "--http", "127.0.0.1:0", "--json"}));
   WEFT_ASSIGN_OR_RETURN(const std::string line,
                         fleet->catalog_->ReadLine(Patience()));
-  fleet->address_ = nlohmann::json::parse(line, nullptr, false)
-                        .value("address", std::string());
+  const auto listening = nlohmann::json::parse(line, nullptr, false);
+  fleet->address_ = listening.value("address", std::string());
+  fleet->http_address_ = listening.value("http", std::string());
   for (size_t rank = 0; rank < fleet->job_.sources.size(); ++rank) {
     WEFT_ASSIGN_OR_RETURN(
         std::unique_ptr<apps::ChildProcess> source,

@@ -27,6 +27,7 @@ class BenchFleet {
   apps::ChildProcess& source(size_t rank) { return *sources_[rank]; }
   const BenchJob& job() const { return job_; }
   const std::string& address() const { return address_; }
+  const std::string& http_address() const { return http_address_; }
   const std::string& name() const { return name_; }
 
  private:
@@ -34,6 +35,7 @@ class BenchFleet {
   std::string name_;
   BenchJob job_;
   std::string address_;
+  std::string http_address_;
   std::unique_ptr<apps::ChildProcess> catalog_;
   std::vector<std::unique_ptr<apps::ChildProcess>> sources_;
 };

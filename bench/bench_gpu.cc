@@ -196,11 +196,14 @@ absl::Status BenchGpu(const BenchOptions& options) {
   WEFT_ASSIGN_OR_RETURN(apps::DeviceChoice device, apps::ChooseDevice("cuda"));
   device.device = device.driver->num_devices() - 1;
   if (options.Wants("refit")) WEFT_RETURN_IF_ERROR(RefitCases(options, device));
-  if (options.Wants("posted")) WEFT_RETURN_IF_ERROR(PostedCases(options, device));
+  if (options.Wants("posted"))
+    WEFT_RETURN_IF_ERROR(PostedCases(options, device));
   if (options.Wants("empty")) WEFT_RETURN_IF_ERROR(EmptyRefit(options, device));
-  if (options.Wants("shadow")) WEFT_RETURN_IF_ERROR(BenchGpuShadow(options, device));
+  if (options.Wants("shadow"))
+    WEFT_RETURN_IF_ERROR(BenchGpuShadow(options, device));
 #ifdef WEFT_WITH_CUDA
-  if (options.Wants("beside")) WEFT_RETURN_IF_ERROR(BenchGpuBeside(options, device));
+  if (options.Wants("beside"))
+    WEFT_RETURN_IF_ERROR(BenchGpuBeside(options, device));
   if (options.Wants("programs")) WEFT_RETURN_IF_ERROR(BenchGpuKernels(options));
 #endif
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "bench_case.h"
 #include "console.h"
@@ -157,6 +158,11 @@ absl::StatusOr<BenchJob> MakeBenchJob(const std::string& name, int64_t bytes) {
   if (name == "control") {
     return RecipeJob(LlamaConfig(256, 512, 8, 4, 2, 256), "megatron:tp=4",
                      "vllm:tp=2", 0);
+  }
+  if (int64_t rank = 0;
+      name.rfind("ranks:", 0) == 0 && absl::SimpleAtoi(name.substr(6), &rank)) {
+    return RecipeJob(LlamaConfig(256, 512, 16, 16, 2, 256), "megatron:tp=16",
+                     "vllm:tp=16", rank);
   }
   if (const size_t arrow = name.find('>');
       name.rfind("qwen3:", 0) == 0 && arrow != std::string::npos) {

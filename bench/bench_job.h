@@ -24,6 +24,7 @@ struct BenchJob {
 //   runs-256B       [n,256] bf16, target takes columns 64..191 of each row
 //   runs-8KiB       [n,8192] bf16, target takes 4096 columns of each row
 //   control         4 ranks of megatron:tp=4, a tiny model, vllm:tp=2 rank 0
+//   ranks:RANK      the same of megatron:tp=16, vllm:tp=16 rank RANK
 //   qwen3:FROM>TO   Qwen3-8B's layers, as many as make `bytes` with its
 //                   embeddings, in layout FROM at all ranks, TO at rank 0
 absl::StatusOr<BenchJob> MakeBenchJob(const std::string& name, int64_t bytes);
