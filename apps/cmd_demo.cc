@@ -202,6 +202,7 @@ absl::StatusOr<bool> Demo(const DemoArgs& args) {
   const Teller teller(args.json);
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<WorkDir> work,
                         WorkDir::Make("weft_demo", uint64_t{2} << 30));
+  EndAtStopSignal([path = work->path()] { WorkDir::Remove(path); });
   std::string checkpoint = args.checkpoint;
   if (checkpoint.empty()) {
     teller.Text(
@@ -258,7 +259,6 @@ void AddDemo(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 1024));
   command->add_flag("--json", args->json, "one JSON object a line");
   command->callback([args, exit_code] {
-    // Its folder is removed at the end.
     BlockStopSignals();
     const absl::StatusOr<bool> ok = Demo(*args);
     *exit_code = !ok.ok() ? Fail("demo", ok.status(), args->json) : *ok ? 0 : 1;

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <csignal>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -142,6 +143,18 @@ void WaitForStopSignal() {
   const sigset_t signals = StopSignals();
   int received = 0;
   sigwait(&signals, &received);
+}
+
+void EndAtStopSignal(std::function<void()> before) {
+  std::thread([before = std::move(before)] {
+    sigset_t signals = StopSignals();
+    int received = 0;
+    sigwait(&signals, &received);
+    before();
+    signal(received, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+    raise(received);
+  }).detach();
 }
 
 bool StopSignalCame() {

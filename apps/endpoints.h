@@ -3,6 +3,7 @@
 #ifndef WEFT_APPS_ENDPOINTS_H_
 #define WEFT_APPS_ENDPOINTS_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,6 +55,9 @@ void BlockStopSignals();
 void WaitForStopSignal();
 // Whether one has come, without waiting.
 bool StopSignalCame();
+// Call it after BlockStopSignals: from now on one of them ends the process as it
+// would have, after `before` has run in a thread of its own.
+void EndAtStopSignal(std::function<void()> before);
 
 }  // namespace weft::apps
 

@@ -27,9 +27,15 @@ absl::StatusOr<std::unique_ptr<WorkDir>> WorkDir::Make(
 
 WorkDir::WorkDir(std::string path) : path_(std::move(path)) {}
 
-WorkDir::~WorkDir() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
+WorkDir::~WorkDir() { Remove(path_); }
+
+void WorkDir::Remove(const std::string& path) {
+  constexpr int kTries = 10;
+  std::error_code error;
+  for (int i = 0; i < kTries; ++i) {
+    fs::remove_all(path, error);
+    if (!error) return;
+  }
 }
 
 }  // namespace weft::apps

@@ -19,6 +19,8 @@ class WorkDir {
   WorkDir(const WorkDir&) = delete;
   WorkDir& operator=(const WorkDir&) = delete;
   const std::string& path() const { return path_; }
+  // Even if somebody still makes files in it.
+  static void Remove(const std::string& path);
 
  private:
   explicit WorkDir(std::string path);

@@ -5,6 +5,7 @@ commands, and only those that serve until ctrl-c took them.
 """
 
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -65,6 +66,33 @@ def test_a_benchmark_ends_with_its_processes(number):
     finally:
         bench.kill()
         bench.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_ends_with_its_processes_and_its_folder(number):
+    # It went on to its end: ctrl-c in `make demo` did nothing.
+    demo = subprocess.Popen(
+        [BINARY, "demo", "--versions", "1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        for line in demo.stdout:
+            if "processes are up" in line:
+                break
+        children = children_of(demo.pid)
+        assert len(children) >= 3
+        folders = {match for child in children for match in re.findall(
+            r"(/(?:dev/shm|tmp)/weft_demo\.\w+)",
+            pathlib.Path(f"/proc/{child}/cmdline").read_text())}
+        assert len(folders) == 1 and pathlib.Path(*folders).is_dir()
+        demo.send_signal(number)
+        assert demo.wait(PATIENCE) == -number
+        wait_until(lambda: all(map(has_ended, children)),
+                   f"the processes {children} of the demo have ended")
+        assert not pathlib.Path(*folders).exists()
+    finally:
+        demo.kill()
+        demo.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
