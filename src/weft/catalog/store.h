@@ -139,7 +139,9 @@ struct VersionRecord {
   std::string model;
   VersionId version;
   VersionState state = VersionState::kStaging;
-  std::string reason;  // why it is RETIRING or GONE: "publisher rank 2 died"
+  // Why it is RETIRING or GONE: "publisher rank 2 died". READY: that its step
+  // is lower than the last one of an epoch before, or of another run.
+  std::string reason;
   int64_t ranks_published = 0;
   int64_t ranks_expected = 0;
   int64_t leases = 0;

@@ -21,6 +21,7 @@
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
+#include "weft/session/step_check_internal.h"
 #include "weft/session/transfer_internal.h"
 
 namespace weft::session {
@@ -111,11 +112,7 @@ class ReceiverImpl : public Receiver {
                                     base::Deadline deadline) override {
     const std::lock_guard lock(mutex_);
     absl::StatusOr<RefitReport> report = RefitOnce(version, newer, deadline);
-    if (report.ok()) {
-      ++counters_.refits_committed;
-    } else {
-      ++counters_.refits_failed;
-    }
+    ++(report.ok() ? counters_.refits_committed : counters_.refits_failed);
     return report;
   }
 
@@ -154,8 +151,8 @@ class ReceiverImpl : public Receiver {
     const catalog::VersionId& leased = lease.version.version;
     RefitReport report;
     report.version = leased;
-    absl::Status done;
-    {
+    absl::Status done = CheckStep(options_, committed_, leased);
+    if (done.ok()) {
       const LeaseKeeper::Kept kept(lease_keeper_, lease);
       done = TransferUnderLease(lease, deadline, report);
     }

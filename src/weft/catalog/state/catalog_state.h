@@ -256,6 +256,13 @@ class CatalogState {
                          uint64_t step) const;
   static VersionRecord GoneBefore(const std::string& model, const Epoch& epoch,
                                   uint64_t step);
+  // The version that is READY, or was last, as far as those that are GONE are
+  // kept; nullptr: none.
+  static const VersionId* LastReady(const Model& model);
+  // What a person should know of a version that is about to be READY: that its
+  // step is lower than the last one of an epoch before, or that its run is
+  // another one. Empty as a rule.
+  static std::string DescribeStepBack(const Model& model, const VersionId& id);
   // What a rank that lives on no longer holds.
   void WithdrawShards(Model& model, int64_t rank, const std::string& reason);
   // What a rank held that has died.

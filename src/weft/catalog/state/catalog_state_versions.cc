@@ -77,7 +77,12 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
   record.ranks_published = static_cast<int64_t>(version.ranks.size());
   TellShard(EventKind::kShardPublished, *worker, record);
   if (record.ranks_published == record.ranks_expected) {
+    record.reason = DescribeStepBack(model, id);
     record.state = VersionState::kReady;
+    if (!record.reason.empty()) {
+      notes_.push_back(absl::StrCat("model \"", info.model, "\": version ",
+                                    ToString(id), ": ", record.reason));
+    }
     TellVersion(EventKind::kVersionReady, record, worker);
   } else if (record.ranks_published == 1) {
     TellVersion(EventKind::kVersionStaging, record, worker);
@@ -113,6 +118,36 @@ absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
       FindVersion({info.model, {info.run_id, info.epoch, step}});
   if (version != nullptr) return version->record;
   return GoneBefore(info.model, *models_.at(info.model).current, step);
+}
+
+const VersionId* CatalogState::LastReady(const Model& model) {
+  for (const auto& [id, version] : model.versions) {
+    if (version.record.state == VersionState::kReady ||
+        version.record.state == VersionState::kRetiring) {
+      return &id;
+    }
+  }
+  for (auto id = model.gone.rbegin(); id != model.gone.rend(); ++id) {
+    const VersionRecord& record = model.versions.at(*id).record;
+    if (record.ranks_published == record.ranks_expected) return &*id;
+  }
+  return nullptr;
+}
+
+std::string CatalogState::DescribeStepBack(const Model& model,
+                                           const VersionId& id) {
+  const VersionId* last = LastReady(model);
+  if (last == nullptr) return "";
+  if (last->run_id != id.run_id) {
+    return absl::StrCat("step ", id.step, " of run \"", id.run_id,
+                        "\" follows step ", last->step, " of another run, ",
+                        ToString(*last));
+  }
+  if (id.step >= last->step) return "";
+  return absl::StrCat("step ", id.step, " follows the higher step ", last->step,
+                      " of ", ToString(*last),
+                      ": the trainer has gone back to a checkpoint, or to "
+                      "initial weights");
 }
 
 void CatalogState::WithdrawShards(Model& model, int64_t rank,
