@@ -268,6 +268,11 @@ class CatalogState {
   // What a rank held that has died.
   void LoseShards(Model& model, const Worker& worker,
                   const std::string& reason);
+  // Why a worker is dead whose attachment has ended: no more is known of it.
+  static std::string DescribeLoss(const WorkerInfo& info);
+  // A publisher rejoins: what is GONE because its attachment ended went with a
+  // connection, and not with a process.
+  void DescribeReturn(Model& model, const WorkerInfo& info);
   // Whether another rank that holds the version holds what `info` says.
   bool HasReplica(const Model& model, const Version& version,
                   const WorkerInfo& info) const;

@@ -112,12 +112,23 @@ absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
   if (worker->record.info.role == Role::kCopy) {
     return PublishShard(worker_id, step);
   }
-  if (worker->last_step != step) return PublishShard(worker_id, step);
   const WorkerInfo& info = worker->record.info;
-  const Version* version =
-      FindVersion({info.model, {info.run_id, info.epoch, step}});
+  const VersionId id{info.run_id, info.epoch, step};
+  const Epoch& epoch = *models_.at(info.model).current;
+  const Version* version = FindVersion({info.model, id});
+  if (worker->last_step != step) {
+    // A place that was lost, and the version with it: that says more than that
+    // the step does not grow.
+    if (version != nullptr && version->record.state == VersionState::kGone &&
+        epoch.ranks.at(info.rank).last_step == step) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("version ", ToString(id), " of model \"", info.model,
+                       "\" is GONE: ", version->record.reason));
+    }
+    return PublishShard(worker_id, step);
+  }
   if (version != nullptr) return version->record;
-  return GoneBefore(info.model, *models_.at(info.model).current, step);
+  return GoneBefore(info.model, epoch, step);
 }
 
 const VersionId* CatalogState::LastReady(const Model& model) {

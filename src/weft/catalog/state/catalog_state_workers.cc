@@ -239,6 +239,7 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
   Model& model = models_[info.model];
   if (publishes) {
     EnterEpoch(model, info);
+    if (info.rejoins) DescribeReturn(model, info);
     const RankSlot& slot = model.current->ranks[info.rank];
     if (!slot.worker_id.empty()) {
       DropRegistration(
@@ -352,8 +353,7 @@ void CatalogState::Detach(const std::string& worker_id, const Holder& holder) {
       worker->holder != holder) {
     return;
   }
-  Kill(worker_id, absl::StrCat(std::string(ToString(worker->record.info.role)),
-                               " rank ", worker->record.info.rank, " died"));
+  Kill(worker_id, DescribeLoss(worker->record.info));
 }
 
 void CatalogState::Orphan(const std::string& worker_id, const Holder& holder,

@@ -138,7 +138,9 @@ TEST_P(StoreConformanceTest, DeathOfAPublisherWithdrawsReady) {
   mesh[2].attachment.reset();
   const VersionRecord gone =
       AwaitState(*watch, Version(1), VersionState::kGone);
-  EXPECT_EQ(gone.reason, "publisher rank 2 died");
+  EXPECT_EQ(gone.reason,
+            "publisher rank 2 died or lost its connection; the next step heals "
+            "it");
   EXPECT_NE(store().GetSources(kModel, Soon())->source_set, before);
   const absl::Status released = other().ReleaseLease(lease, true, "", Soon());
   EXPECT_EQ(released.code(), StatusCode::kFailedPrecondition);
@@ -163,7 +165,9 @@ TEST_P(StoreConformanceTest, DeathOfAPublisherWithdrawsStaging) {
   EXPECT_NE(Find(Version(1)).source_set, before);
   mesh[1].attachment.reset();
   EXPECT_EQ(Find(Version(1)).state, VersionState::kGone);
-  EXPECT_EQ(Find(Version(1)).reason, "publisher rank 1 died");
+  EXPECT_EQ(Find(Version(1)).reason,
+            "publisher rank 1 died or lost its connection; the next step heals "
+            "it");
 }
 
 TEST_P(StoreConformanceTest, NewestLeaseIsOfTheNewestReadyVersion) {
