@@ -16,6 +16,7 @@
 #include "weft/session/lease_keeper_internal.h"
 #include "weft/session/lost_sources_internal.h"
 #include "weft/session/membership_internal.h"
+#include "weft/session/plan_cache_internal.h"
 #include "weft/session/receiver_plan_internal.h"
 #include "weft/session/serving_internal.h"
 #include "weft/session/shadow_set_internal.h"
@@ -344,6 +345,7 @@ class ReceiverImpl : public Receiver {
   LeaseKeeper lease_keeper_;
   std::unique_ptr<Latch> latch_;
   std::unique_ptr<ShadowSet> shadow_;  // null: in place
+  PlanCache plans_;
   std::unique_ptr<Prepared> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
@@ -459,17 +461,14 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
                      .distance = source.distance});
   }
   WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));
-  const bool same_layouts = prepared_ != nullptr &&
-                            prepared_->index->digest() == next->index->digest();
-  if (same_layouts) {
-    next->planned = prepared_->planned;
-  } else {
+  const auto plan = [&] {
     const PhaseTimer planning(options_.on_phase, "plan");
-    WEFT_ASSIGN_OR_RETURN(
-        next->planned,
-        PlanForReceiver(*next->index, next->sources, target_digest_, options_));
-    ++counters_.plans_built;
-  }
+    PlanCache::Made made =
+        PlanForReceiver(*next->index, next->sources, target_digest_, options_);
+    if (made.ok()) ++counters_.plans_built;
+    return made;
+  };
+  WEFT_ASSIGN_OR_RETURN(next->planned, plans_.FindOrMake(next->sources, plan));
   if (!connect) {
     prepared_ = std::move(next);
     return absl::OkStatus();
