@@ -53,6 +53,7 @@ struct PullArgs {
   bool overwrite = false;
   bool explain = false;
   bool resume = false;
+  bool refuse_lower_step = false;
   bool json = false;
 
   base::Deadline deadline() const { return AfterSeconds(timeout_seconds); }
@@ -139,6 +140,7 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   if (args.shadow_bytes) options.shadow.budget_bytes = *args.shadow_bytes;
   options.state_file = args.state;
   options.resume = args.resume;
+  options.refuse_lower_step = args.refuse_lower_step;
   options.execute.progress = [&engine](int64_t done, int64_t total) {
     if (engine.progress != nullptr) engine.progress->Show(done, total);
   };
@@ -425,6 +427,9 @@ void AddPull(CLI::App& app, int* exit_code) {
                       "weights may be torn (docs/receiver.md)");
   command->add_flag("--resume", args->resume,
                     "move only what an interrupted refit left to move");
+  command->add_flag("--refuse-lower-step", args->refuse_lower_step,
+                    "refuse a version whose step is lower than that of the one "
+                    "committed before, within a run (with --control stdin)");
   command->add_flag("--overwrite", args->overwrite,
                     "replace --out if it exists");
   command->add_option("--trace", args->trace,

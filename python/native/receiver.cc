@@ -128,7 +128,7 @@ class PyReceiver {
              double timeout, std::optional<uint64_t> stream, bool shadow,
              std::optional<int64_t> shadow_bytes, nb::object pause,
              nb::object resume, const std::string& state_file,
-             bool resume_interrupted, bool serve)
+             bool resume_interrupted, bool serve, bool refuse_lower_step)
       : hook_(std::move(hook)),
         pause_(std::move(pause)),
         resume_(std::move(resume)) {
@@ -156,6 +156,7 @@ class PyReceiver {
     options.state_file = state_file;
     options.resume = resume_interrupted;
     options.serve = serve;
+    options.refuse_lower_step = refuse_lower_step;
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
       WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
@@ -244,7 +245,8 @@ void AddReceiver(nb::module_& module) {
                     const Addresses&, const std::string&, int64_t, int, bool,
                     bool, std::vector<std::string>, nb::object, double,
                     std::optional<uint64_t>, bool, std::optional<int64_t>,
-                    nb::object, nb::object, const std::string&, bool, bool>(),
+                    nb::object, nb::object, const std::string&, bool, bool,
+                    bool>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
            nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
@@ -253,7 +255,8 @@ void AddReceiver(nb::module_& module) {
            nb::arg("shadow_bytes") = nb::none(),
            nb::arg("pause").none() = nb::none(),
            nb::arg("resume").none() = nb::none(), nb::arg("state_file") = "",
-           nb::arg("resume_interrupted") = false, nb::arg("serve") = false)
+           nb::arg("resume_interrupted") = false, nb::arg("serve") = false,
+           nb::arg("refuse_lower_step") = false)
       .def("prepare", &PyReceiver::Prepare)
       .def("refit", &PyReceiver::Refit)
       .def("rollback", &PyReceiver::Rollback)

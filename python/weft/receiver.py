@@ -112,6 +112,10 @@ class Receiver:
     `serving` says whether it came to that, `not_served` why not
     (docs/fan_out.md).
 
+    refuse_lower_step: a version of the same run whose step is lower than that
+    of the last commit raises Refused and changes nothing: the trainer may have
+    lost its checkpoint. rollback() goes back all the same.
+
     From the first byte of a refit until its commit the receiver is `fenced`:
     its memory may be torn and must not serve. A refit that fails leaves it
     fenced; the next one that commits heals it.
@@ -127,7 +131,7 @@ class Receiver:
                  pause: Callable[[], Any] | None = None,
                  resume: Callable[[], Any] | None = None,
                  state_file: str = "", resume_interrupted: bool = False,
-                 serve: bool = False):
+                 serve: bool = False, refuse_lower_step: bool = False):
         if mode not in ("in-place", "shadow"):
             raise ValueError(f'mode is "in-place" or "shadow", not "{mode}"')
         self._target = target
@@ -139,7 +143,7 @@ class Receiver:
             staging_bytes, threads or _memory.default_threads(), verify,
             measure_bound, list(getattr(target, "known_tensors", ())), hook,
             timeout, stream, mode == "shadow", shadow_bytes, pause, resume,
-            str(state_file), resume_interrupted, serve)
+            str(state_file), resume_interrupted, serve, refuse_lower_step)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError

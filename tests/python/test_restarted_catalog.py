@@ -154,3 +154,46 @@ def test_connections_are_cut_and_nobody_ends(weft, start, checkpoint,  # noqa: F
                      tmp_path / f"{number}.safetensors")
     alive = [w for w in listing(weft, "workers", catalog) if w["alive"]]
     assert sorted(w["role"] for w in alive) == ["publisher", "receiver"]
+
+
+def test_what_a_person_sees_of_a_rank_that_was_cut_off(
+        weft, start, checkpoint, relay):  # noqa: F811
+    """The catalog and all processes live on: the version stays GONE until the
+    next step, and whoever looks or waits is told so in one sentence."""
+    catalog = start("catalog", "--listen", "127.0.0.1:0").event()["address"]
+    link = relay(int(catalog.rpartition(":")[2]))
+    trainers = [publish(start, address, checkpoint, LAYOUT, rank,
+                        version="run:1:7")
+                for rank, address in enumerate([catalog, link.address])]
+    for trainer in trainers:
+        assert trainer.event()["event"] == "published"
+    engine = pull(start, catalog, "vllm:tp=1", 0)
+    engine.say("refit")
+    assert engine.event()["version"] == "run:1:7"
+
+    link.cut()
+    why = ("publisher rank 1 lost its connection and is back; the next step "
+           "heals it")
+    await_listed(weft, "versions", catalog, lambda listed: [
+        (v["version"], v["state"], v["reason"]) for v in listed] == [
+            ("run:1:7", "GONE", why)])
+    screen = weft("status", "--catalog", catalog).stdout
+    assert [line.split(maxsplit=3) for line in screen.splitlines()
+            if line.startswith("run:1:7")] == [["run:1:7", "GONE", "2/2", why]]
+    waits = weft("pull", "--catalog", catalog, "--model", "m", "--layout",
+                 "vllm:tp=1", "--rank", 0, "--out", "none", "--timeout", 0.5)
+    assert waits.returncode != 0
+    assert f"newest is run:1:7 GONE ({why})" in waits.stderr
+    engine.say("refit run:1:7")
+    assert engine.event()["error"] == (
+        f'version run:1:7 of model "m" is GONE: {why}')
+
+    for trainer in trainers:
+        trainer.say("step")
+        assert trainer.event()["version"] == "run:1:8"
+    engine.say("refit run:1:8")
+    assert engine.event()["version"] == "run:1:8"
+    trainers[1].child.terminate()
+    said = trainers[1].child.stderr.read()
+    assert (f'run:1:7 is not published again: version run:1:7 of model "m" is '
+            f"GONE: {why}") in said, said

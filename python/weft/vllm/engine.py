@@ -39,7 +39,9 @@ receiver_factory: Callable[..., Any] = make_receiver
 class InitInfo(WeightTransferInitInfo):
     """`checkpoint`: a folder whose safetensors headers name the logical
     tensors, where the engine's own model path has none. timeout: seconds.
-    serve: engines that come later may read the weights here, too."""
+    serve: engines that come later may read the weights here, too.
+    refuse_lower_step: no update goes back to a lower step of the same run, as
+    after a trainer that has lost its checkpoint."""
 
     catalog: str
     model: str
@@ -47,14 +49,17 @@ class InitInfo(WeightTransferInitInfo):
     timeout: float = 30.0
     checkpoint: str | None = None
     serve: bool = False
+    refuse_lower_step: bool = False
 
     def __post_init__(self) -> None:
         _check_texts(catalog=self.catalog, model=self.model,
                      transports=self.transports)
         _check_seconds(self.timeout)
-        if not isinstance(self.serve, bool):
-            raise TypeError(f"serve is {self.serve!r}, it must be true or "
-                            "false")
+        for name in ("serve", "refuse_lower_step"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} is {value!r}, it must be true or "
+                                "false")
 
 
 @dataclass
@@ -122,6 +127,7 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             catalog=init_info.catalog, model=init_info.model,
             target=self._target, transports=init_info.transports,
             timeout=init_info.timeout, serve=init_info.serve,
+            refuse_lower_step=init_info.refuse_lower_step,
             hook=lambda version: self._target.after_refit())
         self._init_info = init_info
 

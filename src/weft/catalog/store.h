@@ -111,7 +111,8 @@ struct WorkerRecord {
   bool alive = false;
   std::string fenced_reason;  // receivers: why they must not serve, or empty
   VersionId committed;        // receivers: last commit; run_id empty = none
-  std::string death_reason;   // dead ones: "publisher rank 2 died"
+  // Dead ones: "publisher rank 2 died or lost its connection".
+  std::string death_reason;
 };
 
 struct Registration {
@@ -139,7 +140,10 @@ struct VersionRecord {
   std::string model;
   VersionId version;
   VersionState state = VersionState::kStaging;
-  std::string reason;  // why it is RETIRING or GONE: "publisher rank 2 died"
+  // Why it is RETIRING or GONE: "publisher rank 2 updates its memory". READY:
+  // that its step is lower than the last one of an epoch before, or of another
+  // run.
+  std::string reason;
   int64_t ranks_published = 0;
   int64_t ranks_expected = 0;
   int64_t leases = 0;
@@ -275,7 +279,8 @@ class CatalogStore {
   virtual absl::StatusOr<VersionRecord> PublishShard(
       const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
   // The same for a publisher that lost the answer of PublishShard: OK if `step`
-  // is what it has published last already.
+  // is what it has published last already. kFailedPrecondition if it has done
+  // so under a place that was lost since, and that version with it.
   virtual absl::StatusOr<VersionRecord> RepublishShard(
       const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
 

@@ -198,8 +198,7 @@ class PublisherImpl : public Publisher {
           absl::StrCat("publishes ", catalog::ToString(version), " again"));
     }
     Tell(absl::StrCat(
-        catalog::ToString(version),
-        " is not published again, a later step is: ",
+        catalog::ToString(version), " is not published again: ",
         again.ok() ? again->reason : std::string(again.status().message())));
   }
 

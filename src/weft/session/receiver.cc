@@ -16,11 +16,13 @@
 #include "weft/session/lease_keeper_internal.h"
 #include "weft/session/lost_sources_internal.h"
 #include "weft/session/membership_internal.h"
+#include "weft/session/plan_cache_internal.h"
 #include "weft/session/receiver_plan_internal.h"
 #include "weft/session/serving_internal.h"
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
+#include "weft/session/step_check_internal.h"
 #include "weft/session/transfer_internal.h"
 
 namespace weft::session {
@@ -111,11 +113,7 @@ class ReceiverImpl : public Receiver {
                                     base::Deadline deadline) override {
     const std::lock_guard lock(mutex_);
     absl::StatusOr<RefitReport> report = RefitOnce(version, newer, deadline);
-    if (report.ok()) {
-      ++counters_.refits_committed;
-    } else {
-      ++counters_.refits_failed;
-    }
+    ++(report.ok() ? counters_.refits_committed : counters_.refits_failed);
     return report;
   }
 
@@ -154,8 +152,8 @@ class ReceiverImpl : public Receiver {
     const catalog::VersionId& leased = lease.version.version;
     RefitReport report;
     report.version = leased;
-    absl::Status done;
-    {
+    absl::Status done = CheckStep(options_, committed_, leased);
+    if (done.ok()) {
       const LeaseKeeper::Kept kept(lease_keeper_, lease);
       done = TransferUnderLease(lease, deadline, report);
     }
@@ -347,6 +345,7 @@ class ReceiverImpl : public Receiver {
   LeaseKeeper lease_keeper_;
   std::unique_ptr<Latch> latch_;
   std::unique_ptr<ShadowSet> shadow_;  // null: in place
+  PlanCache plans_;
   std::unique_ptr<Prepared> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
@@ -462,17 +461,14 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
                      .distance = source.distance});
   }
   WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));
-  const bool same_layouts = prepared_ != nullptr &&
-                            prepared_->index->digest() == next->index->digest();
-  if (same_layouts) {
-    next->planned = prepared_->planned;
-  } else {
+  const auto plan = [&] {
     const PhaseTimer planning(options_.on_phase, "plan");
-    WEFT_ASSIGN_OR_RETURN(
-        next->planned,
-        PlanForReceiver(*next->index, next->sources, target_digest_, options_));
-    ++counters_.plans_built;
-  }
+    PlanCache::Made made =
+        PlanForReceiver(*next->index, next->sources, target_digest_, options_);
+    if (made.ok()) ++counters_.plans_built;
+    return made;
+  };
+  WEFT_ASSIGN_OR_RETURN(next->planned, plans_.FindOrMake(next->sources, plan));
   if (!connect) {
     prepared_ = std::move(next);
     return absl::OkStatus();

@@ -87,6 +87,11 @@ struct ReceiverOptions {
   // After each commit measure the link that was used, for the bound (some
   // 100 ms, not counted in the report's seconds).
   bool measure_bound = true;
+  // Refuse a version whose step is lower than that of what this receiver has
+  // committed last, within its run: a trainer that was started again from an
+  // older checkpoint, or from initial weights. Off: a trainer may go back on
+  // purpose. Rollback goes back all the same.
+  bool refuse_lower_step = false;
   // Called some times a second while Refit waits for a version to be READY; an
   // error ends the wait and is Refit's.
   std::function<absl::Status()> while_waiting;
@@ -209,7 +214,8 @@ class Receiver {
   // after the latch the receiver is fenced. Codes: kDeadlineExceeded,
   // kUnavailable (a peer or the catalog died), kDataLoss (digests differ; the
   // message names tensors), kAborted (the version changed while it was read),
-  // kFailedPrecondition (coverage; version GONE), kResourceExhausted.
+  // kFailedPrecondition (coverage; version GONE; a lower step that is refused),
+  // kResourceExhausted.
   virtual absl::StatusOr<RefitReport> Refit(const catalog::VersionId* version,
                                             bool newer,
                                             base::Deadline deadline) = 0;

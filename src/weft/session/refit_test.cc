@@ -177,6 +177,48 @@ TEST_P(RefitTest, ARestartedTrainerTakesOverAndTheSamePlanServes) {
   EXPECT_FALSE(report->planned);
 }
 
+// A trainer that has lost its checkpoint begins again with initial weights.
+TEST_P(RefitTest, ALowerStepIsRefusedIfToldToAndTheEngineServesOn) {
+  StartTrainers(2, /*epoch=*/0);
+  Engine engine = StartEngine(
+      ColumnCut(kRows, kCols, 3, 77), /*faulty=*/false,
+      [](ReceiverOptions& options) { options.refuse_lower_step = true; });
+  PublishAll(9);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, false, Soon()).ok());
+  StartTrainers(2, /*epoch=*/1);
+  PublishAll(0);
+  const catalog::VersionId initial{"run", 1, 0};
+  for (const catalog::VersionId* asked :
+       std::vector<const catalog::VersionId*>{nullptr, &initial}) {
+    const auto refused = engine.receiver->Refit(asked, false, Soon());
+    ASSERT_TRUE(absl::IsFailedPrecondition(refused.status()))
+        << refused.status();
+    EXPECT_EQ(refused.status().message(),
+              "version run:1:0 of model \"m\" is refused: its step 0 is lower "
+              "than step 9 of run:0:9, which this receiver has committed; "
+              "publish step 9 or a later one, or make the receiver without "
+              "refuse_lower_step if the trainer goes back on purpose");
+    EXPECT_FALSE(engine.receiver->fenced());
+    EXPECT_EQ(engine.receiver->committed()->epoch, 0u);
+    EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 9));
+  }
+  // The lease is given back: it holds up no trainer.
+  EXPECT_THAT(*store_->ListLeases("m", Soon()), ::testing::IsEmpty());
+  // The step that was there, from the newer epoch, is not lower.
+  PublishAll(9);
+  Poison(engine);
+  const auto again = engine.receiver->Refit(nullptr, true, Soon());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->version.epoch, 1u);
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 9));
+  // Another run counts its steps by itself.
+  StartTrainers(2, /*epoch=*/0, "another");
+  PublishAll(1);
+  const auto other = engine.receiver->Refit(nullptr, true, Soon());
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 1));
+}
+
 TEST_P(RefitTest, AnUpdateDuringTheTransferAbortsTheRefit) {
   StartTrainers(1);
   // The trainer gives readers no time, and begins while the transfer runs.

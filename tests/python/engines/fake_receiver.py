@@ -53,9 +53,10 @@ class FakeReceiver:
     made = []
 
     def __init__(self, *, catalog, model, target, transports, timeout, hook,
-                 serve):
+                 serve, refuse_lower_step):
         self.catalog, self.model, self.target = catalog, model, target
         self.hook = hook
+        self.refuse_lower_step = refuse_lower_step
         self.fenced, self.fenced_reason = True, "no refit has committed yet"
         self.closed = False
         FakeReceiver.made.append(self)

@@ -83,3 +83,27 @@ def test_a_later_engine_reads_from_this_one(tmp_path):
                 "serve": "yes"}})
         llm.shutdown_weight_transfer_engine()
     engines.stop(llm)
+
+
+def test_a_trainer_that_has_lost_its_checkpoint_is_refused(tmp_path):
+    config = tiny_models.config_of("qwen2", tied=False)
+    a, b = (tiny_models.random_tensors(config, seed) for seed in (1, 2))
+    llm = engines.start(tiny_models.write(tmp_path, config, a))
+    trained = {name: tensor.clone() for name, tensor in a.items()}
+    with weft.CatalogServer() as catalog:
+        llm.init_weight_transfer_engine({"init_info": {
+            "catalog": catalog.address, "model": "tiny", "timeout": 60,
+            "refuse_lower_step": True}})
+        with weft.Publisher(catalog=catalog.address, model="tiny",
+                            run_id="run",
+                            source=weft.tensors(trained)) as publisher:
+            refit(llm, publisher, trained, b, 7)
+            answers_b = engines.answers(llm)
+        with weft.Publisher(catalog=catalog.address, model="tiny",
+                            run_id="run", epoch=1,
+                            source=weft.tensors(trained)) as publisher:
+            with pytest.raises(Exception, match="step 0 is lower than step 7"):
+                refit(llm, publisher, trained, a, 0)
+            assert engines.answers(llm) == answers_b
+        llm.shutdown_weight_transfer_engine()
+    engines.stop(llm)

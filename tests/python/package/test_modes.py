@@ -42,6 +42,28 @@ def test_shadow_serves_while_it_receives(catalog):  # noqa: F811
         assert holds(mine, 2)
 
 
+def test_a_lower_step_is_refused_if_told_to(catalog):  # noqa: F811
+    live, mine = weights(0), poisoned()
+    with weft.Receiver(catalog, "m", weft.tensors(mine), mode="shadow",
+                       refuse_lower_step=True) as receiver:
+        with weft.Publisher(catalog, "m", weft.tensors(live)) as publisher:
+            for step in (6, 7):
+                publish(publisher, live, step)
+                receiver.refit(timeout=PATIENCE)
+        with weft.Publisher(catalog, "m", weft.tensors(live),
+                            epoch=1) as publisher:
+            publish(publisher, live, 5)
+            with pytest.raises(weft.Refused, match="step 5 is lower than step "
+                                                   "7 of run:0:7"):
+                receiver.refit(timeout=PATIENCE)
+            assert holds(mine, 7) and not receiver.fenced
+            # A rollback is asked for by whoever holds the receiver.
+            assert receiver.rollback(timeout=PATIENCE).version == "run:0:6"
+            assert holds(mine, 6)
+            publish(publisher, live, 6)
+            assert receiver.refit(timeout=PATIENCE).version == "run:1:6"
+
+
 def test_what_shadow_may_take_is_said(catalog):  # noqa: F811
     mine = poisoned()
     with pytest.raises(weft.WeftError, match="its budget is 1000 bytes"):

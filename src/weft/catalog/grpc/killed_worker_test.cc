@@ -84,7 +84,9 @@ TEST(KilledWorkerTest, ItsVersionIsGone) {
   second.Kill();
   const VersionRecord gone = AwaitState(**watch, VersionState::kGone);
   EXPECT_EQ(gone.version, testing::Version(7));
-  EXPECT_EQ(gone.reason, "publisher rank 1 died");
+  EXPECT_EQ(gone.reason,
+            "publisher rank 1 died or lost its connection; the next step heals "
+            "it");
   const auto sources = store->GetSources(kModel, Soon());
   ASSERT_EQ(sources.status(), absl::OkStatus());
   ASSERT_EQ(sources->sources.size(), 1u);

@@ -256,11 +256,23 @@ class CatalogState {
                          uint64_t step) const;
   static VersionRecord GoneBefore(const std::string& model, const Epoch& epoch,
                                   uint64_t step);
+  // The version that is READY, or was last, as far as those that are GONE are
+  // kept; nullptr: none.
+  static const VersionId* LastReady(const Model& model);
+  // What a person should know of a version that is about to be READY: that its
+  // step is lower than the last one of an epoch before, or that its run is
+  // another one. Empty as a rule.
+  static std::string DescribeStepBack(const Model& model, const VersionId& id);
   // What a rank that lives on no longer holds.
   void WithdrawShards(Model& model, int64_t rank, const std::string& reason);
   // What a rank held that has died.
   void LoseShards(Model& model, const Worker& worker,
                   const std::string& reason);
+  // Why a worker is dead whose attachment has ended: no more is known of it.
+  static std::string DescribeLoss(const WorkerInfo& info);
+  // A publisher rejoins: what is GONE because its attachment ended went with a
+  // connection, and not with a process.
+  void DescribeReturn(Model& model, const WorkerInfo& info);
   // Whether another rank that holds the version holds what `info` says.
   bool HasReplica(const Model& model, const Version& version,
                   const WorkerInfo& info) const;

@@ -10,6 +10,16 @@
 #include "weft/catalog/state/catalog_state.h"
 
 namespace weft::catalog {
+namespace {
+
+// Behind why a version went with one of its publishers.
+constexpr char kHealedByTheNext[] = "; the next step heals it";
+
+std::string NameRank(const WorkerInfo& info) {
+  return absl::StrCat(std::string(ToString(info.role)), " rank ", info.rank);
+}
+
+}  // namespace
 
 absl::StatusOr<CatalogState::Worker*> CatalogState::FindSource(
     const std::string& worker_id) {
@@ -64,7 +74,27 @@ void CatalogState::LoseShards(Model& model, const Worker& worker,
       withdrawn.push_back(id);
     }
   }
-  for (const VersionId& id : withdrawn) Withdraw(model, id, reason);
+  for (const VersionId& id : withdrawn) {
+    Withdraw(model, id, absl::StrCat(reason, kHealedByTheNext));
+  }
+}
+
+std::string CatalogState::DescribeLoss(const WorkerInfo& info) {
+  return absl::StrCat(NameRank(info), " died or lost its connection");
+}
+
+void CatalogState::DescribeReturn(Model& model, const WorkerInfo& info) {
+  const std::string loss = absl::StrCat(DescribeLoss(info), kHealedByTheNext);
+  for (const VersionId& id : model.gone) {
+    VersionRecord& record = model.versions.at(id).record;
+    if (id.run_id != info.run_id || id.epoch != info.epoch ||
+        record.reason != loss) {
+      continue;
+    }
+    record.reason = absl::StrCat(
+        NameRank(info), " lost its connection and is back", kHealedByTheNext);
+    Emit(record);
+  }
 }
 
 absl::Status CatalogState::CheckCopy(const WorkerInfo& info) const {

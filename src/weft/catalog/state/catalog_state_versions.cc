@@ -77,7 +77,12 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
   record.ranks_published = static_cast<int64_t>(version.ranks.size());
   TellShard(EventKind::kShardPublished, *worker, record);
   if (record.ranks_published == record.ranks_expected) {
+    record.reason = DescribeStepBack(model, id);
     record.state = VersionState::kReady;
+    if (!record.reason.empty()) {
+      notes_.push_back(absl::StrCat("model \"", info.model, "\": version ",
+                                    ToString(id), ": ", record.reason));
+    }
     TellVersion(EventKind::kVersionReady, record, worker);
   } else if (record.ranks_published == 1) {
     TellVersion(EventKind::kVersionStaging, record, worker);
@@ -107,12 +112,53 @@ absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
   if (worker->record.info.role == Role::kCopy) {
     return PublishShard(worker_id, step);
   }
-  if (worker->last_step != step) return PublishShard(worker_id, step);
   const WorkerInfo& info = worker->record.info;
-  const Version* version =
-      FindVersion({info.model, {info.run_id, info.epoch, step}});
+  const VersionId id{info.run_id, info.epoch, step};
+  const Epoch& epoch = *models_.at(info.model).current;
+  const Version* version = FindVersion({info.model, id});
+  if (worker->last_step != step) {
+    // A place that was lost, and the version with it: that says more than that
+    // the step does not grow.
+    if (version != nullptr && version->record.state == VersionState::kGone &&
+        epoch.ranks.at(info.rank).last_step == step) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("version ", ToString(id), " of model \"", info.model,
+                       "\" is GONE: ", version->record.reason));
+    }
+    return PublishShard(worker_id, step);
+  }
   if (version != nullptr) return version->record;
-  return GoneBefore(info.model, *models_.at(info.model).current, step);
+  return GoneBefore(info.model, epoch, step);
+}
+
+const VersionId* CatalogState::LastReady(const Model& model) {
+  for (const auto& [id, version] : model.versions) {
+    if (version.record.state == VersionState::kReady ||
+        version.record.state == VersionState::kRetiring) {
+      return &id;
+    }
+  }
+  for (auto id = model.gone.rbegin(); id != model.gone.rend(); ++id) {
+    const VersionRecord& record = model.versions.at(*id).record;
+    if (record.ranks_published == record.ranks_expected) return &*id;
+  }
+  return nullptr;
+}
+
+std::string CatalogState::DescribeStepBack(const Model& model,
+                                           const VersionId& id) {
+  const VersionId* last = LastReady(model);
+  if (last == nullptr) return "";
+  if (last->run_id != id.run_id) {
+    return absl::StrCat("step ", id.step, " of run \"", id.run_id,
+                        "\" follows step ", last->step, " of another run, ",
+                        ToString(*last));
+  }
+  if (id.step >= last->step) return "";
+  return absl::StrCat("step ", id.step, " follows the higher step ", last->step,
+                      " of ", ToString(*last),
+                      ": the trainer has gone back to a checkpoint, or to "
+                      "initial weights");
 }
 
 void CatalogState::WithdrawShards(Model& model, int64_t rank,

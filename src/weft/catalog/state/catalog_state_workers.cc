@@ -160,10 +160,12 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
       if (!slot.worker_id.empty()) fenced.push_back(slot.worker_id);
     }
     const std::size_t num_publishers = fenced.size();
-    Event& takeover = NewEvent(
-        EventKind::kTakeover, info.model,
-        absl::StrCat(reason, " from ",
-                     NameEpoch(model.current->run_id, model.current->epoch)));
+    const VersionId* const last = LastReady(model);
+    const std::string change = absl::StrCat(
+        reason, " from ",
+        NameEpoch(model.current->run_id, model.current->epoch),
+        last == nullptr ? "" : absl::StrCat(" after ", ToString(*last)));
+    Event& takeover = NewEvent(EventKind::kTakeover, info.model, change);
     takeover.version = {info.run_id, info.epoch, 0};
     // No replica keeps a version of an epoch that is over.
     std::vector<VersionId> over;
@@ -172,10 +174,8 @@ void CatalogState::EnterEpoch(Model& model, const WorkerInfo& info) {
     }
     for (const VersionId& id : over) Withdraw(model, id, reason);
     fenced.insert(fenced.end(), model.copies.begin(), model.copies.end());
-    notes_.push_back(
-        absl::StrCat("model \"", info.model, "\": ", reason, " from ",
-                     NameEpoch(model.current->run_id, model.current->epoch),
-                     ", ", num_publishers, " publishers fenced"));
+    notes_.push_back(absl::StrCat("model \"", info.model, "\": ", change, ", ",
+                                  num_publishers, " publishers fenced"));
     for (const std::string& worker_id : fenced) {
       Kill(worker_id, reason, EventKind::kWorkerFenced);
     }
@@ -239,6 +239,7 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
   Model& model = models_[info.model];
   if (publishes) {
     EnterEpoch(model, info);
+    if (info.rejoins) DescribeReturn(model, info);
     const RankSlot& slot = model.current->ranks[info.rank];
     if (!slot.worker_id.empty()) {
       DropRegistration(
@@ -352,8 +353,7 @@ void CatalogState::Detach(const std::string& worker_id, const Holder& holder) {
       worker->holder != holder) {
     return;
   }
-  Kill(worker_id, absl::StrCat(std::string(ToString(worker->record.info.role)),
-                               " rank ", worker->record.info.rank, " died"));
+  Kill(worker_id, DescribeLoss(worker->record.info));
 }
 
 void CatalogState::Orphan(const std::string& worker_id, const Holder& holder,

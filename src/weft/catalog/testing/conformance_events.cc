@@ -102,10 +102,21 @@ TEST_P(StoreConformanceTest, EventsTellOfRevocationsAndTakeovers) {
                    EventKind::kWorkerRegistered, EventKind::kWorkerAttached,
                    EventKind::kCommitRefused, EventKind::kReceiverFenced}));
   EXPECT_EQ(events[5].version, Version(0, 5));
+  EXPECT_EQ(events[5].reason,
+            "epoch 5 of run \"run\" has taken over from epoch 0 of run \"run\" "
+            "after run:0:1");
   EXPECT_EQ(events[6].lease_id, lease);
   EXPECT_EQ(events[13].reason, "torn");
   EXPECT_EQ(FindWorker(mesh[1].id()).death_reason, events[9].reason);
   EXPECT_NE(events[9].reason.find("has taken over"), std::string::npos);
+  // The first step of the new epoch is lower: its event says both.
+  ASSERT_TRUE(store().PublishShard(next.id(), 0, Soon()).ok());
+  const Event ready = ReadAll(store()).back();
+  EXPECT_EQ(ready.kind, EventKind::kVersionReady);
+  EXPECT_EQ(ready.version, Version(0, 5));
+  EXPECT_NE(ready.reason.find("step 0 follows the higher step 1 of run:0:1"),
+            std::string::npos)
+      << ready.reason;
 }
 
 TEST_P(StoreConformanceTest, AReaderOfEventsWaits) {

@@ -63,7 +63,9 @@ TEST_P(StoreConformanceTest, AReplicaKeepsAVersionReady) {
   mesh[1].attachment.reset();
   const VersionRecord gone =
       AwaitState(*watch, Version(1), VersionState::kGone);
-  EXPECT_EQ(gone.reason, "publisher rank 1 died");
+  EXPECT_EQ(gone.reason,
+            "publisher rank 1 died or lost its connection; the next step heals "
+            "it");
 }
 
 TEST_P(StoreConformanceTest, AReplicaThatComesBackHoldsNothingYet) {

@@ -65,6 +65,38 @@ TEST_P(StoreConformanceTest, StepsGrowEvenWhenARunComesBack) {
   EXPECT_EQ(Find(Version(6, 0, "a")).state, VersionState::kReady);
 }
 
+// Needs no person when a trainer means it, and must not pass unseen when it has
+// lost its checkpoint.
+TEST_P(StoreConformanceTest, AStepBackIsSaidWhenItBecomesReady) {
+  { PublishAll(JoinMesh(2), 7); }
+  {
+    // Half of a version is nothing that anybody served.
+    std::vector<Member> half = JoinMesh(2, 1);
+    ASSERT_TRUE(store().PublishShard(half[0].id(), 9, Soon()).ok());
+  }
+  {
+    const std::vector<Member> back = JoinMesh(2, 2);
+    PublishAll(back, 3);
+    EXPECT_EQ(Find(Version(3, 2)).reason,
+              "step 3 follows the higher step 7 of run:0:7: the trainer has "
+              "gone back to a checkpoint, or to initial weights");
+    // Only the first one of an epoch is a step back.
+    PublishAll(back, 4);
+    EXPECT_EQ(Find(Version(4, 2)).reason, "");
+  }
+  {
+    const std::vector<Member> on = JoinMesh(1, 3);
+    PublishAll(on, 4);
+    EXPECT_EQ(Find(Version(4, 3)).reason, "") << "the same step again";
+  }
+  const std::vector<Member> other_run = JoinMesh(1, 0, "other");
+  PublishAll(other_run, 50);
+  EXPECT_EQ(Find(Version(50, 0, "other")).reason,
+            "step 50 of run \"other\" follows step 4 of another run, run:3:4");
+  PublishAll(other_run, 51);
+  EXPECT_EQ(Find(Version(51, 0, "other")).reason, "");
+}
+
 TEST_P(StoreConformanceTest, PublishingWithdrawsTheOlderVersion) {
   const std::vector<Member> mesh = JoinMesh(2);
   const Member receiver = Join(ReceiverInfo());
@@ -106,7 +138,9 @@ TEST_P(StoreConformanceTest, DeathOfAPublisherWithdrawsReady) {
   mesh[2].attachment.reset();
   const VersionRecord gone =
       AwaitState(*watch, Version(1), VersionState::kGone);
-  EXPECT_EQ(gone.reason, "publisher rank 2 died");
+  EXPECT_EQ(gone.reason,
+            "publisher rank 2 died or lost its connection; the next step heals "
+            "it");
   EXPECT_NE(store().GetSources(kModel, Soon())->source_set, before);
   const absl::Status released = other().ReleaseLease(lease, true, "", Soon());
   EXPECT_EQ(released.code(), StatusCode::kFailedPrecondition);
@@ -131,7 +165,9 @@ TEST_P(StoreConformanceTest, DeathOfAPublisherWithdrawsStaging) {
   EXPECT_NE(Find(Version(1)).source_set, before);
   mesh[1].attachment.reset();
   EXPECT_EQ(Find(Version(1)).state, VersionState::kGone);
-  EXPECT_EQ(Find(Version(1)).reason, "publisher rank 1 died");
+  EXPECT_EQ(Find(Version(1)).reason,
+            "publisher rank 1 died or lost its connection; the next step heals "
+            "it");
 }
 
 TEST_P(StoreConformanceTest, NewestLeaseIsOfTheNewestReadyVersion) {

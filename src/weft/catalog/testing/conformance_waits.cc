@@ -208,6 +208,52 @@ TEST_P(StoreConformanceTest, WaitForReadySaysWhatItSaw) {
   has(wait(nullptr, &third), "newest is run:0:3 READY");
 }
 
+// A publisher whose connection broke, and the catalog and the process live on:
+// what it had published stays GONE, and all say why and what heals it.
+TEST_P(StoreConformanceTest, AVersionThatWentWithAConnectionSaysWhatHealsIt) {
+  std::vector<Member> mesh = JoinMesh(2, 1);
+  PublishAll(mesh, 7);
+  const VersionId seventh = Version(7, 1);
+  const auto wait = [this](const VersionId* exact) {
+    return std::string(
+        WaitForReady(other(), kModel, exact, nullptr,
+                     base::Deadline::After(std::chrono::milliseconds(500)))
+            .status()
+            .message());
+  };
+  const auto watch = Watch();
+  mesh[1].attachment.reset();
+  EXPECT_EQ(
+      wait(&seventh),
+      "version run:1:7 of model \"lab/model-1.0\" is GONE: publisher rank "
+      "1 died or lost its connection; the next step heals it");
+  // Until it registers anew nobody knows that it lives.
+  WorkerInfo back = PublisherInfo(1, 2, 1);
+  back.rejoins = true;
+  mesh[1] = Join(back);
+  const std::string healed_by =
+      "publisher rank 1 lost its connection and is back; the next step heals "
+      "it";
+  EXPECT_EQ(Find(seventh).reason, healed_by);
+  AwaitRecord(*watch, [&](const VersionRecord& record) {
+    return record.state == VersionState::kGone && record.reason == healed_by;
+  });
+  EXPECT_EQ(wait(&seventh),
+            "version run:1:7 of model \"lab/model-1.0\" is GONE: " + healed_by);
+  const std::string deadline = wait(nullptr);
+  EXPECT_NE(deadline.find("newest is run:1:7 GONE (" + healed_by + ")"),
+            std::string::npos)
+      << deadline;
+  const absl::Status refused =
+      store().RepublishShard(mesh[1].id(), 7, Soon()).status();
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused.message(),
+            "version run:1:7 of model \"lab/model-1.0\" is GONE: " + healed_by);
+  PublishAll(mesh, 8);
+  EXPECT_EQ(WaitForReady(other(), kModel, nullptr, nullptr, Soon())->version,
+            Version(8, 1));
+}
+
 TEST_P(StoreConformanceTest, EveryCallHasADeadline) {
   const Member publisher = Join(PublisherInfo(0, 1));
   const Member receiver = Join(ReceiverInfo());

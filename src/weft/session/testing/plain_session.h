@@ -146,15 +146,16 @@ class PlainSession : public ::testing::TestWithParam<std::string> {
   static constexpr int64_t kRows = 200;
   static constexpr int64_t kCols = 150;
 
-  absl::StatusOr<std::unique_ptr<Trainer>> StartTrainer(int64_t rank,
-                                                        int64_t num_ranks,
-                                                        uint64_t epoch = 0) {
+  absl::StatusOr<std::unique_ptr<Trainer>> StartTrainer(
+      int64_t rank, int64_t num_ranks, uint64_t epoch = 0,
+      const std::string& run_id = "run") {
     auto trainer = std::make_unique<Trainer>();
     trainer->placement = RowShard(kRows, kCols, rank, num_ranks);
     trainer->owned = AllocateUnder(GetParam(), trainer->placement, kTrainerGpu);
     PublisherOptions options;
     options.device = FakeGpuOptions();
     options.model = "m";
+    options.run_id = run_id;
     options.epoch = epoch;
     options.placement = trainer->placement;
     options.memory = trainer->owned.memory;
@@ -166,10 +167,11 @@ class PlainSession : public ::testing::TestWithParam<std::string> {
     return trainer;
   }
 
-  void StartTrainers(int64_t num_ranks, uint64_t epoch = 0) {
+  void StartTrainers(int64_t num_ranks, uint64_t epoch = 0,
+                     const std::string& run_id = "run") {
     trainers_.clear();
     for (int64_t rank = 0; rank < num_ranks; ++rank) {
-      auto trainer = StartTrainer(rank, num_ranks, epoch);
+      auto trainer = StartTrainer(rank, num_ranks, epoch, run_id);
       ASSERT_TRUE(trainer.ok()) << trainer.status();
       trainers_.push_back(*std::move(trainer));
     }
