@@ -186,7 +186,8 @@ class Receiver:
         return self._native.explain(False)
 
     def close(self) -> None:
-        """Leaves the catalog. The memory is free afterwards."""
+        """Leaves the catalog. The memory is free afterwards: a refit of another
+        thread is waited for, and gives up at once if it waits for a version."""
         self._native.close()
         self._held = []
 
