@@ -21,6 +21,7 @@
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
+#include "weft/session/take_lease_internal.h"
 #include "weft/session/transfer_internal.h"
 
 namespace weft::session {
@@ -205,24 +206,13 @@ class ReceiverImpl : public Receiver {
         done ? deadline : base::Deadline::After(std::chrono::seconds(2)));
   }
 
-  // One call when the version is READY. Else says at once what is wrong with
-  // this receiver or the catalog, or waits.
   absl::StatusOr<catalog::Lease> TakeLease(const catalog::VersionId* version,
                                            bool newer,
                                            base::Deadline deadline) {
     const PhaseTimer phase(options_.on_phase, "lease");
-    const catalog::VersionId* newer_than =
-        newer && committed_.has_value() ? &*committed_ : nullptr;
-    absl::StatusOr<catalog::Lease> lease =
-        place_->AcquireLease(version, newer_than, deadline);
-    const bool not_ready = absl::IsNotFound(lease.status()) ||
-                           absl::IsFailedPrecondition(lease.status());
-    if (lease.ok() || !not_ready) return lease;
-    WEFT_ASSIGN_OR_RETURN(
-        const catalog::VersionRecord ready,
-        catalog::WaitForReady(*options_.catalog, options_.model, version,
-                              newer_than, deadline, options_.while_waiting));
-    return place_->AcquireLease(&ready.version, nullptr, deadline);
+    WantedVersion wanted{.version = version};
+    if (newer && committed_) wanted.newer_than = &*committed_;
+    return TakeLeaseOf(wanted, *place_, options_, deadline);
   }
 
   // A catalog that knew nothing of this receiver hears what it serves.
