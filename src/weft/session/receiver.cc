@@ -505,7 +505,21 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
     WEFT_RETURN_IF_ERROR(
         base::Annotate(options_.shadow.pause(), "hook that pauses the engine"));
   }
+  const auto resume = [this] {
+    return base::Annotate(
+        options_.shadow.resume ? options_.shadow.resume() : absl::OkStatus(),
+        "hook that resumes the engine");
+  };
   const auto paused = steady_clock::now();
+  const absl::Status latched = latch_->Set(
+      version, absl::StrCat("a switch to ", catalog::ToString(version),
+                            " has begun and not ended"));
+  if (!latched.ok()) {
+    // Nothing has changed: the engine goes on with what it serves.
+    const absl::Status resumed = resume();
+    if (resumed.ok()) return latched;
+    return base::Annotate(resumed, std::string(latched.message()));
+  }
   const absl::Status switched = SwitchWhilePaused(version, deadline, report);
   if (!switched.ok()) {
     latch_->Fence(absl::StrCat("switch to ", catalog::ToString(version),
@@ -518,8 +532,7 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
     return switched;
   }
   report.pause_seconds = SecondsBetween(paused, steady_clock::now());
-  const absl::Status resumed =
-      options_.shadow.resume ? options_.shadow.resume() : absl::OkStatus();
+  const absl::Status resumed = resume();
   base::FaultList faults;
   for (const absl::Status& recorded :
        {latch_->Record(version),
@@ -535,16 +548,13 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
                   catalog::ToString(version),
                   " is live, but not recorded as such: ", report.unrecorded));
   }
-  WEFT_RETURN_IF_ERROR(base::Annotate(resumed, "hook that resumes the engine"));
+  WEFT_RETURN_IF_ERROR(resumed);
   return report;
 }
 
 absl::Status ReceiverImpl::SwitchWhilePaused(const catalog::VersionId& version,
                                              base::Deadline deadline,
                                              RollbackReport& report) {
-  WEFT_RETURN_IF_ERROR(latch_->Set(
-      version, absl::StrCat("a switch to ", catalog::ToString(version),
-                            " has begun and not ended")));
   begun_.reset();  // the receiving set becomes another one
   WEFT_ASSIGN_OR_RETURN(report.bytes_copied, shadow_->Switch(deadline));
   WEFT_RETURN_IF_ERROR(Derive(version));
