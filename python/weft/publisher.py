@@ -88,8 +88,8 @@ class Publisher:
 
     def publish(self, step: int | None = None, timeout: float = 30) -> PublishReport:
         """The memory now holds `step` (default: the last one plus one): takes
-        digests and tells the catalog. RuntimeError of the source if parameters
-        have moved since it was made; nothing is published then."""
+        digests and tells the catalog. MemoryMoved if tensors have moved since
+        the source was made; nothing is published then."""
         self._check_memory()
         step = self._last_step + 1 if step is None else step
         report = PublishReport(**self._native.publish(step, timeout))
@@ -118,8 +118,6 @@ class Publisher:
         self.close()
 
     def _check_memory(self) -> None:
-        check = getattr(self._source, "check", None)
-        if check is not None:
-            check()
+        _memory.check(self._source)
 
 

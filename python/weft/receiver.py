@@ -152,7 +152,9 @@ class Receiver:
         newest that is READY; with `newer` one newer than what is committed),
         waiting for it at most until `timeout` seconds from now. Ctrl-C ends
         the wait. Raises CoverageError, DigestMismatch, PeerLost,
-        VersionChanged, DeadlineExceeded, Refused."""
+        VersionChanged, DeadlineExceeded, Refused, and MemoryMoved before
+        anything else if the target's tensors are not where they were."""
+        _memory.check(self._target)
         name = "" if version == "latest" else version
         return RefitReport(**self._native.refit(name, newer, timeout))
 
