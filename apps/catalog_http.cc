@@ -1,6 +1,5 @@
 #include "catalog_http.h"
 
-#include <httplib.h>
 #include <sys/socket.h>
 
 #include <chrono>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "catalog_view.h"
 #include "endpoints.h"
+#include "http_server.h"
 
 namespace weft::apps {
 namespace {
@@ -19,7 +19,7 @@ namespace {
 constexpr double kStoreSeconds = 2;
 constexpr std::size_t kThreads = 4;
 constexpr std::size_t kMostRequestBytes = 16 << 10;
-constexpr std::chrono::seconds kSlowest(5);
+constexpr std::chrono::seconds kPatience(3);
 constexpr char kText[] = "text/plain; charset=utf-8";
 
 // A port that another program has is an error, and not shared with it.
@@ -31,7 +31,7 @@ void SetSocketOptions(int socket) {
 }  // namespace
 
 struct CatalogHttp::Impl {
-  httplib::Server server;
+  HttpServer server{kThreads, kPatience};
   std::string address;
   std::thread thread;
 };
@@ -60,12 +60,8 @@ absl::StatusOr<std::unique_ptr<CatalogHttp>> CatalogHttp::Start(
   }
   auto impl = std::make_unique<Impl>();
   httplib::Server& server = impl->server;
-  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   server.set_socket_options(SetSocketOptions);
   server.set_payload_max_length(kMostRequestBytes);
-  server.set_read_timeout(kSlowest);
-  server.set_write_timeout(kSlowest);
-  server.set_keep_alive_max_count(1);
   server.Get("/healthz",
              [](const httplib::Request&, httplib::Response& answer) {
                answer.set_content("ok\n", kText);

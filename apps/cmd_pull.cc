@@ -72,6 +72,13 @@ struct Engine {
   std::unique_ptr<session::Receiver> receiver;
 };
 
+// Between looks for a version; a command that serves has these signals blocked.
+absl::Status CheckStop() {
+  return StopSignalCame()
+             ? absl::CancelledError("stopped while it waited for a version")
+             : absl::OkStatus();
+}
+
 absl::StatusOr<manifest::Placement> TargetPlacement(
     const PullArgs& args, catalog::CatalogStore& store) {
   WEFT_ASSIGN_OR_RETURN(const recipe::LayoutSpec spec,
@@ -80,8 +87,8 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
   WEFT_ASSIGN_OR_RETURN(const catalog::Labels required,
                         ParseLabels(args.required));
   WEFT_RETURN_IF_ERROR(catalog::WaitForReady(store, args.model, nullptr,
-                                             nullptr, args.deadline(), nullptr,
-                                             required)
+                                             nullptr, args.deadline(),
+                                             &CheckStop, required)
                            .status());
   WEFT_ASSIGN_OR_RETURN(const catalog::SourceSet sources,
                         store.GetSources(args.model, args.deadline()));
@@ -136,6 +143,7 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   options.execute.num_threads = args.threads;
   options.execute.window = args.window;
   options.serve = args.serve;
+  options.while_waiting = &CheckStop;
   if (args.mode == "shadow") options.mode = session::ReceiveMode::kShadow;
   if (args.shadow_bytes) options.shadow.budget_bytes = *args.shadow_bytes;
   options.state_file = args.state;
@@ -164,7 +172,7 @@ absl::StatusOr<catalog::VersionId> FindLabelled(const PullArgs& args,
   WEFT_ASSIGN_OR_RETURN(
       const catalog::VersionRecord found,
       catalog::WaitForReady(*engine.catalog, args.model, exact, nullptr,
-                            args.deadline(), nullptr, required));
+                            args.deadline(), &CheckStop, required));
   if (!catalog::HasLabels(found.labels, required)) {
     return absl::FailedPreconditionError(absl::StrCat(
         "version ", catalog::ToString(found.version), " has the labels \"",

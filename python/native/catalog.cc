@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "endpoint.h"
+#include "held_session.h"
 #include "raise.h"
 #include "sessions.h"
 #include "weft/catalog/grpc/catalog_server.h"
@@ -20,22 +21,28 @@ namespace {
 
 namespace nb = nanobind;
 
+struct ServedStore {
+  std::unique_ptr<catalog::CatalogStore> store;
+  std::unique_ptr<catalog::CatalogServer> server;
+};
+
 // A server of its own process's memory, as `weft catalog` is.
 class Server {
  public:
-  Server(const std::string& listen)
-      : store_(catalog::MakeMemoryStore({})),
-        server_(
-            ValueOrRaise(catalog::CatalogServer::Start(listen, store_.get()))) {
+  explicit Server(const std::string& listen) {
+    auto served = std::make_unique<ServedStore>();
+    served->store = catalog::MakeMemoryStore({});
+    served->server = ValueOrRaise(
+        catalog::CatalogServer::Start(listen, served->store.get()));
+    port_ = served->server->port();
+    served_.Hold(std::move(served));
   }
-  int port() const { return server_->port(); }
-  void Close() {
-    WithoutGil([&] { server_->Shutdown(); });
-  }
+  int port() const { return port_; }
+  void Close() { served_.Close(); }
 
  private:
-  std::unique_ptr<catalog::CatalogStore> store_;
-  std::unique_ptr<catalog::CatalogServer> server_;
+  int port_ = 0;
+  HeldSession<ServedStore> served_{"catalog"};
 };
 
 nb::dict ToDict(const catalog::VersionRecord& record) {

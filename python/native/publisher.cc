@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "endpoint.h"
+#include "held_session.h"
 #include "placements.h"
 #include "raise.h"
 #include "sessions.h"
@@ -45,22 +46,23 @@ class PyPublisher {
       WEFT_ASSIGN_OR_RETURN(options.transports,
                             MakeTransports(transports, device));
       WEFT_ASSIGN_OR_RETURN(
-          publisher_, session::Publisher::Create(std::move(options), deadline));
+          std::unique_ptr<session::Publisher> publisher,
+          session::Publisher::Create(std::move(options), deadline));
+      publisher_.Hold(std::move(publisher));
       return absl::OkStatus();
     }));
   }
-  ~PyPublisher() { Close(); }
 
   int64_t BeginUpdate(double timeout) {
-    session::Publisher& publisher = Open();
+    const auto publisher = publisher_.Enter();
     return ValueOrRaise(WithoutGil(
-        [&] { return publisher.BeginUpdate(AfterSeconds(timeout)); }));
+        [&] { return publisher->BeginUpdate(AfterSeconds(timeout)); }));
   }
 
   nb::dict Publish(uint64_t step, double timeout) {
-    session::Publisher& publisher = Open();
+    const auto publisher = publisher_.Enter();
     const session::PublishReport report = ValueOrRaise(WithoutGil(
-        [&] { return publisher.Publish(step, AfterSeconds(timeout)); }));
+        [&] { return publisher->Publish(step, AfterSeconds(timeout)); }));
     nb::dict dict;
     dict["version"] = catalog::ToString(report.version.version);
     dict["state"] = std::string(catalog::ToString(report.version.state));
@@ -74,24 +76,14 @@ class PyPublisher {
   }
 
   void Health() {
-    session::Publisher& publisher = Open();
-    RaiseIfError(WithoutGil([&] { return publisher.Health(); }));
+    const auto publisher = publisher_.Enter();
+    RaiseIfError(WithoutGil([&] { return publisher->Health(); }));
   }
 
-  void Close() {
-    if (publisher_ == nullptr) return;
-    WithoutGil([&] { publisher_.reset(); });
-  }
+  void Close() { publisher_.Close(); }
 
  private:
-  session::Publisher& Open() {
-    if (publisher_ == nullptr) {
-      RaiseIfError(absl::FailedPreconditionError("the publisher is closed"));
-    }
-    return *publisher_;
-  }
-
-  std::unique_ptr<session::Publisher> publisher_;
+  HeldSession<session::Publisher> publisher_{"publisher"};
 };
 
 }  // namespace

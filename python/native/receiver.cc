@@ -8,12 +8,14 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "endpoint.h"
+#include "held_session.h"
 #include "placements.h"
 #include "raise.h"
 #include "sessions.h"
@@ -46,6 +48,10 @@ absl::Status CallHook(const nb::object& hook, const Args&... args) {
     hook(args...);
     return absl::OkStatus();
   } catch (nb::python_error& error) {
+    if (!error.matches(PyExc_Exception)) {
+      error.restore();  // Ctrl-C and exit() end the call as what they are
+      return absl::CancelledError("interrupted");
+    }
     return absl::InternalError(error.what());
   }
 }
@@ -143,7 +149,7 @@ class PyReceiver {
     options.verify = verify;
     options.measure_bound = measure_bound;
     options.known_tensors = std::move(known_tensors);
-    options.while_waiting = &CheckSignals;
+    options.while_waiting = [this] { return CheckWait(); };
     if (!hook_.is_none()) {
       options.derive_hook = [this](const catalog::VersionId& version) {
         return CallHook(hook_, catalog::ToString(version));
@@ -163,39 +169,50 @@ class PyReceiver {
       WEFT_ASSIGN_OR_RETURN(options.transports,
                             MakeTransports(transports, device));
       WEFT_ASSIGN_OR_RETURN(
-          receiver_, session::Receiver::Create(std::move(options), deadline));
+          std::unique_ptr<session::Receiver> receiver,
+          session::Receiver::Create(std::move(options), deadline));
+      receiver_.Hold(std::move(receiver));
       return absl::OkStatus();
     }));
   }
-  ~PyReceiver() { Close(); }
 
   void Prepare(double timeout) {
-    session::Receiver& receiver = Open();
+    const auto receiver = receiver_.Enter();
+    const auto one = OneAtATime();
     const absl::Status prepared =
-        WithoutGil([&] { return receiver.Prepare(AfterSeconds(timeout)); });
+        WithoutGil([&] { return receiver->Prepare(AfterSeconds(timeout)); });
     RaiseIfError(prepared, PhaseOf(prepared));
   }
 
   // `version`: RUN:EPOCH:STEP, or empty for the newest.
   nb::dict Refit(const std::string& version, bool newer, double timeout) {
-    session::Receiver& receiver = Open();
+    const auto receiver = receiver_.Enter();
     catalog::VersionId exact;
     if (!version.empty()) {
       exact = ValueOrRaise(catalog::ParseVersionId(version));
     }
+    const base::Deadline deadline = AfterSeconds(timeout);
+    const auto one = OneAtATime();
     const absl::StatusOr<session::RefitReport> report = WithoutGil([&] {
-      return receiver.Refit(version.empty() ? nullptr : &exact, newer,
-                            AfterSeconds(timeout));
+      auto report =
+          receiver->Refit(version.empty() ? nullptr : &exact, newer, deadline);
+      NoteCommitted(*receiver);
+      return report;
     });
     if (PyErr_Occurred() != nullptr) throw nb::python_error();  // Ctrl-C
     RaiseIfError(report.status(), PhaseOf(report.status()));
-    return ToDict(*report, *receiver.plan());
+    return ToDict(*report, *receiver->plan());
   }
 
   nb::dict Rollback(double timeout) {
-    session::Receiver& receiver = Open();
-    const absl::StatusOr<session::RollbackReport> report =
-        WithoutGil([&] { return receiver.Rollback(AfterSeconds(timeout)); });
+    const auto receiver = receiver_.Enter();
+    const auto one = OneAtATime();
+    const absl::StatusOr<session::RollbackReport> report = WithoutGil([&] {
+      auto report = receiver->Rollback(AfterSeconds(timeout));
+      NoteCommitted(*receiver);
+      return report;
+    });
+    if (PyErr_Occurred() != nullptr) throw nb::python_error();  // Ctrl-C
     RaiseIfError(report.status());
     nb::dict dict;
     dict["version"] = catalog::ToString(report->version);
@@ -206,17 +223,23 @@ class PyReceiver {
     return dict;
   }
 
-  bool fenced() { return Open().fenced(); }
-  std::string fenced_reason() { return Open().fenced_reason(); }
-  std::string committed() {
-    const auto& committed = Open().committed();
-    return committed.has_value() ? catalog::ToString(*committed) : "";
+  bool fenced() { return receiver_.EnterToLook()->fenced(); }
+  std::string fenced_reason() {
+    return receiver_.EnterToLook()->fenced_reason();
   }
-  std::string Explain(bool json) { return Open().Explain({}, json); }
+  std::string committed() {
+    const auto receiver = receiver_.EnterToLook();
+    const std::lock_guard lock(committed_mutex_);
+    return committed_;
+  }
+  std::string Explain(bool json) {
+    const auto receiver = receiver_.EnterToLook();
+    const auto one = OneAtATime();
+    return receiver->Explain({}, json);
+  }
 
   void Close() {
-    if (receiver_ == nullptr) return;
-    WithoutGil([&] { receiver_.reset(); });
+    receiver_.Close();
     // They may hold what holds this.
     hook_.reset();
     pause_.reset();
@@ -224,17 +247,36 @@ class PyReceiver {
   }
 
  private:
-  session::Receiver& Open() {
-    if (receiver_ == nullptr) {
-      RaiseIfError(absl::FailedPreconditionError("the receiver is closed"));
+  // What a refit leaves behind, its plan, is read before another one begins.
+  // A hook's thread has it already.
+  std::unique_lock<std::recursive_mutex> OneAtATime() {
+    return WithoutGil(
+        [&] { return std::unique_lock<std::recursive_mutex>(one_at_a_time_); });
+  }
+
+  // For threads that ask while another one is in a refit.
+  void NoteCommitted(const session::Receiver& receiver) {
+    const std::lock_guard lock(committed_mutex_);
+    committed_ = receiver.committed().has_value()
+                     ? catalog::ToString(*receiver.committed())
+                     : "";
+  }
+
+  absl::Status CheckWait() {
+    if (receiver_.closing()) {
+      return absl::FailedPreconditionError(
+          "the receiver was closed while it waited for a version");
     }
-    return *receiver_;
+    return CheckSignals();
   }
 
   nb::object hook_;
   nb::object pause_;
   nb::object resume_;
-  std::unique_ptr<session::Receiver> receiver_;
+  std::recursive_mutex one_at_a_time_;
+  std::mutex committed_mutex_;
+  std::string committed_;
+  HeldSession<session::Receiver> receiver_{"receiver"};
 };
 
 }  // namespace

@@ -36,8 +36,9 @@ finally:
 from weft.catalog import Catalog, CatalogServer  # noqa: E402
 from weft.errors import (AccessDenied, AlreadyPublished, BadInput,  # noqa: E402
                          CoverageError, DeadlineExceeded, DigestMismatch,
-                         LimitReached, NotKnown, NotSupported, OutOfMemory,
-                         PeerLost, Refused, VersionChanged, WeftError)
+                         LimitReached, MemoryMoved, NotKnown, NotSupported,
+                         OutOfMemory, PeerLost, Refused, VersionChanged,
+                         WeftError)
 from weft.layout import (Fragment, LogicalTensor, Placement,  # noqa: E402
                          ScaledTensor, StoredTensor)
 from weft.plan import Plan, explain, plan, recipe_placement  # noqa: E402
@@ -50,8 +51,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessDenied", "AlreadyPublished", "BadInput", "Catalog", "CatalogServer",
     "CoverageError", "DeadlineExceeded", "DigestMismatch", "Fragment",
-    "LimitReached", "LogicalTensor", "NotKnown", "NotSupported", "OutOfMemory",
-    "PeerLost", "Placement", "Plan", "PublishReport", "Publisher", "Receiver",
+    "LimitReached", "LogicalTensor", "MemoryMoved", "NotKnown", "NotSupported",
+    "OutOfMemory", "PeerLost", "Placement", "Plan", "PublishReport", "Publisher", "Receiver",
     "RefitReport", "Refused", "RollbackReport", "ScaledTensor", "StoredTensor",
     "Tensors", "VersionChanged", "WeftError", "explain", "plan",
     "recipe_placement", "tensors", "ucx",

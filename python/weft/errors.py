@@ -61,3 +61,8 @@ class AccessDenied(WeftError, PermissionError):
 
 class NotSupported(WeftError, NotImplementedError):
     """This build or this machine cannot do it."""
+
+
+class MemoryMoved(WeftError):
+    """Tensors are not where they were when their source or target was made;
+    they are named."""

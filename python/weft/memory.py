@@ -96,6 +96,13 @@ def of_tensors(placement: Any, tensors: list[Any],
             for each, tensor in zip(stored, tensors, strict=True)]
 
 
+def check(tensors: Any) -> None:
+    """MemoryMoved of a source or target that can tell."""
+    check_tensors = getattr(tensors, "check", None)
+    if check_tensors is not None:
+        check_tensors()
+
+
 def default_threads() -> int:
     return min(4, len(os.sched_getaffinity(0)))
 

@@ -49,8 +49,9 @@ class Publisher:
     publish() waits for what it holds.
 
     The memory is read by peers at any time between publish() and the next
-    update(). Threads: one caller at a time; no call holds the GIL while it
-    waits. Raises AlreadyPublished, Refused (a newer epoch runs), BadInput,
+    update(). Threads: any, one after the other; no call holds the GIL while it
+    waits. A fork of the process (a worker of a data loader) has no part in it:
+    every call is Refused there, and the publisher lives on in its own process. Raises AlreadyPublished, Refused (a newer epoch runs), BadInput,
     PeerLost (no catalog), DeadlineExceeded.
     """
 
@@ -87,8 +88,8 @@ class Publisher:
 
     def publish(self, step: int | None = None, timeout: float = 30) -> PublishReport:
         """The memory now holds `step` (default: the last one plus one): takes
-        digests and tells the catalog. RuntimeError of the source if parameters
-        have moved since it was made; nothing is published then."""
+        digests and tells the catalog. MemoryMoved if tensors have moved since
+        the source was made; nothing is published then."""
         self._check_memory()
         step = self._last_step + 1 if step is None else step
         report = PublishReport(**self._native.publish(step, timeout))
@@ -105,7 +106,8 @@ class Publisher:
         self._native.health()
 
     def close(self) -> None:
-        """Withdraws what this rank published. The memory is free afterwards."""
+        """Withdraws what this rank published. The memory is free afterwards: a
+        call of another thread is waited for, at most until its deadline."""
         self._native.close()
         self._held = []
 
@@ -116,8 +118,6 @@ class Publisher:
         self.close()
 
     def _check_memory(self) -> None:
-        check = getattr(self._source, "check", None)
-        if check is not None:
-            check()
+        _memory.check(self._source)
 
 

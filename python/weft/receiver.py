@@ -156,7 +156,9 @@ class Receiver:
         newest that is READY; with `newer` one newer than what is committed),
         waiting for it at most until `timeout` seconds from now. Ctrl-C ends
         the wait. Raises CoverageError, DigestMismatch, PeerLost,
-        VersionChanged, DeadlineExceeded, Refused."""
+        VersionChanged, DeadlineExceeded, Refused, and MemoryMoved before
+        anything else if the target's tensors are not where they were."""
+        _memory.check(self._target)
         name = "" if version == "latest" else version
         return RefitReport(**self._native.refit(name, newer, timeout))
 
@@ -190,7 +192,8 @@ class Receiver:
         return self._native.explain(False)
 
     def close(self) -> None:
-        """Leaves the catalog. The memory is free afterwards."""
+        """Leaves the catalog. The memory is free afterwards: a refit of another
+        thread is waited for, and gives up at once if it waits for a version."""
         self._native.close()
         self._held = []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from weft.dtypes import SAFETENSORS_NAMES
+from weft.errors import MemoryMoved
 from weft.layout import Fragment, Placement, StoredTensor
 
 
@@ -23,13 +24,45 @@ class Tensors:
     """A placement with the memory behind it; what Publisher and Receiver take
     as `source` and `target`."""
 
-    def __init__(self, placement: Placement, memory: list[Any]):
+    def __init__(self, placement: Placement, memory: list[Any],
+                 values: Mapping[str, Any]):
         self.placement = placement
         self._memory = memory
+        self._values = values
+        self._addresses = [_address_of(value) for value in memory]
 
     def tensors(self) -> list[Any]:
         """One object a stored tensor, in the order of placement.stored."""
         return self._memory
+
+    def check(self) -> None:
+        """MemoryMoved if a name has another tensor by now, or its tensor another
+        memory: what is in it then is neither published nor received."""
+        moved = []
+        for stored, before, address in zip(
+                self.placement.stored, self._memory, self._addresses,
+                strict=True):
+            now = self._values.get(stored.name)
+            if now is not before:
+                moved.append(f'"{stored.name}" is '
+                             + ("gone" if now is None else "another tensor"))
+            elif _address_of(now) != address:
+                moved.append(f'"{stored.name}" has other memory')
+        if moved:
+            raise MemoryMoved(
+                f"{len(moved)} of {len(self._memory)} tensors moved since "
+                "weft.tensors() was called, write into the old ones or call it "
+                "anew: " + "; ".join(moved))
+
+
+def _address_of(value: Any) -> int | None:
+    """None for what cannot move while its memory is borrowed (a bytearray)."""
+    if hasattr(value, "data_ptr"):
+        return value.data_ptr()
+    described = getattr(value, "__array_interface__", None)
+    if described is None:
+        described = getattr(value, "__cuda_array_interface__", None)
+    return None if described is None else described["data"][0]
 
 
 def tensors(values: Mapping[str, Any], layout: Placement | None = None) -> Tensors:
@@ -37,7 +70,8 @@ def tensors(values: Mapping[str, Any], layout: Placement | None = None) -> Tenso
     its name, on one rank. With it (see weft.recipe_placement) the names are
     those of its stored tensors, and all must be there, with its shapes and
     dtypes; a value without a dtype of its own (a bytearray) counts by its bytes.
-    ValueError names what does not fit, all at once."""
+    Each name must keep its tensor, and each tensor its memory: publish() and
+    refit() look, and raise MemoryMoved. ValueError names what does not fit, all at once."""
     if layout is None:
         layout = _whole(values)
     faults = []
@@ -61,7 +95,7 @@ def tensors(values: Mapping[str, Any], layout: Placement | None = None) -> Tenso
                if name not in known]
     if faults:
         raise ValueError("; ".join(faults))
-    return Tensors(layout, memory)
+    return Tensors(layout, memory, values)
 
 
 def _whole(values: Mapping[str, Any]) -> Placement:

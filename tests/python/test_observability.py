@@ -1,8 +1,11 @@
 """The catalog's HTTP port, and the timeline of a refit."""
 
+import contextlib
 import json
 import re
 import signal
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -176,3 +179,29 @@ def test_a_refit_is_drawn(start, catalog, checkpoint, tmp_path):  # noqa: F811
               for name in ("lease", "epoch words before", "move from 1 peers",
                            "verify", "epoch words after", "commit")]
     assert begins == sorted(begins)
+
+
+def test_slow_clients_keep_nobody_waiting(start):  # noqa: F811
+    """Four that sent a byte now and then took all threads for ever: probes went
+    unanswered, and the catalog did not end on SIGTERM."""
+    catalog = start("catalog", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    http = catalog.event()["http"]
+    host, port = http.split(":")
+    with contextlib.ExitStack() as slow:
+        clients = [slow.enter_context(socket.create_connection((host, int(port))))
+                   for _ in range(40)]
+        ended = threading.Event()
+        slow.callback(ended.set)
+
+        def drip():
+            while not ended.wait(0.2):
+                for client in clients:
+                    with contextlib.suppress(OSError):
+                        client.sendall(b"a")
+
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+        threading.Thread(target=drip, daemon=True).start()
+        assert get(http, "/healthz")[0] == 200
+        catalog.child.send_signal(signal.SIGTERM)
+        assert catalog.child.wait(PATIENCE) == 0

@@ -4,6 +4,7 @@
 commands, and only those that serve until ctrl-c took them.
 """
 
+import json
 import pathlib
 import re
 import signal
@@ -107,3 +108,29 @@ def test_a_command_that_serves_ends_in_order(number):
     finally:
         catalog.kill()
         catalog.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_engine_that_waits_for_a_version_ends_at_once(number):
+    """It ended with its --timeout."""
+    catalog = subprocess.Popen(
+        [BINARY, "catalog", "--listen", "127.0.0.1:0", "--json"],
+        stdout=subprocess.PIPE, text=True)
+    address = json.loads(catalog.stdout.readline())["address"]
+    engine = subprocess.Popen(
+        [BINARY, "pull", "--catalog", address, "--model", "m", "--layout", "hf",
+         "--rank", "0", "--serve", "--timeout", str(10 * PATIENCE)],
+        stderr=subprocess.PIPE, text=True)
+    try:
+        blocked = f"/proc/{engine.pid}/status"
+        wait_until(lambda: any(
+            int(line.split()[1], 16) >> (number - 1) & 1
+            for line in open(blocked) if line.startswith("SigBlk")),
+            "the engine serves until it is stopped")
+        engine.send_signal(number)
+        assert engine.wait(PATIENCE) == 1
+        assert "stopped while it waited" in engine.stderr.read()
+    finally:
+        for process in (engine, catalog):
+            process.kill()
+            process.wait()

@@ -7,6 +7,7 @@ from typing import Callable, Mapping, NamedTuple
 import torch
 
 from weft.dtypes import SAFETENSORS_NAMES
+from weft.errors import MemoryMoved
 from weft.layout import Fragment, Placement, StoredTensor
 
 # The names that safetensors gives to dtypes.
@@ -16,10 +17,6 @@ DTYPE_NAMES = {getattr(torch, word): name
 
 class UnsupportedTensors(ValueError):
     """Tensors that cannot be published; the message names every one of them."""
-
-
-class MemoryMoved(RuntimeError):
-    """Published memory is not where it was; the message names the tensors."""
 
 
 class Faults:

@@ -23,6 +23,7 @@
 #include "weft/session/source_choice_internal.h"
 #include "weft/session/source_link_internal.h"
 #include "weft/session/step_check_internal.h"
+#include "weft/session/take_lease_internal.h"
 #include "weft/session/transfer_internal.h"
 
 namespace weft::session {
@@ -203,24 +204,13 @@ class ReceiverImpl : public Receiver {
         done ? deadline : base::Deadline::After(std::chrono::seconds(2)));
   }
 
-  // One call when the version is READY. Else says at once what is wrong with
-  // this receiver or the catalog, or waits.
   absl::StatusOr<catalog::Lease> TakeLease(const catalog::VersionId* version,
                                            bool newer,
                                            base::Deadline deadline) {
     const PhaseTimer phase(options_.on_phase, "lease");
-    const catalog::VersionId* newer_than =
-        newer && committed_.has_value() ? &*committed_ : nullptr;
-    absl::StatusOr<catalog::Lease> lease =
-        place_->AcquireLease(version, newer_than, deadline);
-    const bool not_ready = absl::IsNotFound(lease.status()) ||
-                           absl::IsFailedPrecondition(lease.status());
-    if (lease.ok() || !not_ready) return lease;
-    WEFT_ASSIGN_OR_RETURN(
-        const catalog::VersionRecord ready,
-        catalog::WaitForReady(*options_.catalog, options_.model, version,
-                              newer_than, deadline, options_.while_waiting));
-    return place_->AcquireLease(&ready.version, nullptr, deadline);
+    WantedVersion wanted{.version = version};
+    if (newer && committed_) wanted.newer_than = &*committed_;
+    return TakeLeaseOf(wanted, *place_, options_, deadline);
   }
 
   // A catalog that knew nothing of this receiver hears what it serves.
@@ -511,7 +501,21 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
     WEFT_RETURN_IF_ERROR(
         base::Annotate(options_.shadow.pause(), "hook that pauses the engine"));
   }
+  const auto resume = [this] {
+    return base::Annotate(
+        options_.shadow.resume ? options_.shadow.resume() : absl::OkStatus(),
+        "hook that resumes the engine");
+  };
   const auto paused = steady_clock::now();
+  const absl::Status latched = latch_->Set(
+      version, absl::StrCat("a switch to ", catalog::ToString(version),
+                            " has begun and not ended"));
+  if (!latched.ok()) {
+    // Nothing has changed: the engine goes on with what it serves.
+    const absl::Status resumed = resume();
+    if (resumed.ok()) return latched;
+    return base::Annotate(resumed, std::string(latched.message()));
+  }
   const absl::Status switched = SwitchWhilePaused(version, deadline, report);
   if (!switched.ok()) {
     latch_->Fence(absl::StrCat("switch to ", catalog::ToString(version),
@@ -524,8 +528,7 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
     return switched;
   }
   report.pause_seconds = SecondsBetween(paused, steady_clock::now());
-  const absl::Status resumed =
-      options_.shadow.resume ? options_.shadow.resume() : absl::OkStatus();
+  const absl::Status resumed = resume();
   base::FaultList faults;
   for (const absl::Status& recorded :
        {latch_->Record(version),
@@ -541,16 +544,13 @@ absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
                   catalog::ToString(version),
                   " is live, but not recorded as such: ", report.unrecorded));
   }
-  WEFT_RETURN_IF_ERROR(base::Annotate(resumed, "hook that resumes the engine"));
+  WEFT_RETURN_IF_ERROR(resumed);
   return report;
 }
 
 absl::Status ReceiverImpl::SwitchWhilePaused(const catalog::VersionId& version,
                                              base::Deadline deadline,
                                              RollbackReport& report) {
-  WEFT_RETURN_IF_ERROR(latch_->Set(
-      version, absl::StrCat("a switch to ", catalog::ToString(version),
-                            " has begun and not ended")));
   begun_.reset();  // the receiving set becomes another one
   WEFT_ASSIGN_OR_RETURN(report.bytes_copied, shadow_->Switch(deadline));
   WEFT_RETURN_IF_ERROR(Derive(version));

@@ -306,6 +306,40 @@ TEST_P(RefitTest, AWaitCanBeInterrupted) {
   EXPECT_EQ(calls, 2);
 }
 
+// The newest version was found READY, and GONE when its lease was asked for:
+// the refit failed although a later version came within its time.
+TEST_P(RefitTest, TheNewestVersionMayGoBeforeItIsLeased) {
+  class FastTrainer : public catalog::ForwardingStore {
+   public:
+    using ForwardingStore::ForwardingStore;
+    absl::StatusOr<catalog::Lease> AcquireLease(
+        const std::string& worker_id, const catalog::VersionId& version,
+        base::Deadline deadline) override {
+      if (auto step = std::exchange(next_step, nullptr)) step();
+      return ForwardingStore::AcquireLease(worker_id, version, deadline);
+    }
+    std::function<void()> next_step;
+  };
+  const auto store = std::make_shared<FastTrainer>(store_);
+  store->next_step = [this] { PublishAll(2); };
+  StartTrainers(1);
+  bool published = false;
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+                              [&](ReceiverOptions& options) {
+                                options.catalog = store;
+                                options.while_waiting = [&] {
+                                  if (!std::exchange(published, true))
+                                    PublishAll(1);
+                                  return absl::OkStatus();
+                                };
+                              });
+  const auto report = engine.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->version.step, 2u);
+  EXPECT_EQ(store->next_step, nullptr);
+  EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 2));
+}
+
 // A trainer of another model whose tensors happen to cover this one: a norm of
 // the queries that this one lacks.
 TEST_P(RefitTest, APartThatTheModelDoesNotHaveIsRefused) {

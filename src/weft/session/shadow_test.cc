@@ -2,13 +2,16 @@
 // any time, whatever fails, and goes back on request.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/testing/plain_session.h"
 
@@ -298,6 +301,43 @@ TEST_P(ShadowTest, AnEngineThatCannotPauseKeepsServing) {
       absl::IsFailedPrecondition(engine.receiver->Rollback(Soon()).status()));
   RefitTo(engine, 2);
   ExpectServes(engine, 2);
+}
+
+// A full disk fenced an engine whose weights nobody had touched, and left it
+// paused.
+TEST_P(ShadowTest, AStateFileThatCannotBeWrittenLeavesTheLiveVersionServing) {
+  const std::filesystem::path folder =
+      std::filesystem::path(::testing::TempDir()) /
+      absl::StrCat("weft_shadow_", getpid());
+  std::filesystem::create_directory(folder);
+  StartTrainers(1);
+  int paused = 0;
+  Engine engine = StartShadow(false, [&](ReceiverOptions& options) {
+    options.state_file = folder / "state";
+    options.shadow.pause = [&] {
+      ++paused;
+      return absl::OkStatus();
+    };
+    options.shadow.resume = [&] {
+      --paused;
+      return absl::OkStatus();
+    };
+  });
+  PublishAll(1);
+  RefitTo(engine, 1);
+  PublishAll(2);
+  std::filesystem::remove_all(folder);
+  const auto report = engine.receiver->Refit(nullptr, true, Soon());
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("cannot create state file"));
+  EXPECT_EQ(paused, 0);
+  ExpectServes(engine, 1);
+  EXPECT_EQ(Told().fenced_reason, "");
+  EXPECT_EQ(Told().committed.step, 1u);
+  std::filesystem::create_directory(folder);
+  RefitTo(engine, 2);
+  ExpectServes(engine, 2);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_P(ShadowTest, AHookThatFailsFencesAndARollbackHeals) {
