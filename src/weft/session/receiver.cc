@@ -100,9 +100,9 @@ class ReceiverImpl : public Receiver {
     const absl::Status prepared =
         PrepareVersion(lease.ok() ? &*lease : nullptr, deadline);
     if (lease.ok()) {
-      options_.catalog
-          ->ReleaseLease(lease->lease_id, /*committed=*/false, "",
-                         base::Deadline::After(std::chrono::seconds(2)))
+      lease_keeper_
+          .Release(*lease, /*committed=*/false, "",
+                   base::Deadline::After(std::chrono::seconds(2)))
           .IgnoreError();
     }
     return prepared;
@@ -198,8 +198,8 @@ class ReceiverImpl : public Receiver {
   absl::Status ReleaseLease(const catalog::Lease& lease, bool committed,
                             bool done, base::Deadline deadline) {
     const PhaseTimer phase(options_.on_phase, committed ? "commit" : "release");
-    return options_.catalog->ReleaseLease(
-        lease.lease_id, committed, done ? "" : fenced_reason(),
+    return lease_keeper_.Release(
+        lease, committed, done ? "" : fenced_reason(),
         done ? deadline : base::Deadline::After(std::chrono::seconds(2)));
   }
 
