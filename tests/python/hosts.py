@@ -1,5 +1,6 @@
-"""Hosts for tests: network namespaces that are joined by a bridge and share no
-memory. Any of them can be put behind a bad link (link.py)."""
+"""Hosts for tests: network namespaces that are joined by a bridge, in one more, and
+share no memory. Any of them can be put behind a bad link (link.py). The network of
+the machine is left as it is: UCX of other tests would meet devices that go away."""
 
 import concurrent.futures
 import ctypes
@@ -16,7 +17,7 @@ import pytest
 
 import link
 from conftest import BINARY, SEED
-from test_processes import CONFIG, Process, publish
+from test_processes import CONFIG, Process, listing, publish
 
 NETWORK = "10.213.77"
 TRAINERS = "megatron:pp=2"
@@ -54,6 +55,14 @@ def enter(namespace):
             raise OSError(ctypes.get_errno(), f"setns to {namespace}")
 
 
+def inside(namespace, call):
+    """call() in a thread of this process whose network is that of the namespace: a
+    socket that it returns stays there."""
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=enter,
+                                               initargs=(namespace,)) as one:
+        return one.submit(call).result()
+
+
 class HostProcess(Process):
     """A Process on a host: its own network, System V and /dev/shm."""
 
@@ -79,15 +88,13 @@ class BadLink:
         print(f"link of {host.name}: seed {self.seed}")
         sh("ip", "netns", "add", self.name)
         # The host's cable goes to the link, another from there to the bridge.
-        sh("ip", "link", "set", host.outside, "netns", self.name)
+        host.net.ip("link", "set", host.outside, "netns", self.name)
         sh("ip", "-n", self.name, "link", "set", host.outside, "name", "near")
-        sh("ip", "link", "add", host.outside, "type", "veth", "peer", "name", "far",
-           "netns", self.name)
-        sh("ip", "link", "set", host.outside, "master", host.net.bridge, "up")
+        host.net.plug(host.outside, "far", self.name)
         for device in ("near", "far"):
             sh("ip", "-n", self.name, "link", "set", device, "up")
-        link.send_plain_frames(host.outside)
-        host.inside(lambda: link.send_plain_frames(host.device))
+        inside(host.net.name, lambda: link.send_plain_frames(host.outside))
+        inside(host.name, lambda: link.send_plain_frames(host.device))
         self.child = subprocess.Popen(
             ["ip", "netns", "exec", self.name, sys.executable, FOLDER / "link.py",
              "near", "far", "--seed", str(self.seed)],
@@ -120,14 +127,12 @@ class Host:
         self.number = number
         self.address = f"{NETWORK}.{10 + number}"
         self.device = "weft0"
-        self.outside = f"wf{os.getpid() % 100000}h{number}"
+        self.outside = f"host{number}"
         self.net = net
         self.link = None
         self.processes = []
         sh("ip", "netns", "add", self.name)
-        sh("ip", "link", "add", self.outside, "type", "veth", "peer", "name",
-           self.device, "netns", self.name)
-        sh("ip", "link", "set", self.outside, "master", net.bridge, "up")
+        net.plug(self.outside, self.device, self.name)
         sh("ip", "-n", self.name, "addr", "add", f"{self.address}/24", "dev",
            self.device)
         sh("ip", "-n", self.name, "link", "set", self.device, "up")
@@ -137,13 +142,6 @@ class Host:
         self.processes.append(HostProcess(self, *args))
         return self.processes[-1]
 
-    def inside(self, call):
-        """call() in a thread of this process that is on the host: a socket that
-        it returns stays there."""
-        with concurrent.futures.ThreadPoolExecutor(1, initializer=enter,
-                                                   initargs=(self.name,)) as one:
-            return one.submit(call).result()
-
     def trouble(self, **command):
         """What link.py takes; the first puts the link there."""
         if self.link is None:
@@ -152,30 +150,46 @@ class Host:
 
     def cut(self, is_cut):
         """The cable is drawn, which the host sees."""
-        sh("ip", "link", "set", self.outside, "down" if is_cut else "up")
+        self.net.ip("link", "set", self.outside, "down" if is_cut else "up")
 
     def received_bytes(self):
         # Of the host's end of the cable, seen from the other side.
-        text = sh("cat", f"/sys/class/net/{self.outside}/statistics/tx_bytes")
-        return int(text)
+        link_of, = json.loads(self.net.ip("-s", "-j", "link", "show", self.outside))
+        return link_of["stats64"]["tx"]["bytes"]
 
     def close(self):
         for process in self.processes:
             process.close()
         if self.link is not None:
             self.link.close()
-        subprocess.run(["ip", "link", "del", self.outside], check=False,
-                       capture_output=True)
         sh("ip", "netns", "del", self.name)
 
 
 class Net:
+    """The bridge, in a namespace of its own."""
+
     def __init__(self):
-        self.bridge = f"wf{os.getpid() % 100000}br"
+        self.name = f"weft{os.getpid()}net"
         self.hosts = []
-        sh("ip", "link", "add", self.bridge, "type", "bridge")
-        sh("ip", "addr", "add", f"{NETWORK}.1/24", "dev", self.bridge)
-        sh("ip", "link", "set", self.bridge, "up")
+        sh("ip", "netns", "add", self.name)
+        self.ip("link", "add", "bridge", "type", "bridge")
+        self.ip("addr", "add", f"{NETWORK}.1/24", "dev", "bridge")
+        self.ip("link", "set", "bridge", "up")
+
+    def ip(self, *words):
+        return sh("ip", "-n", self.name, *words)
+
+    def plug(self, port, device, namespace):
+        """A cable from a port of the bridge to a device of another namespace."""
+        self.ip("link", "add", port, "type", "veth", "peer", "name", device,
+                "netns", namespace)
+        self.ip("link", "set", port, "master", "bridge", "up")
+
+    def weft(self, *args):
+        """The program, run beside the bridge: its CompletedProcess."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, str(BINARY), *map(str, args)],
+            capture_output=True, text=True, timeout=120, check=False)
 
     def host(self):
         self.hosts.append(Host(self, len(self.hosts)))
@@ -184,7 +198,7 @@ class Net:
     def close(self):
         for host in self.hosts:
             host.close()
-        sh("ip", "link", "del", self.bridge)
+        sh("ip", "netns", "del", self.name)
 
 
 @pytest.fixture
@@ -212,6 +226,7 @@ class Fleet:
     """A catalog, two trainers and engines, each on its own host."""
 
     def __init__(self, net, checkpoint, num_engines=1):
+        self.net = net
         self.checkpoint = checkpoint
         catalog = net.host()
         self.catalog_host = catalog
@@ -234,6 +249,9 @@ class Fleet:
             "vllm:tp=1", "--rank", 0, "--transport", "auto", "--control",
             "stdin", "--timeout", timeout)
 
+    def versions(self):
+        return listing(self.net.weft, "versions", self.catalog)
+
     def step(self, number):
         for process in self.trainers:
             process.say("step")
@@ -247,15 +265,3 @@ def refit(engine):
     event = engine.event()
     assert event["event"] == "refitted", event
     return event
-
-
-def heal(engine, attempts=5):
-    """A refit after a cut: TCP sends again what was lost in steps that double,
-    so that the first deadlines may pass before it does."""
-    for _ in range(attempts):
-        engine.say("refit")
-        event = engine.event()
-        if event["event"] == "refitted":
-            return
-        assert event["event"] == "failed" and event["fenced"], event
-    raise AssertionError(event)

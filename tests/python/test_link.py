@@ -10,7 +10,7 @@ import pytest
 
 import link
 from conftest import SEED
-from hosts import net  # noqa: F401  (a fixture)
+from hosts import inside, net  # noqa: F401  (net is a fixture)
 
 PORT = 5000
 PATIENCE = 20  # seconds; a bound, not an expectation
@@ -107,7 +107,8 @@ def test_as_many_are_lost_as_was_asked():
 
 def datagrams(host):
     """A socket of the host for datagrams."""
-    made = host.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    made = inside(host.name,
+                  lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     made.setsockopt(socket.SOL_SOCKET, link.SO_RCVBUFFORCE, 16 << 20)
     made.bind((host.address, PORT))
     made.settimeout(PATIENCE)
@@ -214,9 +215,10 @@ class Stream:
     """Bytes of a TCP connection from one host to another."""
 
     def __init__(self, source, sink, payload):
-        listener = sink.inside(lambda: socket.create_server((sink.address, PORT)))
-        self.sender = source.inside(lambda: socket.create_connection(
-            (sink.address, PORT), timeout=PATIENCE))
+        to = (sink.address, PORT)
+        listener = inside(sink.name, lambda: socket.create_server(to))
+        self.sender = inside(source.name, lambda: socket.create_connection(
+            to, timeout=PATIENCE))
         self.receiver, _ = listener.accept()
         self.receiver.settimeout(PATIENCE)
         listener.close()
