@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 import link
 from conftest import BINARY, SEED
-from test_processes import CONFIG, Process, listing, publish
+from test_processes import CONFIG, PATIENCE, Process, listing, publish
 
 NETWORK = "10.213.77"
 TRAINERS = "megatron:pp=2"
@@ -222,6 +223,16 @@ def checkpoint(weft, tmp_path):
     return folder
 
 
+def until(ask, holds, patience=PATIENCE):
+    """What ask() says, once it is as wanted."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if holds(said := ask()):
+            return said
+        threading.Event().wait(0.02)
+    pytest.fail(f"it never came to it: {said}")
+
+
 class Fleet:
     """A catalog, two trainers and engines, each on its own host."""
 
@@ -244,10 +255,19 @@ class Fleet:
                        self.checkpoint, TRAINERS, rank, version=version)
 
     def engine(self, index, timeout=20):
-        return self.engine_hosts[index].start(
+        """One that the catalog knows: links may become bad now."""
+        before = self._receivers()
+        engine = self.engine_hosts[index].start(
             "pull", "--catalog", self.catalog, "--model", "m", "--layout",
             "vllm:tp=1", "--rank", 0, "--transport", "auto", "--control",
             "stdin", "--timeout", timeout)
+        until(self._receivers, lambda receivers: receivers - before)
+        return engine
+
+    def _receivers(self):
+        return {worker["generation"]
+                for worker in listing(self.net.weft, "workers", self.catalog)
+                if worker["role"] == "receiver"}
 
     def versions(self):
         return listing(self.net.weft, "versions", self.catalog)
@@ -263,5 +283,5 @@ def refit(engine):
     engine.say("poison")
     engine.say("refit")
     event = engine.event()
-    assert event["event"] == "refitted", event
+    assert event.get("event") == "refitted", event
     return event

@@ -3,13 +3,13 @@
 import os
 import random
 import threading
-import time
 
 import pytest
 
 from conftest import SEED
-from hosts import Fleet, checkpoint, net, refit  # noqa: F401  (two are fixtures)
-from test_processes import PATIENCE, assert_holds
+from hosts import (  # noqa: F401  (two are fixtures)
+    Fleet, checkpoint, net, refit, until)
+from test_processes import assert_holds
 
 LAYOUT = "vllm:tp=1"
 NUM_CUTS = int(os.environ.get("WEFT_TEST_CUTS", 1))
@@ -18,16 +18,6 @@ NUM_CUTS = int(os.environ.get("WEFT_TEST_CUTS", 1))
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "out.safetensors"
-
-
-def until(ask, holds):
-    """What ask() says, once it is as wanted."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if holds(said := ask()):
-            return said
-        threading.Event().wait(0.05)
-    pytest.fail(f"it never came to it: {said}")
 
 
 def step_and_refit(weft, fleet, number, out):  # noqa: F811
@@ -59,8 +49,8 @@ def lost_frames(bad_hosts):
 
 
 @pytest.mark.parametrize("trouble", [
-    {"delay": 0.01}, {"loss": 0.02}, {"delay": 0.002, "jitter": 0.002, "loss": 0.01}],
-    ids=["late", "lossy", "both"])
+    {"delay": 0.01}, {"delay": 0.002, "jitter": 0.002, "loss": 0.02}],
+    ids=["late", "lossy"])
 def test_refits_over_bad_links(weft, net, checkpoint, out,  # noqa: F811
                                trouble):
     fleet = Fleet(net, checkpoint)
@@ -123,7 +113,8 @@ def test_a_partition_in_mid_refit(weft, net, checkpoint, out, who):  # noqa: F81
     # no trainer, whose links are fine, waits for its lease.
     assert leases(fleet) == (1 if who == "engine" else 0)
     host.trouble(cut=False)
-    until(lambda: leases(fleet), lambda left: left == 0)
+    # By itself it may last for the rest of a minute.
+    until(lambda: leases(fleet), lambda left: left == 0, patience=30)
     heal(engine)
     assert_holds(weft, engine, checkpoint, LAYOUT, 0, 1, out)
     fleet.step(2)

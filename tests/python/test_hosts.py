@@ -1,11 +1,8 @@
 """Catalog, trainers and engines on hosts of their own. What slow, lossy and broken
 links do is in test_bad_links.py."""
 
-import threading
-
-import pytest
-
-from hosts import Fleet, checkpoint, net, refit  # noqa: F401  (two are fixtures)
+from hosts import (  # noqa: F401  (two are fixtures)
+    Fleet, checkpoint, net, refit, until)
 from test_processes import assert_holds
 
 
@@ -32,13 +29,8 @@ def test_a_trainer_is_cut_off_for_good(weft, net, checkpoint,  # noqa: F811
     refit(engine)
     fleet.trainer_hosts[1].cut(True)
     # The catalog misses it, and no engine is sent to it any more.
-    for _ in range(1200):
-        states = [version["state"] for version in fleet.versions()]
-        if states == ["GONE"]:
-            break
-        threading.Event().wait(0.05)
-    else:
-        pytest.fail(f"versions are {states} 60 s after the cut")
+    until(lambda: [version["state"] for version in fleet.versions()],
+          lambda states: states == ["GONE"])
     for process in fleet.trainers:
         process.kill()
     fleet.trainer_hosts[1].cut(False)

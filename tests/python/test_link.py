@@ -10,7 +10,7 @@ import pytest
 
 import link
 from conftest import SEED
-from hosts import inside, net  # noqa: F401  (net is a fixture)
+from hosts import inside, net, until  # noqa: F401  (net is a fixture)
 
 PORT = 5000
 PATIENCE = 20  # seconds; a bound, not an expectation
@@ -130,15 +130,6 @@ def pair(net):  # noqa: F811
     theirs.close()
 
 
-def until(host, holds):
-    """The counts of the host's link, once they are as wanted."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if holds(counts := host.trouble()):
-            return counts
-    pytest.fail(f"the link never came to it: {counts}")
-
-
 def test_a_round_trip_takes_twice_the_delay(pair):
     behind, mine, theirs = pair
     behind.trouble(delay=0.05)
@@ -159,7 +150,7 @@ def test_what_is_lost_does_not_arrive(pair):
         mine.sendto(b"%d" % number, theirs.getsockname())
         if number % 50 == 49:
             behind.trouble()  # has taken the ones before, or soon has
-    counts = until(behind, lambda counts: counts["outward"]["arrived"]
+    counts = until(behind.trouble, lambda counts: counts["outward"]["arrived"]
                    >= before["arrived"] + 2000)["outward"]
     behind.trouble(loss=0)
     mine.sendto(b"end", theirs.getsockname())
@@ -177,13 +168,13 @@ def test_a_cut_is_silent_and_heals(pair):
     behind, mine, theirs = pair
     met = behind.trouble(delay=30)["outward"]["arrived"]
     mine.sendto(b"under way", theirs.getsockname())
-    until(behind, lambda counts: counts["outward"]["arrived"] > met)
+    until(behind.trouble, lambda counts: counts["outward"]["arrived"] > met)
     before = behind.trouble(cut=True, delay=0)
     assert before["cut"] is True and before["outward"]["cut"] >= 1
     for _ in range(10):
         mine.sendto(b"cut", theirs.getsockname())
         theirs.sendto(b"cut", mine.getsockname())
-    until(behind, lambda counts: all(
+    until(behind.trouble, lambda counts: all(
         counts[way]["cut"] >= before[way]["cut"] + 10
         for way in ("outward", "inward")))
     behind.trouble(cut=False)
@@ -266,7 +257,7 @@ def test_a_stream_is_cut_where_it_was_asked(net):  # noqa: F811
     stream = Stream(behind, other, payload)
     before = behind.trouble(cut_after=30_000)
     stream.thread.start()
-    after = until(behind, lambda counts: counts["cut"] is True)
+    after = until(behind.trouble, lambda counts: counts["cut"] is True)
     passed = sum(after[way]["passed_bytes"] - before[way]["passed_bytes"]
                  for way in ("outward", "inward"))
     assert 30_000 <= passed < 30_000 + 1515
