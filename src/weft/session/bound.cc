@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
@@ -83,8 +84,6 @@ absl::StatusOr<double> MeasureDeviceCopy(const transport::RemoteRegion& region,
   return best;
 }
 
-}  // namespace
-
 absl::StatusOr<Bound> MeasureBound(
     absl::Span<const std::unique_ptr<SourceLink>> links,
     const execute::ExecuteOptions& options, int device,
@@ -128,6 +127,19 @@ absl::StatusOr<Bound> MeasureBound(
     bound.bytes_per_second = best_posted;
   }
   return bound;
+}
+
+}  // namespace
+
+absl::Status RaiseBound(absl::Span<const std::unique_ptr<SourceLink>> links,
+                        const execute::ExecuteOptions& options, int device,
+                        base::Deadline deadline, Bound& best) {
+  WEFT_ASSIGN_OR_RETURN(Bound measured,
+                        MeasureBound(links, options, device, deadline));
+  if (measured.bytes_per_second > best.bytes_per_second) {
+    best = std::move(measured);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace weft::session

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "weft/base/deadline.h"
 #include "weft/session/source_link_internal.h"
@@ -23,10 +23,13 @@ struct Bound {
 // threads as the refit uses, best of three. Posted links: 1 MiB reads of the
 // peer, summed over peers only if they are different links, which on one host
 // they are not: the best single link. Both kinds present: the slower one.
-absl::StatusOr<Bound> MeasureBound(
-    absl::Span<const std::unique_ptr<SourceLink>> links,
-    const execute::ExecuteOptions& options, int device,
-    base::Deadline deadline);
+//
+// `best` becomes what was measured if that is more: noise only ever makes a
+// link look slower. After an error reads may be in flight, and the links are of
+// no use any more.
+absl::Status RaiseBound(absl::Span<const std::unique_ptr<SourceLink>> links,
+                        const execute::ExecuteOptions& options, int device,
+                        base::Deadline deadline, Bound& best);
 
 }  // namespace weft::session
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "weft/base/deadline.h"
 #include "weft/session/lease_keeper_internal.h"
@@ -7,6 +8,8 @@ namespace weft::session {
 namespace {
 
 constexpr int kRenewalsADuration = 3;
+// A second, as leases are: a publisher may be waiting.
+constexpr int kAttemptsADuration = 60;
 // So that the end of a receiver does not wait for a catalog that is away.
 constexpr std::chrono::nanoseconds kRenewTime = std::chrono::seconds(2);
 
@@ -27,9 +30,7 @@ void LeaseKeeper::Keep(const catalog::Lease& lease) {
   if (pause <= std::chrono::nanoseconds(0)) return;
   const std::lock_guard lock(mutex_);
   held_ = Held{lease.lease_id, pause, Clock::now() + pause};
-  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
-  // One that wakes before for a lease of the past sees then that it is early.
-  if (held_->due < wakes_) changed_.notify_all();
+  WakeBy(held_->due);
 }
 
 void LeaseKeeper::Drop() {
@@ -37,19 +38,72 @@ void LeaseKeeper::Drop() {
   held_.reset();
 }
 
+absl::Status LeaseKeeper::Release(const catalog::Lease& lease, bool committed,
+                                  const std::string& fenced_reason,
+                                  base::Deadline deadline) {
+  absl::Status released =
+      store_.ReleaseLease(lease.lease_id, committed, fenced_reason, deadline);
+  if (absl::IsUnavailable(released) || absl::IsDeadlineExceeded(released)) {
+    Owe(lease);
+  }
+  return released;
+}
+
+void LeaseKeeper::Owe(const catalog::Lease& lease) {
+  const std::chrono::nanoseconds pause = lease.lasts / kAttemptsADuration;
+  if (pause <= std::chrono::nanoseconds(0)) return;
+  const std::lock_guard lock(mutex_);
+  const Clock::time_point now = Clock::now();
+  owed_.push_back({lease.lease_id, pause, now + pause, now + lease.lasts});
+  WakeBy(owed_.back().due);
+}
+
+void LeaseKeeper::WakeBy(Clock::time_point due) {
+  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  // One that wakes before for a lease of the past sees then that it is early.
+  if (due < wakes_) changed_.notify_all();
+}
+
+LeaseKeeper::Clock::time_point LeaseKeeper::NextDue() const {
+  Clock::time_point next = held_ ? held_->due : Clock::time_point::max();
+  for (const Owed& owed : owed_) next = std::min(next, owed.due);
+  return next;
+}
+
 void LeaseKeeper::Run() {
   std::unique_lock lock(mutex_);
   while (!over_) {
-    if (!held_) {
-      wakes_ = Clock::time_point::max();
+    const Clock::time_point next = NextDue();
+    if (next == Clock::time_point::max()) {
+      wakes_ = next;
       changed_.wait(lock);
-    } else if (Clock::now() < held_->due) {
-      wakes_ = held_->due;
+    } else if (Clock::now() < next) {
+      wakes_ = next;
       changed_.wait_until(lock, wakes_);
-    } else {
+    } else if (held_ && held_->due == next) {
       Renew(lock);
+    } else {
+      GiveBack(lock);
     }
   }
+}
+
+// The one that is due first.
+void LeaseKeeper::GiveBack(std::unique_lock<std::mutex>& lock) {
+  const auto first = std::min_element(
+      owed_.begin(), owed_.end(),
+      [](const Owed& a, const Owed& b) { return a.due < b.due; });
+  Owed owed = std::move(*first);
+  owed_.erase(first);
+  lock.unlock();
+  const absl::Status status = store_.ReleaseLease(
+      owed.lease_id, /*committed=*/false, /*fenced_reason=*/"",
+      base::Deadline::After(kRenewTime));
+  lock.lock();
+  const bool unheard =
+      absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+  owed.due = Clock::now() + owed.pause;
+  if (unheard && owed.due < owed.expiry) owed_.push_back(std::move(owed));
 }
 
 void LeaseKeeper::Renew(std::unique_lock<std::mutex>& lock) {

@@ -48,6 +48,12 @@ struct Prepared {
   std::array<std::unique_ptr<Transfer>, 2> transfers;
   bool connected = false;
   Bound bound;
+  // What is in flight may still write, and answers nothing that comes later.
+  void Disconnect() {
+    transfers = {};
+    links.clear();
+    connected = false;
+  }
 };
 
 class ReceiverImpl : public Receiver {
@@ -101,9 +107,9 @@ class ReceiverImpl : public Receiver {
     const absl::Status prepared =
         PrepareVersion(lease.ok() ? &*lease : nullptr, deadline);
     if (lease.ok()) {
-      options_.catalog
-          ->ReleaseLease(lease->lease_id, /*committed=*/false, "",
-                         base::Deadline::After(std::chrono::seconds(2)))
+      lease_keeper_
+          .Release(*lease, /*committed=*/false, "",
+                   base::Deadline::After(std::chrono::seconds(2)))
           .IgnoreError();
     }
     return prepared;
@@ -199,8 +205,8 @@ class ReceiverImpl : public Receiver {
   absl::Status ReleaseLease(const catalog::Lease& lease, bool committed,
                             bool done, base::Deadline deadline) {
     const PhaseTimer phase(options_.on_phase, committed ? "commit" : "release");
-    return options_.catalog->ReleaseLease(
-        lease.lease_id, committed, done ? "" : fenced_reason(),
+    return lease_keeper_.Release(
+        lease, committed, done ? "" : fenced_reason(),
         done ? deadline : base::Deadline::After(std::chrono::seconds(2)));
   }
 
@@ -223,23 +229,19 @@ class ReceiverImpl : public Receiver {
         .IgnoreError();
   }
 
-  // After the refit, so that both are measured in the same minute. What was
-  // fastest so far is the bound: noise only ever makes a link look slower.
+  // In the same minute as the refit. This and Serve take nothing from it: it
+  // has committed.
   void UpdateBound(base::Deadline deadline, RefitReport& report) {
     const PhaseTimer phase(options_.on_phase, "measure the bound");
-    Bound& best = prepared_->bound;
-    absl::StatusOr<Bound> measured = MeasureBound(
-        prepared_->links, options_.execute,
-        DeviceOf(options_.memory).value_or(memory::kHostMemory), deadline);
-    // A source that went away after the commit takes nothing from the refit.
-    if (measured.ok() && measured->bytes_per_second > best.bytes_per_second) {
-      best = *std::move(measured);
-    }
-    report.bound_bytes_per_second = best.bytes_per_second;
-    report.bound_name = best.name;
+    const absl::Status raised =
+        RaiseBound(prepared_->links, options_.execute,
+                   DeviceOf(options_.memory).value_or(memory::kHostMemory),
+                   deadline, prepared_->bound);
+    report.bound_bytes_per_second = prepared_->bound.bytes_per_second;
+    report.bound_name = prepared_->bound.name;
+    if (!raised.ok()) prepared_->Disconnect();
   }
 
-  // Takes nothing from the refit, which has committed.
   void Serve(base::Deadline deadline, RefitReport& report) {
     const auto start = steady_clock::now();
     const absl::Status served =
@@ -368,9 +370,7 @@ absl::Status ReceiverImpl::MoveFromAny(const catalog::VersionId& version,
 
 bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
                            base::Deadline deadline, RefitReport& report) {
-  // Their peers go first: what is in flight may still write.
-  prepared_->transfers = {};
-  prepared_->links.clear();
+  prepared_->Disconnect();
   const std::unique_ptr<Prepared> before = std::move(prepared_);
   SourceChoice rest{before->source_set, before->sources};
   for (const LostSource& each : lost) {

@@ -2,6 +2,7 @@
 #ifndef WEFT_SESSION_SOURCE_LINK_INTERNAL_H_
 #define WEFT_SESSION_SOURCE_LINK_INTERNAL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,6 +14,8 @@
 #include "weft/catalog/store.h"
 #include "weft/execute/executor.h"
 #include "weft/manifest/binding.h"
+#include "weft/memory/buffer.h"
+#include "weft/memory/device.h"
 #include "weft/session/receiver.h"
 #include "weft/transport/transport.h"
 
@@ -54,6 +57,9 @@ class SourceLink {
  private:
   SourceLink() = default;
   absl::Status ImportAll();
+  // An operation that a deadline cut short ends at some time: its completion
+  // must not be taken for that of another one.
+  absl::Status CheckIdle() const;
   // Reads all of `local`, in pieces of at most `piece_bytes`.
   absl::Status ReadAll(absl::Span<std::byte> local, int64_t piece_bytes,
                        base::Deadline deadline);
@@ -65,6 +71,11 @@ class SourceLink {
   std::string refused_;  // the transports before it, and why
   std::shared_ptr<transport::Transport> transport_;
   manifest::Binding binding_;
+  // Where reads land that the link makes by itself. Before peer_, so that they
+  // outlive it: one that a deadline cut short may still write.
+  std::vector<std::byte> landing_;
+  std::unique_ptr<memory::Buffer> host_probe_;
+  std::unique_ptr<memory::DeviceBuffer> gpu_probe_;
   std::unique_ptr<transport::Peer> peer_;
   // After peer_: regions must not outlive their peer.
   std::vector<std::unique_ptr<transport::RemoteRegion>> regions_;

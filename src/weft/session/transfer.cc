@@ -280,6 +280,16 @@ SourceLink& Transfer::LinkOf(const plan::PeerPlan& peer) const {
 
 absl::Status Transfer::Run(const catalog::VersionId& version, bool resume,
                            base::Deadline deadline, RefitReport& report) {
+  absl::Status done = RunParts(version, resume, deadline, report);
+  if (!absl::IsDeadlineExceeded(done)) return done;
+  return absl::DeadlineExceededError(
+      absl::StrCat(std::string(done.message()),
+                   "; refit again when the network between the hosts is well, "
+                   "with a longer deadline if it is only slow"));
+}
+
+absl::Status Transfer::RunParts(const catalog::VersionId& version, bool resume,
+                                base::Deadline deadline, RefitReport& report) {
   WEFT_RETURN_IF_ERROR(device_areas_.Check());
   WEFT_RETURN_IF_ERROR(
       CheckEpochWords(all_links_, version, "before", deadline));

@@ -77,6 +77,8 @@ class Transfer {
   // `options`: the receiver's, with hooks of the part.
   absl::StatusOr<std::unique_ptr<execute::Program>> BindProgram(
       const plan::Plan& plan, execute::ExecuteOptions options);
+  absl::Status RunParts(const catalog::VersionId& version, bool resume,
+                        base::Deadline deadline, RefitReport& report);
   absl::Status RunRounds(const catalog::VersionId& version,
                          base::Deadline deadline, RefitReport& report);
   absl::Status Quantise(size_t round, int num_threads, base::Deadline deadline);
