@@ -1,6 +1,8 @@
 #include <hiredis/hiredis.h>
+#include <sched.h>
 #include <sys/socket.h>
 
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -128,6 +130,19 @@ void RedisConnection::Append(const RedisWords& words) {
   }
   redisAppendCommandArgv(context_, static_cast<int>(words.size()),
                          starts.data(), sizes.data());
+}
+
+void RedisConnection::SendAndLook(std::chrono::microseconds time) {
+  int all_sent = 0;
+  while (all_sent == 0) {
+    if (redisBufferWrite(context_, &all_sent) != REDIS_OK) return;
+  }
+  const auto end = std::chrono::steady_clock::now() + time;
+  char byte = 0;
+  while (recv(context_->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+         std::chrono::steady_clock::now() < end) {
+    sched_yield();
+  }
 }
 
 absl::StatusOr<RedisReply> RedisConnection::Read() {

@@ -49,6 +49,10 @@ class RedisConnection {
 
   // Puts a command into the buffer that the next Read sends.
   void Append(const RedisWords& words);
+  // Sends what is in the buffer and looks for the reply without sleeping, for
+  // `time` at most; other threads that want the core have it meanwhile. Errors
+  // are those of the next Read.
+  void SendAndLook(std::chrono::microseconds time);
   // The reply of the oldest command without one. kUnavailable when the
   // connection is broken: it is of no use then.
   absl::StatusOr<RedisReply> Read();

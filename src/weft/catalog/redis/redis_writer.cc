@@ -16,6 +16,9 @@ namespace {
 constexpr std::size_t kProposalsABatch = 1024;
 constexpr std::size_t kBytesABatch = std::size_t{4} << 20;
 constexpr std::size_t kJobsABatch = 256;
+// To wake a thread on a core that sleeps takes as long as Redis takes for a
+// batch: 51,000 calls a second of 16 callers without, 66,000 with it.
+constexpr std::chrono::microseconds kLooks(200);
 // How long the writer keeps the reader asleep without work of its own: longer
 // than callers take from one answer to their next call.
 constexpr std::chrono::microseconds kReadsOn(200);
@@ -153,6 +156,7 @@ absl::Status RedisCore::SendBatch(RedisConnection& connection,
   for (const auto& job : batch.jobs) connection.Append(job->words);
   if (batch.reads_after) {
     connection.Append(NewsAfter(Key(kLogKey), *batch.reads_after));
+    connection.SendAndLook(kLooks);
   }
   for (const auto& [sequence, entry] : batch.proposals) {
     WEFT_ASSIGN_OR_RETURN(const RedisReply reply, connection.Read());
