@@ -51,6 +51,7 @@ absl::Status Events(const EventsArgs& args) {
         const catalog::EventPage page,
         store->ReadEvents(query, AfterSeconds(args.timeout_seconds)));
     PrintPage(page, args.json);
+    WEFT_RETURN_IF_ERROR(CheckPrinted());
     const bool at_end =
         page.events.empty() && page.missed == 0 && page.next == query.from;
     if (at_end && !args.follow) break;

@@ -50,6 +50,7 @@ absl::Status Watch(const StatusArgs& args, catalog::CatalogStore& store,
   query.model = args.model;
   auto drawn = std::chrono::steady_clock::now();
   while (!StopSignalCame()) {
+    WEFT_RETURN_IF_ERROR(CheckPrinted());
     query.wait_until = base::Deadline::After(kNoticeStop);
     WEFT_ASSIGN_OR_RETURN(const catalog::EventPage page,
                           store.ReadEvents(query, args.deadline()));

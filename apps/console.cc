@@ -5,13 +5,20 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cctype>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace weft::apps {
 namespace {
+
+std::atomic<int> print_error{0};
 
 // 999.95 and not 1000.0 is where the next unit begins, so that rounding never
 // prints "1000.0 MB".
@@ -115,7 +122,14 @@ void ProgressLine::Show(int64_t bytes_done, int64_t bytes_total) {
 void PrintLine(std::string_view line) {
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fputc('\n', stdout);
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0) print_error = errno;
+}
+
+absl::Status CheckPrinted() {
+  if (std::fflush(stdout) != 0) print_error = errno;
+  if (std::ferror(stdout) == 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "cannot write to standard output: ", std::strerror(print_error)));
 }
 
 }  // namespace weft::apps

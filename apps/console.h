@@ -49,6 +49,9 @@ class ProgressLine {
 
 // Standard output, flushed line by line, so that a program can follow.
 void PrintLine(std::string_view line);
+// kResourceExhausted when standard output has taken less than was printed: a
+// full disk.
+absl::Status CheckPrinted();
 
 }  // namespace weft::apps
 

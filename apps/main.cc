@@ -24,6 +24,8 @@ int main(int argc, char** argv) {
   // Before anything else, since it may start the program once more.
   const absl::Status one_ucx = weft::apps::KeepOneUcx(argc, argv);
   if (!one_ucx.ok()) return weft::apps::Fail("weft", one_ucx);
+  // What goes wrong is said once, by the command.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   // Debian builds Abseil for debugging: each lock that gRPC takes is entered
   // into one graph of all threads, under a lock.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
@@ -61,6 +63,10 @@ int main(int argc, char** argv) {
                             absl::ResourceExhaustedError("out of memory"));
   } catch (const std::exception& error) {
     return weft::apps::Fail(CommandOf(app), absl::InternalError(error.what()));
+  }
+  const absl::Status printed = weft::apps::CheckPrinted();
+  if (exit_code == 0 && !printed.ok()) {
+    return weft::apps::Fail(CommandOf(app), printed);
   }
   return exit_code;
 }

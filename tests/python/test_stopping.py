@@ -1,9 +1,11 @@
-"""Commands end on SIGTERM and SIGINT, and take their processes with them.
+"""Commands end on SIGTERM and SIGINT and when nobody takes what they print, and
+take their processes with them.
 
 `weft bench` went on to its end: the program blocked both signals for all of its
 commands, and only those that serve until ctrl-c took them.
 """
 
+import json
 import json
 import pathlib
 import re
@@ -118,7 +120,7 @@ def test_an_engine_that_waits_for_a_version_ends_at_once(number):
         stdout=subprocess.PIPE, text=True)
     address = json.loads(catalog.stdout.readline())["address"]
     engine = subprocess.Popen(
-        [BINARY, "pull", "--catalog", address, "--model", "m", "--layout", "hf",
+        [BINARY, "pull", "--catalog", address, "--model", "m", "--layout", "hf", "--rank", "0",
          "--rank", "0", "--serve", "--timeout", str(10 * PATIENCE)],
         stderr=subprocess.PIPE, text=True)
     try:
@@ -132,5 +134,46 @@ def test_an_engine_that_waits_for_a_version_ends_at_once(number):
         assert "stopped while it waited" in engine.stderr.read()
     finally:
         for process in (engine, catalog):
+            process.kill()
+            process.wait()
+
+
+def run_into_a_full_disk(*words):
+    with open("/dev/full", "w") as full:
+        return subprocess.run([BINARY, *words], stdout=full, timeout=PATIENCE,
+                              stderr=subprocess.PIPE, text=True)
+
+
+def test_output_that_is_lost_is_an_error(tmp_path):
+    # They ended with exit code 0, or went on for ever.
+    (tmp_path / "config.json").write_text(json.dumps({
+        "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16",
+        "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 64,
+        "tie_word_embeddings": True}))
+    subprocess.run([BINARY, "synth", "--config", tmp_path / "config.json",
+                    "--out", tmp_path / "checkpoint"], check=True,
+                   capture_output=True, timeout=PATIENCE)
+    started = []
+
+    def start(*words):
+        started.append(subprocess.Popen([BINARY, *words, "--json"],
+                                        stdout=subprocess.PIPE, text=True))
+        return json.loads(started[-1].stdout.readline())
+
+    try:
+        at = ["--catalog",
+              start("catalog", "--listen", "127.0.0.1:0")["address"]]
+        start("publish", *at, "--model", "m", "--layout", "hf", "--rank", "0",
+              "--checkpoint", tmp_path / "checkpoint")
+        for words in (["plan", "--config", tmp_path, "--from", "fsdp:shard=2",
+                       "--to", "vllm:tp=2", "--json"],
+                      ["status", *at], ["status", "--watch", *at],
+                      ["events", *at], ["events", "--follow", *at]):
+            done = run_into_a_full_disk(*words)
+            assert done.returncode == 1, words
+            assert "standard output: No space left" in done.stderr, words
+    finally:
+        for process in reversed(started):
             process.kill()
             process.wait()
