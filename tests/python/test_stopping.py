@@ -120,7 +120,7 @@ def test_an_engine_that_waits_for_a_version_ends_at_once(number):
         stdout=subprocess.PIPE, text=True)
     address = json.loads(catalog.stdout.readline())["address"]
     engine = subprocess.Popen(
-        [BINARY, "pull", "--catalog", address, "--model", "m", "--layout", "hf", "--rank", "0",
+        [BINARY, "pull", "--catalog", address, "--model", "m", "--layout", "hf",
          "--rank", "0", "--serve", "--timeout", str(10 * PATIENCE)],
         stderr=subprocess.PIPE, text=True)
     try:
