@@ -55,8 +55,8 @@ void BlockStopSignals();
 void WaitForStopSignal();
 // Whether one has come, without waiting.
 bool StopSignalCame();
-// Call it after BlockStopSignals: from now on one of them ends the process as it
-// would have, after `before` has run in a thread of its own.
+// Call it after BlockStopSignals: from now on one of them ends the process as
+// it would have, after `before` has run in a thread of its own.
 void EndAtStopSignal(std::function<void()> before);
 
 }  // namespace weft::apps
