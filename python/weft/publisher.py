@@ -51,8 +51,9 @@ class Publisher:
     The memory is read by peers at any time between publish() and the next
     update(). Threads: any, one after the other; no call holds the GIL while it
     waits. A fork of the process (a worker of a data loader) has no part in it:
-    every call is Refused there, and the publisher lives on in its own process. Raises AlreadyPublished, Refused (a newer epoch runs), BadInput,
-    PeerLost (no catalog), DeadlineExceeded.
+    every call is Refused there, and the publisher lives on in its own process.
+    Raises AlreadyPublished, Refused (a newer epoch runs), BadInput, PeerLost (no
+    catalog), DeadlineExceeded.
     """
 
     def __init__(self, catalog: str, model: str, source: Any, *,
@@ -73,6 +74,7 @@ class Publisher:
             transports, model_card, threads or _memory.default_threads(), timeout,
             stream)
         self._last_step = -1
+        self._is_out = True  # nobody has to try the last step again
 
     @contextlib.contextmanager
     def update(self, timeout: float = 30) -> Iterator[None]:
@@ -84,16 +86,22 @@ class Publisher:
     def begin_update(self, timeout: float = 30) -> int:
         """As update(), for a plain call. Returns how many leases were
         revoked."""
-        return self._native.begin_update(timeout)
+        revoked = self._native.begin_update(timeout)
+        self._is_out = True
+        return revoked
 
     def publish(self, step: int | None = None, timeout: float = 30) -> PublishReport:
-        """The memory now holds `step` (default: the last one plus one): takes
-        digests and tells the catalog. MemoryMoved if tensors have moved since
-        the source was made; nothing is published then."""
+        """The memory now holds `step`: takes digests and tells the catalog.
+        Default: the last one plus one; the last one again if that failed and
+        there was no update since. So all ranks count alike, also those of which
+        one failed. MemoryMoved if tensors have moved since the source was made;
+        nothing is published then."""
+        if step is None:
+            step = self._last_step + 1 if self._is_out else self._last_step
+        self._last_step, self._is_out = step, False
         self._check_memory()
-        step = self._last_step + 1 if step is None else step
         report = PublishReport(**self._native.publish(step, timeout))
-        self._last_step = step
+        self._is_out = True
         return report
 
     async def publish_async(self, step: int | None = None,

@@ -68,3 +68,29 @@ def test_an_engine_does_not_receive_into_what_it_no_longer_serves(
         change(mine)
         with pytest.raises(weft.MemoryMoved, match='"b"'):
             receiver.refit(timeout=PATIENCE)
+
+
+def test_a_rank_that_failed_counts_on_with_the_others(catalog):  # noqa: F811
+    """Its next step was one that the other ranks had left behind: no version
+    was READY any more."""
+    live, mine = weights(0), poisoned()
+    with weft.Publisher(catalog, "m", weft.tensors(live)) as publisher, \
+            weft.Receiver(catalog, "m", weft.tensors(mine)) as receiver:
+        assert publisher.publish().version.endswith(":0")
+        with publisher.update():
+            kept = live.pop("b")
+        for _ in range(2):  # the same step again
+            with pytest.raises(weft.MemoryMoved):
+                publisher.publish()
+        live["b"] = kept
+        assert publisher.publish().version.endswith(":1")
+        with publisher.update():
+            live.pop("b")
+        with pytest.raises(weft.MemoryMoved):
+            publisher.publish()
+        live["b"] = kept
+        with publisher.update():
+            live["b"] += 1
+        assert publisher.publish().version.endswith(":3")
+        receiver.refit(timeout=PATIENCE)
+        numpy.testing.assert_array_equal(mine["b"], live["b"])
