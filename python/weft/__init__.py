@@ -52,10 +52,10 @@ __all__ = [
     "AccessDenied", "AlreadyPublished", "BadInput", "Catalog", "CatalogServer",
     "CoverageError", "DeadlineExceeded", "DigestMismatch", "Fragment",
     "LimitReached", "LogicalTensor", "MemoryMoved", "NotKnown", "NotSupported",
-    "OutOfMemory", "PeerLost", "Placement", "Plan", "PublishReport", "Publisher", "Receiver",
-    "RefitReport", "Refused", "RollbackReport", "ScaledTensor", "StoredTensor",
-    "Tensors", "VersionChanged", "WeftError", "explain", "plan",
-    "recipe_placement", "tensors", "ucx",
+    "OutOfMemory", "PeerLost", "Placement", "Plan", "PublishReport",
+    "Publisher", "Receiver", "RefitReport", "Refused", "RollbackReport",
+    "ScaledTensor", "StoredTensor", "Tensors", "VersionChanged", "WeftError",
+    "explain", "plan", "recipe_placement", "tensors", "ucx",
 ]
 
 

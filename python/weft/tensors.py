@@ -43,11 +43,13 @@ class Tensors:
                 self.placement.stored, self._memory, self._addresses,
                 strict=True):
             now = self._values.get(stored.name)
-            if now is not before:
+            # A mapping may make its tensors anew over the same memory.
+            lies_here = now is not None and _address_of(now) == address
+            if now is before and not lies_here:
+                moved.append(f'"{stored.name}" has other memory')
+            elif now is not before and (address is None or not lies_here):
                 moved.append(f'"{stored.name}" is '
                              + ("gone" if now is None else "another tensor"))
-            elif _address_of(now) != address:
-                moved.append(f'"{stored.name}" has other memory')
         if moved:
             raise MemoryMoved(
                 f"{len(moved)} of {len(self._memory)} tensors moved since "
@@ -71,7 +73,8 @@ def tensors(values: Mapping[str, Any], layout: Placement | None = None) -> Tenso
     those of its stored tensors, and all must be there, with its shapes and
     dtypes; a value without a dtype of its own (a bytearray) counts by its bytes.
     Each name must keep its tensor, and each tensor its memory: publish() and
-    refit() look, and raise MemoryMoved. ValueError names what does not fit, all at once."""
+    refit() look, and raise MemoryMoved. ValueError names what does not fit, all
+    at once."""
     if layout is None:
         layout = _whole(values)
     faults = []

@@ -70,6 +70,25 @@ def test_an_engine_does_not_receive_into_what_it_no_longer_serves(
             receiver.refit(timeout=PATIENCE)
 
 
+def test_a_mapping_may_make_its_tensors_anew(catalog):  # noqa: F811
+    class Views(dict):
+        def get(self, name, default=None):
+            value = super().get(name, default)
+            return value if value is None else value[...]
+
+        def __getitem__(self, name):
+            return super().__getitem__(name)[...]
+
+    live, mine = weights(0), poisoned()
+    with weft.Publisher(catalog, "m", weft.tensors(Views(live))) as publisher, \
+            weft.Receiver(catalog, "m", weft.tensors(mine)) as receiver:
+        with publisher.update():
+            live["b"] += 1
+        publisher.publish()
+        receiver.refit(timeout=PATIENCE)
+        numpy.testing.assert_array_equal(mine["b"], live["b"])
+
+
 def test_a_rank_that_failed_counts_on_with_the_others(catalog):  # noqa: F811
     """Its next step was one that the other ranks had left behind: no version
     was READY any more."""
