@@ -4,6 +4,7 @@
 
 #include <grpcpp/client_context.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -59,6 +60,8 @@ struct Door {
 // Refuses files and tokens that are none.
 absl::StatusOr<Door> MakeDoor(const ClientAccess& access);
 
+// An attempt to connect of which nothing is heard for so long is made again.
+inline constexpr std::chrono::milliseconds kSilence(2000);
 // kUnavailable at the first refusal; other codes as for MakeGrpcClient.
 absl::StatusOr<std::shared_ptr<Connection>> Connect(const std::string& address,
                                                     const Door& door,

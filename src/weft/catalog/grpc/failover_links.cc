@@ -52,8 +52,13 @@ absl::StatusOr<FailoverLinks::Link> FailoverLinks::Get(
   }
   for (std::size_t i = 0; i < addresses_.size(); ++i) {
     const std::size_t index = (first + i) % addresses_.size();
+    // Another server may answer while one is silent.
+    const auto most =
+        addresses_.size() > 1
+            ? std::min<std::chrono::nanoseconds>(connect_timeout_, kSilence)
+            : connect_timeout_;
     const base::Deadline each =
-        base::Deadline::After(std::min(connect_timeout_, deadline.Remaining()));
+        base::Deadline::After(std::min(most, deadline.Remaining()));
     auto connection = Connect(addresses_[index], door_, each);
     if (!connection.ok()) {
       // That a server is there and refuses says more than that none is.

@@ -27,7 +27,7 @@ using Stub = v1::Catalog::Stub;
 // A status message of kMaxTextBytes takes three times as much on the way.
 constexpr int kMaxHeaderBytes = 64 << 10;
 constexpr int kReconnectFirstMs = 100;
-constexpr int kReconnectMaxMs = 2'000;
+constexpr int kReconnectMaxMs = static_cast<int>(kSilence.count());
 // How much longer than the wait itself the answer of BeginUpdate may take.
 constexpr std::chrono::seconds kAnswerTime(5);
 // A host that takes longer to shake hands is not answering.
@@ -378,20 +378,26 @@ grpc::ChannelArguments ConnectionOptions() {
   return arguments;
 }
 
-// OK once connected; kUnavailable at the first refusal.
+// OK once connected; kUnavailable at the first refusal, or at the deadline if
+// nobody says anything: what is silent may have been lost on the way.
 absl::Status AwaitConnected(grpc::Channel& channel, const std::string& address,
                             base::Deadline deadline) {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point began = Clock::now();
   grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
   while (state != GRPC_CHANNEL_READY) {
     const gpr_timespec until = gpr_time_add(
         gpr_now(GPR_CLOCK_MONOTONIC),
         gpr_time_from_nanos(deadline.Remaining().count(), GPR_TIMESPAN));
-    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE ||
-        state == GRPC_CHANNEL_SHUTDOWN ||
+    // A refusal takes a round trip, silence all of its time.
+    const bool is_refused = state == GRPC_CHANNEL_TRANSIENT_FAILURE &&
+                            Clock::now() < began + kSilence / 2;
+    if (is_refused || state == GRPC_CHANNEL_SHUTDOWN ||
         !channel.WaitForStateChange(state, until)) {
       return NoCatalogAnswers(address);
     }
     state = channel.GetState(/*try_to_connect=*/true);
+    if (state == GRPC_CHANNEL_CONNECTING) began = Clock::now();
   }
   return absl::OkStatus();
 }

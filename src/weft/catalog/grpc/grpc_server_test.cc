@@ -20,6 +20,7 @@
 #include "weft/catalog/memory/memory_store.h"
 #include "weft/catalog/testing/conformance.h"
 #include "weft/catalog/testing/forwarding_store.h"
+#include "weft/catalog/testing/valve.h"
 #include "weft/manifest/placement.h"
 
 namespace weft::catalog {
@@ -110,6 +111,21 @@ TEST(GrpcServerTest, NobodyAnswers) {
       client.status().message(),
       absl::StrCat("no catalog answers at ", address,
                    " (start one with: weft catalog --listen ", address, ")"));
+}
+
+// Over a link that loses packets a connection may take seconds: only a refusal
+// says that nobody is there.
+TEST(GrpcServerTest, ASilentAttemptToConnectIsMadeAgain) {
+  const auto store = MakeMemoryStore();
+  const auto server = CatalogServer::Start("127.0.0.1:0", store.get());
+  ASSERT_EQ(server.status(), absl::OkStatus());
+  testing::Valve valve((*server)->port(), /*num_silent=*/1);
+  const auto client =
+      MakeGrpcClient(absl::StrCat("127.0.0.1:", valve.port()),
+                     {.connect_timeout = std::chrono::seconds(60)});
+  ASSERT_EQ(client.status(), absl::OkStatus());
+  EXPECT_EQ((*client)->ListVersions("", testing::Soon()).status(),
+            absl::OkStatus());
 }
 
 TEST(GrpcServerTest, ListensWhereItIsTold) {
