@@ -111,13 +111,15 @@ base::Deadline RedisCore::Patient(base::Deadline deadline) const {
 // Why a wait until Patient(deadline) found nothing.
 absl::Status RedisCore::Away(base::Deadline deadline) const {
   if (closed_) return absl::UnavailableError("the catalog store has ended");
+  const std::string why =
+      trouble_.empty() ? "" : absl::StrCat(" (", trouble_, ")");
   if (deadline.Passed()) {
     return absl::DeadlineExceededError(absl::StrCat(
-        "deadline passed while waiting for redis at ", address_.Name()));
+        "deadline passed while waiting for redis at ", address_.Name(), why));
   }
-  return absl::UnavailableError(
-      absl::StrCat("redis at ", address_.Name(),
-                   " does not answer; what was asked for may be done later"));
+  return absl::UnavailableError(absl::StrCat(
+      "redis at ", address_.Name(),
+      " does not answer; what was asked for may be done later", why));
 }
 
 absl::StatusOr<CommandResult> RedisCore::Propose(Command command,

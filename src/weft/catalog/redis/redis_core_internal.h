@@ -143,6 +143,8 @@ class RedisCore {
   absl::Status SendBatch(RedisConnection& connection, const Batch& batch);
   void FinishProposal(uint64_t sequence, absl::StatusOr<CommandResult> result);
   void AddJob(RedisWords words);  // mutex_ is held
+  // What keeps the writer from Redis, or OK.
+  void NoteTrouble(const absl::Status& status);
 
   // The reader.
   void RunReader();
@@ -212,6 +214,7 @@ class RedisCore {
   // Outlives replicas: what was read before a new one is not lost.
   EventLog events_;
   RedisConnection* writing_ = nullptr;
+  std::string trouble_;  // why the writer cannot write; empty: it can
   RedisConnection* reading_ = nullptr;
   std::string redis_life_;  // Redis's run id; reader only
   std::optional<base::Deadline::Clock::time_point> connected_since_;

@@ -172,6 +172,29 @@ TEST(RedisCrashTest, WithoutRedisACallEndsAndSaysSo) {
             absl::StatusCode::kUnavailable);
 }
 
+TEST(RedisCrashTest, ARedisThatTakesNoWritesIsSaidToBeOne) {
+  RedisProcess redis(/*durable=*/false);
+  ASSERT_TRUE(redis.runs());
+  const auto store =
+      Connect(redis.NewUrl(), {.patience = std::chrono::milliseconds(1500)});
+  Member publisher = Join(*store, PublisherInfo(0, 1));
+  const auto tell = [&redis](const RedisWords& words) {
+    const auto connection = RedisConnection::Open(
+        *ParseRedisUrl(redis.Url("x")), std::chrono::seconds(5));
+    ASSERT_EQ(connection.status(), absl::OkStatus());
+    EXPECT_EQ((*connection)->Ask(words).status(), absl::OkStatus());
+  };
+  // Of a port where nobody is.
+  tell({"REPLICAOF", "127.0.0.1", "1"});
+  const auto refused = store->PublishShard(publisher.id(), 1, Soon());
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(refused.status().message().find("READONLY"), std::string::npos)
+      << refused.status();
+  tell({"REPLICAOF", "NO", "ONE"});
+  EXPECT_EQ(store->PublishShard(publisher.id(), 2, Soon()).status(),
+            absl::OkStatus());
+}
+
 TEST(RedisCrashTest, WorkersOfADeadServerMayLiveOnElsewhere) {
   RedisProcess redis(/*durable=*/false);
   ASSERT_TRUE(redis.runs());

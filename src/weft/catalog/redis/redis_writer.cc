@@ -45,6 +45,7 @@ void RedisCore::RunWriter() {
   while (true) {
     auto connection = RedisConnection::Open(address_, kReplyTime);
     if (!connection.ok()) {
+      NoteTrouble(connection.status());
       if (!WaitUnlessClosed(backoff.Next())) return;
       continue;
     }
@@ -74,13 +75,21 @@ void RedisCore::ServeWriter(RedisConnection& connection) {
         !batch.reads_after) {
       return;
     }
-    if (SendBatch(connection, batch).ok()) continue;
+    const absl::Status sent = SendBatch(connection, batch);
+    NoteTrouble(sent);
+    if (sent.ok()) continue;
     const std::lock_guard lock(mutex_);
     for (auto job = batch.jobs.rbegin(); job != batch.jobs.rend(); ++job) {
       if (!(*job)->reply) jobs_.push_front(*job);
     }
     return;
   }
+}
+
+void RedisCore::NoteTrouble(const absl::Status& status) {
+  const std::lock_guard lock(mutex_);
+  if (status.ok() && trouble_.empty()) return;
+  trouble_ = status.ok() ? "" : std::string(status.message());
 }
 
 bool RedisCore::HasWork() const {
