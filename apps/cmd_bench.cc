@@ -26,18 +26,24 @@ const std::map<std::string, BenchFunction>& Benches() {
   return *benches;
 }
 
-absl::Status CheckPart(const std::string& what, const std::string& part) {
+// What --only may name.
+const std::map<std::string, std::set<std::string>>& Parts() {
   static const auto* const parts =
       new std::map<std::string, std::set<std::string>>{
           {"gpu", {"refit", "posted", "empty", "shadow", "beside", "programs"}},
           {"catalog", {"control", "ranks", "scale", "redis"}}};
-  const auto found = parts->find(what);
-  if (part.empty() || (found != parts->end() && found->second.contains(part))) {
+  return *parts;
+}
+
+absl::Status CheckPart(const std::string& what, const std::string& part) {
+  const auto found = Parts().find(what);
+  if (part.empty() ||
+      (found != Parts().end() && found->second.contains(part))) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "--only \"", part, "\" is no part of bench ", what,
-      found == parts->end()
+      found == Parts().end()
           ? ", which has none"
           : absl::StrCat(", which has ", absl::StrJoin(found->second, ", "))));
 }
@@ -69,10 +75,12 @@ void AddBench(CLI::App& app, int* exit_code) {
   command->add_option("--bytes", options->bytes, "bytes of the large cases")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{1} << 20, int64_t{1} << 36));
-  command->add_option(
-      "--only", options->only,
-      "one part of it. gpu: refit, posted, empty, shadow, beside, "
-      "programs. catalog: control, ranks, scale, redis");
+  std::string parts = "one part of it";
+  for (const auto& [name, names_of_parts] : Parts()) {
+    absl::StrAppend(&parts, ". ", name, ": ",
+                    absl::StrJoin(names_of_parts, ", "));
+  }
+  command->add_option("--only", options->only, parts);
   command->add_flag("--json", options->json, "one JSON object a line");
   auto source = std::make_shared<bench::BenchSourceArgs>();
   CLI::App* source_command =

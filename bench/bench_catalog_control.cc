@@ -42,20 +42,9 @@ absl::Status BenchWarm(BenchFleet& fleet, const BenchOptions& options,
                [&]() -> absl::StatusOr<double> {
                  WEFT_ASSIGN_OR_RETURN(const double seconds, fleet.Step());
                  publisher_ms.push_back(seconds * 1e3);
-                 absl::StatusOr<session::RefitReport> reports[2] = {
-                     session::RefitReport{}, session::RefitReport{}};
-                 std::thread second([&] {
-                   reports[1] =
-                       targets[1]->receiver->Refit(nullptr, false, Patience());
-                 });
-                 reports[0] =
-                     targets[0]->receiver->Refit(nullptr, false, Patience());
-                 second.join();
-                 WEFT_RETURN_IF_ERROR(reports[0].status());
-                 WEFT_RETURN_IF_ERROR(reports[1].status());
-                 return std::max(reports[0]->control_seconds,
-                                 reports[1]->control_seconds) *
-                        1e3;
+                 WEFT_ASSIGN_OR_RETURN(const double control_seconds,
+                                       RefitAtOnce(targets));
+                 return control_seconds * 1e3;
                }));
   Print(receiver, options);
   return PrintMeasured("catalog/warm-control-publisher", "ms",

@@ -19,7 +19,6 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -77,33 +76,14 @@ double MillisecondsARank(std::chrono::steady_clock::time_point start) {
   return SecondsSince(start) * 1e3 / kRanks;
 }
 
-// Milliseconds of control of the slowest.
-absl::StatusOr<double> RefitAll(Receivers& receivers) {
-  std::vector<absl::StatusOr<session::RefitReport>> reports(
-      receivers.size(), session::RefitReport{});
-  std::vector<std::thread> threads;
-  for (size_t rank = 0; rank < receivers.size(); ++rank) {
-    threads.emplace_back([&, rank] {
-      reports[rank] =
-          receivers[rank]->receiver->Refit(nullptr, false, Patience());
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  double slowest_seconds = 0;
-  for (const auto& report : reports) {
-    WEFT_RETURN_IF_ERROR(report.status());
-    slowest_seconds = std::max(slowest_seconds, report->control_seconds);
-  }
-  return slowest_seconds * 1e3;
-}
-
 }  // namespace
 
 absl::Status BenchCatalogRanks(const BenchOptions& options) {
   const int runs = std::max(options.runs, 20);
-  WEFT_ASSIGN_OR_RETURN(const auto fleet,
-                        BenchFleet::Start(JobOfRank(0), 0, "shm"));
-  WEFT_ASSIGN_OR_RETURN(Receivers receivers, MakeReceivers(*fleet));
+  WEFT_ASSIGN_OR_RETURN(
+      const auto fleet,
+      BenchFleet::Start(JobOfRank(0), 0, "shm", "cpu", "127.0.0.1:0"));
+  WEFT_ASSIGN_OR_RETURN(const Receivers receivers, MakeReceivers(*fleet));
   std::vector<double> slowest;
   std::vector<double> publish;
   std::vector<double> calls;
@@ -117,10 +97,10 @@ absl::Status BenchCatalogRanks(const BenchOptions& options) {
                  WEFT_RETURN_IF_ERROR(fleet->Step().status());
                  publish.push_back(MillisecondsARank(start));
                  start = std::chrono::steady_clock::now();
-                 WEFT_ASSIGN_OR_RETURN(const double control_ms,
-                                       RefitAll(receivers));
+                 WEFT_ASSIGN_OR_RETURN(const double control_seconds,
+                                       RefitAtOnce(receivers));
                  const double ms = MillisecondsARank(start);
-                 slowest.push_back(control_ms);
+                 slowest.push_back(control_seconds * 1e3);
                  WEFT_ASSIGN_OR_RETURN(const double calls_after,
                                        CallsOf(fleet->http_address()));
                  calls.push_back((calls_after - calls_before) / (2 * kRanks));

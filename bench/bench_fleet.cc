@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,7 +27,7 @@ absl::StatusOr<double> AwaitPublished(apps::ChildProcess& source) {
 
 absl::StatusOr<std::unique_ptr<BenchFleet>> BenchFleet::Start(
     const std::string& job, int64_t bytes, const std::string& transport,
-    const std::string& device) {
+    const std::string& device, const std::string& http) {
   std::unique_ptr<BenchFleet> fleet(new BenchFleet);
   fleet->name_ = job;
   WEFT_ASSIGN_OR_RETURN(fleet->job_, MakeBenchJob(job, bytes));
@@ -34,7 +35,7 @@ absl::StatusOr<std::unique_ptr<BenchFleet>> BenchFleet::Start(
       fleet->catalog_,
       apps::ChildProcess::Start(
           "catalog", {apps::SelfPath(), "catalog", "--listen", "127.0.0.1:0",
-                      "--http", "127.0.0.1:0", "--json"}));
+                      "--http", http, "--json"}));
   WEFT_ASSIGN_OR_RETURN(const std::string line,
                         fleet->catalog_->ReadLine(Patience()));
   const auto listening = nlohmann::json::parse(line, nullptr, false);
@@ -91,6 +92,25 @@ absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
   WEFT_ASSIGN_OR_RETURN(made->receiver, session::Receiver::Create(
                                             std::move(options), Patience()));
   return made;
+}
+
+absl::StatusOr<double> RefitAtOnce(
+    absl::Span<const std::unique_ptr<BenchReceiver>> receivers) {
+  std::vector<absl::StatusOr<session::RefitReport>> reports(
+      receivers.size(), session::RefitReport{});
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < receivers.size(); ++i) {
+    threads.emplace_back([&, i] {
+      reports[i] = receivers[i]->receiver->Refit(nullptr, false, Patience());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  double slowest_seconds = 0;
+  for (const auto& report : reports) {
+    WEFT_RETURN_IF_ERROR(report.status());
+    slowest_seconds = std::max(slowest_seconds, report->control_seconds);
+  }
+  return slowest_seconds;
 }
 
 }  // namespace weft::bench

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "bench_job.h"
 #include "child_process.h"
 #include "weft/session/receiver.h"
@@ -16,9 +17,10 @@ namespace weft::bench {
 
 class BenchFleet {
  public:
+  // `http`: where the catalog tells its metrics, HOST:PORT.
   static absl::StatusOr<std::unique_ptr<BenchFleet>> Start(
       const std::string& job, int64_t bytes, const std::string& transport,
-      const std::string& device = "cpu");
+      const std::string& device = "cpu", const std::string& http = "none");
 
   // Changes every source and publishes the next version; seconds of control
   // that the slowest publisher reported.
@@ -50,6 +52,10 @@ absl::StatusOr<std::unique_ptr<BenchReceiver>> MakeBenchReceiver(
     const BenchFleet& fleet, const std::string& transport, int threads,
     execute::PostedWay way, bool verify,
     const std::function<void(session::ReceiverOptions&)>& adjust = nullptr);
+
+// All of them at once; the longest control of any, in seconds.
+absl::StatusOr<double> RefitAtOnce(
+    absl::Span<const std::unique_ptr<BenchReceiver>> receivers);
 
 }  // namespace weft::bench
 

@@ -61,7 +61,7 @@ class Publisher:
                  model_card: str = "", threads: int = 0, timeout: float = 30,
                  quantise: Iterable[str] = (), stream: int | None = None):
         self._source = source
-        self._check_memory()
+        _memory.check(self._source)
         self._held = _memory.of_tensors(source.placement, source.tensors())
         placement = source.placement
         quantise = tuple(quantise)
@@ -99,7 +99,7 @@ class Publisher:
         if step is None:
             step = self._last_step + 1 if self._is_out else self._last_step
         self._last_step, self._is_out = step, False
-        self._check_memory()
+        _memory.check(self._source)
         report = PublishReport(**self._native.publish(step, timeout))
         self._is_out = True
         return report
@@ -124,8 +124,3 @@ class Publisher:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-    def _check_memory(self) -> None:
-        _memory.check(self._source)
-
-

@@ -5,8 +5,6 @@ take their processes with them.
 commands, and only those that serve until ctrl-c took them.
 """
 
-import json
-import json
 import pathlib
 import re
 import signal
@@ -16,6 +14,7 @@ import time
 import pytest
 
 from conftest import BINARY
+from test_processes import catalog, checkpoint, publish, start  # noqa: F401
 
 PATIENCE = 60  # seconds; a bound, not an expectation
 
@@ -50,14 +49,18 @@ def has_ended(pid):
     return stat is None or stat[0] in "ZX"
 
 
+def heed_interrupts():
+    """A shell's background jobs ignore them, and what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_benchmark_ends_with_its_processes(number):
     # More runs than anyone waits for: a catalog and two sources serve them.
     bench = subprocess.Popen(
         [BINARY, "bench", "refit", "--bytes", str(64 << 20), "--runs", "1000"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        # A shell's background jobs ignore it, and what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        preexec_fn=heed_interrupts)
     try:
         wait_until(lambda: len(children_of(bench.pid)) >= 2,
                    "the benchmark has started its processes")
@@ -77,7 +80,7 @@ def test_a_demo_ends_with_its_processes_and_its_folder(number):
     demo = subprocess.Popen(
         [BINARY, "demo", "--versions", "1000"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        preexec_fn=heed_interrupts)
     try:
         for line in demo.stdout:
             if "processes are up" in line:
@@ -113,14 +116,11 @@ def test_a_command_that_serves_ends_in_order(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_engine_that_waits_for_a_version_ends_at_once(number):
+def test_an_engine_that_waits_for_a_version_ends_at_once(number,
+                                                         catalog):  # noqa: F811
     """It ended with its --timeout."""
-    catalog = subprocess.Popen(
-        [BINARY, "catalog", "--listen", "127.0.0.1:0", "--json"],
-        stdout=subprocess.PIPE, text=True)
-    address = json.loads(catalog.stdout.readline())["address"]
     engine = subprocess.Popen(
-        [BINARY, "pull", "--catalog", address, "--model", "m", "--layout", "hf",
+        [BINARY, "pull", "--catalog", catalog, "--model", "m", "--layout", "hf",
          "--rank", "0", "--serve", "--timeout", str(10 * PATIENCE)],
         stderr=subprocess.PIPE, text=True)
     try:
@@ -133,9 +133,8 @@ def test_an_engine_that_waits_for_a_version_ends_at_once(number):
         assert engine.wait(PATIENCE) == 1
         assert "stopped while it waited" in engine.stderr.read()
     finally:
-        for process in (engine, catalog):
-            process.kill()
-            process.wait()
+        engine.kill()
+        engine.wait()
 
 
 def run_into_a_full_disk(*words):
@@ -144,36 +143,14 @@ def run_into_a_full_disk(*words):
                               stderr=subprocess.PIPE, text=True)
 
 
-def test_output_that_is_lost_is_an_error(tmp_path):
+def test_output_that_is_lost_is_an_error(start, catalog, checkpoint):  # noqa: F811
     # They ended with exit code 0, or went on for ever.
-    (tmp_path / "config.json").write_text(json.dumps({
-        "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16",
-        "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 64,
-        "tie_word_embeddings": True}))
-    subprocess.run([BINARY, "synth", "--config", tmp_path / "config.json",
-                    "--out", tmp_path / "checkpoint"], check=True,
-                   capture_output=True, timeout=PATIENCE)
-    started = []
-
-    def start(*words):
-        started.append(subprocess.Popen([BINARY, *words, "--json"],
-                                        stdout=subprocess.PIPE, text=True))
-        return json.loads(started[-1].stdout.readline())
-
-    try:
-        at = ["--catalog",
-              start("catalog", "--listen", "127.0.0.1:0")["address"]]
-        start("publish", *at, "--model", "m", "--layout", "hf", "--rank", "0",
-              "--checkpoint", tmp_path / "checkpoint")
-        for words in (["plan", "--config", tmp_path, "--from", "fsdp:shard=2",
-                       "--to", "vllm:tp=2", "--json"],
-                      ["status", *at], ["status", "--watch", *at],
-                      ["events", *at], ["events", "--follow", *at]):
-            done = run_into_a_full_disk(*words)
-            assert done.returncode == 1, words
-            assert "standard output: No space left" in done.stderr, words
-    finally:
-        for process in reversed(started):
-            process.kill()
-            process.wait()
+    publish(start, catalog, checkpoint, "hf", 0).event()
+    at = ["--catalog", catalog]
+    for words in (["plan", "--config", checkpoint, "--from", "fsdp:shard=2",
+                   "--to", "vllm:tp=2", "--json"],
+                  ["status", *at], ["status", "--watch", *at],
+                  ["events", *at], ["events", "--follow", *at]):
+        done = run_into_a_full_disk(*words)
+        assert done.returncode == 1, words
+        assert "standard output: No space left" in done.stderr, words

@@ -366,24 +366,31 @@ TEST_P(RestartOverGrpcTest, WhoHeardOfATakeoverStaysAwayFromAnEmptyCatalog) {
   EXPECT_TRUE(catalog.memory().ListWorkers("m", Soon())->empty());
 }
 
-// Forgets a worker between its registration and its attachment, as a catalog
-// in memory does that is started again just then.
-class ForgetfulStore : public catalog::ForwardingStore {
+// Refuses an attachment, once: as a catalog in memory that was started again
+// between the registration and it, or one that has dropped a worker that was
+// held between the two and replaced by nobody.
+class RefusingStore : public catalog::ForwardingStore {
  public:
   using ForwardingStore::ForwardingStore;
   absl::StatusOr<std::unique_ptr<catalog::Attachment>> Attach(
       const std::string& worker_id, base::Deadline deadline) override {
-    if (forgets_.exchange(false)) {
-      return absl::NotFoundError(
-          absl::StrCat("worker \"", worker_id, "\" is not known"));
+    if (refuses_.exchange(false)) {
+      return absl::Status(code_,
+                          absl::StrCat("worker \"", worker_id, "\" ", reason_));
     }
     return ForwardingStore::Attach(worker_id, deadline);
   }
-  void ForgetTheNext() { forgets_ = true; }
-  bool forgets() const { return forgets_; }
+  void RefuseTheNext(absl::StatusCode code, const std::string& reason) {
+    code_ = code;
+    reason_ = reason;
+    refuses_ = true;
+  }
+  bool refuses() const { return refuses_; }
 
  private:
-  std::atomic<bool> forgets_ = false;
+  absl::StatusCode code_ = absl::StatusCode::kOk;
+  std::string reason_;
+  std::atomic<bool> refuses_ = false;
 };
 
 // The thread that looks for a lost place gave up when the catalog was started
@@ -391,11 +398,11 @@ class ForgetfulStore : public catalog::ForwardingStore {
 // with its next step, which may wait for engines that wait for this one.
 // model/places.pml: LOOK_ONCE.
 TEST_P(MembershipTest, APlaceThatIsLostBeforeItIsAttachedIsTakenAgain) {
-  const auto forgetful = std::make_shared<ForgetfulStore>(store_);
+  const auto forgetful = std::make_shared<RefusingStore>(store_);
   const auto severable = std::make_shared<SeverableStore>(forgetful);
   store_ = severable;
   StartTrainers(1);
-  forgetful->ForgetTheNext();
+  forgetful->RefuseTheNext(absl::StatusCode::kNotFound, "is not known");
   const uint64_t before = trainers_[0]->publisher->generation();
   severable->SeverAll();
   const base::Deadline deadline = Soon();
@@ -404,36 +411,18 @@ TEST_P(MembershipTest, APlaceThatIsLostBeforeItIsAttachedIsTakenAgain) {
     std::this_thread::yield();
   }
   EXPECT_GT(trainers_[0]->publisher->generation(), before);
-  EXPECT_FALSE(forgetful->forgets());
+  EXPECT_FALSE(forgetful->refuses());
   EXPECT_TRUE(trainers_[0]->publisher->Health().ok());
 }
 
-// A trainer that was held between its registration and its attachment has been
-// dropped meanwhile, and replaced by nobody.
-class LateStore : public catalog::ForwardingStore {
- public:
-  using ForwardingStore::ForwardingStore;
-  absl::StatusOr<std::unique_ptr<catalog::Attachment>> Attach(
-      const std::string& worker_id, base::Deadline deadline) override {
-    if (is_late_.exchange(false)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("worker \"", worker_id, "\" cannot be attached: late"));
-    }
-    return ForwardingStore::Attach(worker_id, deadline);
-  }
-  void DelayTheNext() { is_late_ = true; }
-
- private:
-  std::atomic<bool> is_late_ = false;
-};
-
 TEST_P(MembershipTest, WhoAttachedTooLateComesBackAllTheSame) {
-  const auto late = std::make_shared<LateStore>(store_);
+  const auto late = std::make_shared<RefusingStore>(store_);
   const auto severable = std::make_shared<SeverableStore>(late);
   store_ = severable;
   StartTrainers(1);
   PublishAll(1);
-  late->DelayTheNext();
+  late->RefuseTheNext(absl::StatusCode::kFailedPrecondition,
+                      "cannot be attached: late");
   severable->SeverAll();
   EXPECT_EQ(trainers_[0]->publisher->BeginUpdate(Soon()).status(),
             absl::OkStatus());

@@ -127,6 +127,10 @@ class RedisCore {
     std::optional<EntryId> reads_after;
     std::vector<std::pair<uint64_t, std::string>> proposals;  // by sequence
     std::vector<std::shared_ptr<Job>> jobs;
+
+    bool empty() const {
+      return !joins && !reads_after && proposals.empty() && jobs.empty();
+    }
   };
 
   struct Held {

@@ -69,15 +69,14 @@ void RedisCore::RunWriter() {
 }
 
 void RedisCore::ServeWriter(RedisConnection& connection) {
+  bool is_well = false;  // Redis takes what comes over this connection
   while (true) {
     const Batch batch = TakeBatch();
-    if (!batch.joins && batch.proposals.empty() && batch.jobs.empty() &&
-        !batch.reads_after) {
-      return;
-    }
+    if (batch.empty()) return;
     const absl::Status sent = SendBatch(connection, batch);
-    NoteTrouble(sent);
-    if (sent.ok()) continue;
+    if (!sent.ok() || !is_well) NoteTrouble(sent);
+    is_well = sent.ok();
+    if (is_well) continue;
     const std::lock_guard lock(mutex_);
     for (auto job = batch.jobs.rbegin(); job != batch.jobs.rend(); ++job) {
       if (!(*job)->reply) jobs_.push_front(*job);
@@ -88,8 +87,7 @@ void RedisCore::ServeWriter(RedisConnection& connection) {
 
 void RedisCore::NoteTrouble(const absl::Status& status) {
   const std::lock_guard lock(mutex_);
-  if (status.ok() && trouble_.empty()) return;
-  trouble_ = status.ok() ? "" : std::string(status.message());
+  trouble_ = std::string(status.message());
 }
 
 bool RedisCore::HasWork() const {
@@ -150,10 +148,7 @@ RedisCore::Batch RedisCore::TakeBatch() {
     jobs_.pop_front();
   }
   // An empty batch means closed.
-  if (!batch.joins && batch.proposals.empty() && batch.jobs.empty() &&
-      !batch.reads_after) {
-    add_job({"PING"});
-  }
+  if (batch.empty()) add_job({"PING"});
   return batch;
 }
 
