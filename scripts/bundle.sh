@@ -57,7 +57,7 @@ pip install python/*.whl brings the Python package, which needs nothing of them.
 ucx-cuda is UCX with CUDA and without verbs: "ln -s ucx-cuda ucx" has weft use it.
 TEXT
 cp "build/$preset/gpu_tests.txt" "$out/bin/"
-if ! ls build/dist/weft-*.whl >/dev/null 2>&1; then
+if ! compgen -G 'build/dist/weft-*.whl' >/dev/null; then
   [ "$build" = yes ] || { echo "bundle: no wheel in build/dist: run make wheel" >&2; exit 1; }
   scripts/wheel.sh
 fi
