@@ -1,7 +1,6 @@
 #include "weft/session/receiver.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <mutex>
 #include <string>
@@ -17,11 +16,10 @@
 #include "weft/session/lost_sources_internal.h"
 #include "weft/session/membership_internal.h"
 #include "weft/session/plan_cache_internal.h"
-#include "weft/session/receiver_plan_internal.h"
+#include "weft/session/prepared_sources_internal.h"
 #include "weft/session/serving_internal.h"
 #include "weft/session/shadow_set_internal.h"
 #include "weft/session/source_choice_internal.h"
-#include "weft/session/source_link_internal.h"
 #include "weft/session/step_check_internal.h"
 #include "weft/session/take_lease_internal.h"
 #include "weft/session/transfer_internal.h"
@@ -35,26 +33,6 @@ double SecondsBetween(steady_clock::time_point from,
                       steady_clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
-
-// Everything that belongs to one set of sources: made by Prepare, used by
-// every refit until the set changes. Members in order of dependence.
-struct Prepared {
-  uint64_t source_set = 0;
-  std::vector<ChosenSource> sources;
-  std::shared_ptr<const plan::SourceIndex> index;
-  std::shared_ptr<const StagedPlan> planned;
-  std::vector<std::unique_ptr<SourceLink>> links;  // one a plan peer, in order
-  // By the set of memory that they write, made when it is needed.
-  std::array<std::unique_ptr<Transfer>, 2> transfers;
-  bool connected = false;
-  Bound bound;
-  // What is in flight may still write, and answers nothing that comes later.
-  void Disconnect() {
-    transfers = {};
-    links.clear();
-    connected = false;
-  }
-};
 
 class ReceiverImpl : public Receiver {
  public:
@@ -306,7 +284,7 @@ class ReceiverImpl : public Receiver {
   }
 
   // Into the set of memory that receives now.
-  absl::StatusOr<Transfer*> TransferOf(Prepared& prepared);
+  absl::StatusOr<Transfer*> TransferOf(PreparedSources& prepared);
   // The receiving set, which holds `version`, becomes the live one.
   absl::StatusOr<RollbackReport> SwitchTo(const catalog::VersionId& version,
                                           base::Deadline deadline);
@@ -338,7 +316,7 @@ class ReceiverImpl : public Receiver {
   std::unique_ptr<Latch> latch_;
   std::unique_ptr<ShadowSet> shadow_;  // null: in place
   PlanCache plans_;
-  std::unique_ptr<Prepared> prepared_;
+  std::unique_ptr<PreparedSources> prepared_;
   ReceiverCounters counters_;
   std::optional<catalog::VersionId> committed_;
   // What the receiving memory was last being brought to, in this life or, in
@@ -371,7 +349,7 @@ absl::Status ReceiverImpl::MoveFromAny(const catalog::VersionId& version,
 bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
                            base::Deadline deadline, RefitReport& report) {
   prepared_->Disconnect();
-  const std::unique_ptr<Prepared> before = std::move(prepared_);
+  const std::unique_ptr<PreparedSources> before = std::move(prepared_);
   SourceChoice rest{before->source_set, before->sources};
   for (const LostSource& each : lost) {
     std::erase_if(rest.sources, [&](const ChosenSource& source) {
@@ -441,54 +419,23 @@ absl::Status ReceiverImpl::PrepareOnce(const SourceChoice& choice, bool connect,
                                        std::optional<int64_t>& unreachable,
                                        base::Deadline deadline) {
   const PhaseTimer phase(options_.on_phase, "plan and connect");
-  auto next = std::make_unique<Prepared>();
-  next->source_set = choice.source_set;
-  next->sources = choice.sources;
-  std::vector<plan::SourceInfo> infos;
-  for (const ChosenSource& source : next->sources) {
-    infos.push_back({.placement = &source.placement->placement,
-                     .digest = source.placement->digest,
-                     .distance = source.distance});
+  WEFT_ASSIGN_OR_RETURN(std::unique_ptr<PreparedSources> next,
+                        PreparedSources::Plan(choice, target_digest_, options_,
+                                              plans_, counters_.plans_built));
+  if (connect) {
+    WEFT_RETURN_IF_ERROR(next->Connect(options_, unreachable, deadline));
+    counters_.connections_opened += static_cast<int64_t>(next->links.size());
+    WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
   }
-  WEFT_ASSIGN_OR_RETURN(next->index, plan::SourceIndex::Make(std::move(infos)));
-  const auto plan = [&] {
-    const PhaseTimer planning(options_.on_phase, "plan");
-    PlanCache::Made made =
-        PlanForReceiver(*next->index, next->sources, target_digest_, options_);
-    if (made.ok()) ++counters_.plans_built;
-    return made;
-  };
-  WEFT_ASSIGN_OR_RETURN(next->planned, plans_.FindOrMake(next->sources, plan));
-  if (!connect) {
-    prepared_ = std::move(next);
-    return absl::OkStatus();
-  }
-  WEFT_ASSIGN_OR_RETURN(next->links,
-                        OpenLinks(next->planned->plan, next->sources, options_,
-                                  unreachable, deadline));
-  counters_.connections_opened += static_cast<int64_t>(next->links.size());
-  WEFT_RETURN_IF_ERROR(TransferOf(*next).status());
-  next->connected = true;
   prepared_ = std::move(next);
   return absl::OkStatus();
 }
 
-absl::StatusOr<Transfer*> ReceiverImpl::TransferOf(Prepared& prepared) {
-  const size_t set = shadow_ == nullptr ? 0 : shadow_->receiving();
-  std::unique_ptr<Transfer>& transfer = prepared.transfers[set];
-  if (transfer == nullptr) {
-    const PhaseTimer phase(options_.on_phase, "bind");
-    const RankMemory& memory =
-        shadow_ == nullptr ? options_.memory : shadow_->receiving_memory();
-    WEFT_ASSIGN_OR_RETURN(transfer,
-                          Transfer::Make({.options = options_,
-                                          .memory = memory,
-                                          .index = *prepared.index,
-                                          .plan = prepared.planned->plan,
-                                          .staged = prepared.planned->staged,
-                                          .links = prepared.links}));
-  }
-  return transfer.get();
+absl::StatusOr<Transfer*> ReceiverImpl::TransferOf(PreparedSources& prepared) {
+  return shadow_ == nullptr
+             ? prepared.TransferInto(0, options_.memory, options_)
+             : prepared.TransferInto(shadow_->receiving(),
+                                     shadow_->receiving_memory(), options_);
 }
 
 absl::StatusOr<RollbackReport> ReceiverImpl::SwitchTo(
