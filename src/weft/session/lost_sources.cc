@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/session/control_reads_internal.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/lost_sources_internal.h"
 
@@ -13,25 +14,6 @@ namespace {
 // A peer that lives answers at once; one that does not must not take the time
 // that the others need.
 constexpr std::chrono::seconds kAskWithin(1);
-
-// Why it is lost; empty if it is not.
-std::string WhyLost(SourceLink& link, bool is_copy,
-                    const catalog::VersionId& version, bool bytes_differ,
-                    const absl::Status& failure) {
-  if (const absl::Status health = link.peer().Health(); !health.ok()) {
-    return std::string(health.message());
-  }
-  if (is_copy && bytes_differ) return std::string(failure.message());
-  // What is still in flight would be taken for the answer.
-  if (link.peer().in_flight() > 0) return "";
-  const absl::StatusOr<uint64_t> word =
-      link.ReadEpochWord(base::Deadline::After(kAskWithin));
-  if (!word.ok()) return std::string(word.status().message());
-  if (is_copy && *word != EpochWord(version)) {
-    return absl::StrCat("it no longer holds ", catalog::ToString(version));
-  }
-  return "";
-}
 
 const ChosenSource* Find(absl::Span<const ChosenSource> sources, int64_t rank) {
   const auto found = std::find_if(
@@ -47,15 +29,41 @@ std::vector<LostSource> FindLost(
     absl::Span<const ChosenSource> sources, const catalog::VersionId& version,
     const std::set<int64_t>& failed_ranks, const absl::Status& failure,
     base::Deadline deadline) {
+  if (deadline.Passed()) return {};
+  // Why each is lost; empty: it is not.
+  std::vector<std::string> why(links.size());
+  const auto is_copy = [&](size_t i) {
+    const ChosenSource* const source = Find(sources, links[i]->rank());
+    return source != nullptr && source->is_copy();
+  };
+  std::vector<size_t> asked;
+  std::vector<SourceLink*> asked_links;
+  for (size_t i = 0; i < links.size(); ++i) {
+    SourceLink& link = *links[i];
+    if (const absl::Status health = link.peer().Health(); !health.ok()) {
+      why[i] = std::string(health.message());
+    } else if (is_copy(i) && failed_ranks.contains(link.rank())) {
+      why[i] = std::string(failure.message());
+    } else if (link.peer().in_flight() == 0) {
+      // What is still in flight would be taken for the answer.
+      asked.push_back(i);
+      asked_links.push_back(&link);
+    }
+  }
+  const std::vector<absl::StatusOr<uint64_t>> words =
+      ReadEpochWords(asked_links, base::Deadline::After(kAskWithin));
+  for (size_t w = 0; w < asked.size(); ++w) {
+    if (!words[w].ok()) {
+      why[asked[w]] = std::string(words[w].status().message());
+    } else if (is_copy(asked[w]) && *words[w] != EpochWord(version)) {
+      why[asked[w]] =
+          absl::StrCat("it no longer holds ", catalog::ToString(version));
+    }
+  }
   std::vector<LostSource> lost;
-  for (const auto& link : links) {
-    if (deadline.Passed()) return {};
-    const ChosenSource* source = Find(sources, link->rank());
-    std::string why =
-        WhyLost(*link, source != nullptr && source->is_copy(), version,
-                failed_ranks.contains(link->rank()), failure);
-    if (why.empty()) continue;
-    lost.push_back({link->rank(), link->name(), std::move(why)});
+  for (size_t i = 0; i < links.size(); ++i) {
+    if (why[i].empty()) continue;
+    lost.push_back({links[i]->rank(), links[i]->name(), std::move(why[i])});
   }
   return lost;
 }

@@ -21,6 +21,9 @@ const manifest::TransportAddress* Find(
   return nullptr;
 }
 
+// Reads of a link that are under way at once.
+constexpr size_t kWindow = 32;
+
 // Polls until `outstanding` operations have completed; the first failure.
 absl::Status Drain(transport::Peer& peer, int64_t outstanding,
                    base::Deadline deadline) {
@@ -125,28 +128,68 @@ execute::RemoteRank SourceLink::RemoteRank() const {
   return remote;
 }
 
-absl::Status SourceLink::ReadControl(int64_t offset_bytes,
-                                     absl::Span<std::byte> local,
-                                     base::Deadline deadline) {
-  const transport::RemoteRegion& region = *regions_[binding_.control_buffer];
-  if (offset_bytes < 0 || offset_bytes > region.size_bytes() ||
-      static_cast<int64_t>(local.size()) > region.size_bytes() - offset_bytes) {
-    return absl::OutOfRangeError(absl::StrCat(
-        "control bytes [", offset_bytes, ",", offset_bytes + local.size(),
-        ") of ", label_, " lie beyond its ", region.size_bytes()));
+absl::Status SourceLink::StartReads(absl::Span<const ControlRead> reads) {
+  const transport::RemoteRegion& region = control();
+  size_t bytes = 0;
+  for (const ControlRead& read : reads) {
+    const auto size = static_cast<int64_t>(read.local.size());
+    if (read.offset_bytes < 0 || read.offset_bytes > region.size_bytes() ||
+        size > region.size_bytes() - read.offset_bytes) {
+      return absl::OutOfRangeError(absl::StrCat(
+          "control bytes [", read.offset_bytes, ",", read.offset_bytes + size,
+          ") of ", label_, " lie beyond its ", region.size_bytes()));
+    }
+    bytes += read.local.size();
   }
+  reads_ = reads;
+  posted_ = ended_ = posted_bytes_ = 0;
+  read_failure_ = absl::OkStatus();
   if (region.mapped() != nullptr) {
-    std::memcpy(local.data(), region.mapped() + offset_bytes, local.size());
+    for (const ControlRead& read : reads) {
+      std::memcpy(read.local.data(), region.mapped() + read.offset_bytes,
+                  read.local.size());
+    }
+    posted_ = ended_ = reads.size();
     return peer_->Health();
   }
   WEFT_RETURN_IF_ERROR(CheckIdle());
-  landing_.resize(local.size());
-  WEFT_RETURN_IF_ERROR(peer_->Get(region, offset_bytes,
-                                  absl::MakeSpan(landing_),
-                                  /*local_region=*/nullptr, /*tag=*/0));
-  WEFT_RETURN_IF_ERROR(Drain(*peer_, 1, deadline));
-  std::copy(landing_.begin(), landing_.end(), local.begin());
+  landing_.resize(bytes);
+  return PostReads();
+}
+
+absl::Status SourceLink::PostReads() {
+  while (read_failure_.ok() && posted_ < reads_.size() &&
+         posted_ - ended_ < kWindow) {
+    const ControlRead& read = reads_[posted_];
+    WEFT_RETURN_IF_ERROR(peer_->Get(
+        control(), read.offset_bytes,
+        absl::MakeSpan(landing_).subspan(posted_bytes_, read.local.size()),
+        /*local_region=*/nullptr, static_cast<transport::OpTag>(posted_)));
+    posted_bytes_ += read.local.size();
+    ++posted_;
+  }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SourceLink::PollReads() {
+  if (ended_ < posted_) {
+    std::vector<transport::Completion> completions;
+    ended_ += static_cast<size_t>(peer_->Poll(completions));
+    for (const transport::Completion& each : completions) {
+      if (read_failure_.ok()) read_failure_ = each.status;
+    }
+    WEFT_RETURN_IF_ERROR(peer_->Health());
+    WEFT_RETURN_IF_ERROR(PostReads());
+    if (ended_ < posted_) return false;
+  }
+  WEFT_RETURN_IF_ERROR(read_failure_);
+  if (control_mapped()) return true;
+  auto from = landing_.begin();
+  for (const ControlRead& read : reads_) {
+    std::copy_n(from, read.local.size(), read.local.begin());
+    from += static_cast<std::ptrdiff_t>(read.local.size());
+  }
+  return true;
 }
 
 absl::Status SourceLink::CheckIdle() const {
@@ -156,26 +199,17 @@ absl::Status SourceLink::CheckIdle() const {
                    " have not ended: connect to it again"));
 }
 
-absl::StatusOr<uint64_t> SourceLink::ReadEpochWord(base::Deadline deadline) {
-  const transport::RemoteRegion& region = *regions_[binding_.control_buffer];
-  if (region.mapped() != nullptr) {
-    WEFT_RETURN_IF_ERROR(peer_->Health());
-    // Orders the loads of the weights against the loads of the word, on both
-    // sides of the transfer.
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    const uint64_t word =
-        std::atomic_ref<uint64_t>(
-            *reinterpret_cast<uint64_t*>(region.mapped() +
-                                         binding_.epoch_word_offset_bytes))
-            .load(std::memory_order_seq_cst);
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    return word;
-  }
-  uint64_t word = 0;
-  WEFT_RETURN_IF_ERROR(ReadControl(
-      binding_.epoch_word_offset_bytes,
-      absl::MakeSpan(reinterpret_cast<std::byte*>(&word), sizeof(word)),
-      deadline));
+absl::StatusOr<uint64_t> SourceLink::LoadEpochWord() {
+  WEFT_RETURN_IF_ERROR(peer_->Health());
+  // Orders the loads of the weights against the loads of the word, on both
+  // sides of the transfer.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint64_t word =
+      std::atomic_ref<uint64_t>(
+          *reinterpret_cast<uint64_t*>(control().mapped() +
+                                       binding_.epoch_word_offset_bytes))
+          .load(std::memory_order_seq_cst);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   return word;
 }
 
@@ -193,8 +227,7 @@ std::string SourceLink::detour() const {
 
 absl::Status SourceLink::ReadAll(absl::Span<std::byte> local,
                                  int64_t piece_bytes, base::Deadline deadline) {
-  constexpr int64_t kWindow = 32;
-  int64_t in_flight = 0;
+  size_t in_flight = 0;
   size_t done = 0;
   for (const auto& region : regions_) {
     for (int64_t at = 0; at < region->size_bytes() && done < local.size();
@@ -207,11 +240,12 @@ absl::Status SourceLink::ReadAll(absl::Span<std::byte> local,
                      static_cast<transport::OpTag>(in_flight)));
       done += piece.size();
       if (++in_flight < kWindow) continue;
-      WEFT_RETURN_IF_ERROR(Drain(*peer_, in_flight, deadline));
+      WEFT_RETURN_IF_ERROR(
+          Drain(*peer_, static_cast<int64_t>(in_flight), deadline));
       in_flight = 0;
     }
   }
-  return Drain(*peer_, in_flight, deadline);
+  return Drain(*peer_, static_cast<int64_t>(in_flight), deadline);
 }
 
 absl::StatusOr<double> SourceLink::MeasureReadRate(memory::DeviceDriver* driver,

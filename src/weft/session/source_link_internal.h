@@ -21,6 +21,12 @@
 
 namespace weft::session {
 
+// Bytes of a source's control buffer, and where they go.
+struct ControlRead {
+  int64_t offset_bytes = 0;
+  absl::Span<std::byte> local = {};
+};
+
 class SourceLink {
  public:
   // Connects through the first of the options' transports that has keys for
@@ -42,11 +48,16 @@ class SourceLink {
   const manifest::Binding& binding() const { return binding_; }
   execute::RemoteRank RemoteRank() const;
 
-  // Reads `local.size()` bytes at `offset_bytes` of the control buffer,
-  // through the mapping or by a posted read and a flush.
-  absl::Status ReadControl(int64_t offset_bytes, absl::Span<std::byte> local,
-                           base::Deadline deadline);
-  absl::StatusOr<uint64_t> ReadEpochWord(base::Deadline deadline);
+  // Whether the host follows the control buffer through a mapping.
+  bool control_mapped() const { return control().mapped() != nullptr; }
+  // Through the mapping.
+  absl::StatusOr<uint64_t> LoadEpochWord();
+  // Begins to read all of `reads`, which must live until PollReads says that
+  // they have ended. One caller at a time, while nothing else is under way.
+  absl::Status StartReads(absl::Span<const ControlRead> reads);
+  // Goes on with them, without blocking: whether they have all ended. On an
+  // error they have ended too, as far as they ever will.
+  absl::StatusOr<bool> PollReads();
 
   // Bytes per second of a read of this source's memory in large pieces into
   // memory of `device`, measured now; 0 if it is mapped or holds too little to
@@ -57,6 +68,11 @@ class SourceLink {
  private:
   SourceLink() = default;
   absl::Status ImportAll();
+  const transport::RemoteRegion& control() const {
+    return *regions_[binding_.control_buffer];
+  }
+  // As many of the reads as may be under way at once.
+  absl::Status PostReads();
   // An operation that a deadline cut short ends at some time: its completion
   // must not be taken for that of another one.
   absl::Status CheckIdle() const;
@@ -77,6 +93,13 @@ class SourceLink {
   std::unique_ptr<memory::Buffer> host_probe_;
   std::unique_ptr<memory::DeviceBuffer> gpu_probe_;
   std::unique_ptr<transport::Peer> peer_;
+  // The reads that go on: of `reads_`, how many were posted and have ended, and
+  // the first failure, after which no more are posted.
+  absl::Span<const ControlRead> reads_;
+  size_t posted_ = 0;
+  size_t ended_ = 0;
+  size_t posted_bytes_ = 0;
+  absl::Status read_failure_;
   // After peer_: regions must not outlive their peer.
   std::vector<std::unique_ptr<transport::RemoteRegion>> regions_;
 };

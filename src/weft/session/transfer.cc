@@ -11,6 +11,7 @@
 #include "weft/base/status.h"
 #include "weft/execute/quantise_round.h"
 #include "weft/execute/quantise_round_device.h"
+#include "weft/session/control_reads_internal.h"
 #include "weft/session/epoch_word.h"
 #include "weft/session/transfer_internal.h"
 #include "weft/tensor/dtype.h"
@@ -62,9 +63,9 @@ int64_t MovedFrom(const execute::ExecuteReport& report, int64_t rank) {
   return 0;
 }
 
-absl::Status ReadTable(SourceLink& link,
+// Of `ranges` of the table of `link`, into `values`, which is made as large.
+LinkReads ReadsOfTable(SourceLink& link,
                        absl::Span<const ArrivalCheck::TableRange> ranges,
-                       base::Deadline deadline,
                        std::vector<convert::DigestValue>& values) {
   constexpr auto kValueBytes =
       static_cast<int64_t>(sizeof(convert::DigestValue));
@@ -72,14 +73,15 @@ absl::Status ReadTable(SourceLink& link,
   for (const auto& range : ranges) total += range.end - range.begin;
   values.resize(static_cast<size_t>(total));
   auto* to = reinterpret_cast<std::byte*>(values.data());
+  LinkReads reads{&link};
   for (const auto& range : ranges) {
     const int64_t bytes = (range.end - range.begin) * kValueBytes;
-    WEFT_RETURN_IF_ERROR(link.ReadControl(
-        link.binding().digest_table_offset_bytes + range.begin * kValueBytes,
-        absl::MakeSpan(to, static_cast<size_t>(bytes)), deadline));
+    reads.reads.push_back(
+        {link.binding().digest_table_offset_bytes + range.begin * kValueBytes,
+         {to, static_cast<size_t>(bytes)}});
     to += bytes;
   }
-  return absl::OkStatus();
+  return reads;
 }
 
 // One piece of work at a time beside the caller's own.
@@ -407,11 +409,12 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
 absl::Status Transfer::ReadTables(Part& part, base::Deadline deadline) {
   const PhaseTimer phase(in_.options.on_phase, "digest tables");
   part.tables.resize(part.links.size());
+  std::vector<LinkReads> wanted;
   for (size_t p = 0; p < part.links.size(); ++p) {
-    WEFT_RETURN_IF_ERROR(ReadTable(*part.links[p],
-                                   part.arrival->table_ranges()[p], deadline,
-                                   part.tables[p]));
+    wanted.push_back(ReadsOfTable(
+        *part.links[p], part.arrival->table_ranges()[p], part.tables[p]));
   }
+  WEFT_RETURN_IF_ERROR(AllRead(ReadFromAll(wanted, deadline)));
   part.tables_read = true;
   return absl::OkStatus();
 }
@@ -423,14 +426,18 @@ absl::Status Transfer::CheckEpochWords(absl::Span<SourceLink* const> links,
   const PhaseTimer phase(in_.options.on_phase,
                          absl::StrCat("epoch words ", std::string(when)));
   const uint64_t expected = EpochWord(version);
+  const std::vector<absl::StatusOr<uint64_t>> words =
+      ReadEpochWords(links, deadline);
+  std::vector<absl::Status> read;
+  for (const auto& word : words) read.push_back(word.status());
+  WEFT_RETURN_IF_ERROR(AllRead(read));
   base::FaultList faults;
-  for (SourceLink* const link : links) {
-    WEFT_ASSIGN_OR_RETURN(const uint64_t word, link->ReadEpochWord(deadline));
-    if (word == expected) continue;
+  for (size_t i = 0; i < links.size(); ++i) {
+    if (*words[i] == expected) continue;
     faults.Add(absl::StrCat(
-        link->name(), " no longer holds ", catalog::ToString(version),
+        links[i]->name(), " no longer holds ", catalog::ToString(version),
         " (checked ", std::string(when), " the transfer): its memory ",
-        (word & 1) != 0 ? "is being changed" : "holds another version"));
+        (*words[i] & 1) != 0 ? "is being changed" : "holds another version"));
   }
   return faults.ToStatus(absl::StatusCode::kAborted);
 }
