@@ -17,6 +17,7 @@ absl::StatusOr<std::unique_ptr<Latch>> Latch::Open(
   latch->state_.process_id = getpid();
   if (path.empty()) return latch;
   WEFT_RETURN_IF_ERROR(catalog::CheckName("model", model));
+  WEFT_ASSIGN_OR_RETURN(latch->lock_, StateLock::Take(path));
   WEFT_ASSIGN_OR_RETURN(latch->last_life_, ReadStateFile(path));
   if (!latch->last_life_.has_value()) return latch;
   const ReceiverState& last = *latch->last_life_;

@@ -15,6 +15,7 @@
 #include "weft/catalog/store.h"
 #include "weft/manifest/placement.h"
 #include "weft/session/state_file_internal.h"
+#include "weft/session/state_lock_internal.h"
 
 namespace weft::session {
 
@@ -22,7 +23,8 @@ namespace weft::session {
 class Latch {
  public:
   // Set, until a first commit. Without a `path` nothing is kept on disk.
-  // kFailedPrecondition when the file is another receiver's.
+  // kFailedPrecondition when the file is another receiver's, by what it says or
+  // because that receiver lives.
   static absl::StatusOr<std::unique_ptr<Latch>> Open(
       const std::string& path, const std::string& model,
       const manifest::LayoutDigest& layout);
@@ -50,6 +52,7 @@ class Latch {
   absl::Status Write(bool dirty, const catalog::VersionId& version);
 
   const std::string path_;
+  std::unique_ptr<StateLock> lock_;  // null without a path
   ReceiverState state_;
   std::optional<ReceiverState> last_life_;
 

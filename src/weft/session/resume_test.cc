@@ -41,7 +41,10 @@ class ResumeTest : public testing::PlainSession {
             "_" + std::to_string(getpid()) + ".state";
     std::filesystem::remove(path_);
   }
-  ~ResumeTest() override { std::filesystem::remove(path_); }
+  ~ResumeTest() override {
+    std::filesystem::remove(path_);
+    std::filesystem::remove(path_ + ".lock");
+  }
 
   Engine StartResuming(
       bool faulty = false,
@@ -63,6 +66,20 @@ class ResumeTest : public testing::PlainSession {
     });
     next.owned = std::move(kept);
     engine = std::move(next);
+  }
+
+  // A receiver of another part with the same file.
+  absl::Status StartOther() {
+    ReceiverOptions options;
+    options.execute.device = testing::FakeGpuOptions();
+    options.model = "m";
+    options.placement = ColumnCut(kRows, kCols, 0, 10);
+    const OwnedRankMemory owned = testing::AllocateUnder(
+        GetParam(), options.placement, testing::kEngineGpu);
+    options.memory = owned.memory;
+    options.catalog = store_;
+    options.state_file = path_;
+    return Receiver::Create(std::move(options), Soon()).status();
   }
 
   static uint16_t* Weight(Engine& engine) {
@@ -306,13 +323,16 @@ TEST_P(ResumeTest, WithAShadowTheFileIsDirtyOnlyWhileTheSwitchGoesOn) {
 
 TEST_P(ResumeTest, AFileThatCannotBeWrittenStopsTheRefitBeforeAByteMoves) {
   StartTrainers(1);
-  path_ = ::testing::TempDir() + "no_such_folder/weft.state";
+  const std::filesystem::path folder = path_ + "_folder";
+  std::filesystem::create_directory(folder);
+  path_ = folder / "weft.state";
   Engine engine = StartResuming();
+  std::filesystem::remove_all(folder);
   PublishAll(1);
   const std::string before = BytesOf(engine.owned);
   const auto report = engine.receiver->Refit(nullptr, false, Soon());
   EXPECT_THAT(std::string(report.status().message()),
-              HasSubstr("no_such_folder"));
+              HasSubstr(folder.string()));
   EXPECT_EQ(BytesOf(engine.owned), before);
 }
 
@@ -321,19 +341,30 @@ TEST_P(ResumeTest, TheFileOfAnotherRankIsRefused) {
   Engine engine = StartResuming();
   PublishAll(1);
   ASSERT_TRUE(engine.receiver->Refit(nullptr, false, Soon()).ok());
-  ReceiverOptions options;
-  options.execute.device = testing::FakeGpuOptions();
-  options.model = "m";
-  options.placement = ColumnCut(kRows, kCols, 0, 10);
-  const OwnedRankMemory owned = testing::AllocateUnder(
-      GetParam(), options.placement, testing::kEngineGpu);
-  options.memory = owned.memory;
-  options.catalog = store_;
-  options.state_file = path_;
-  const auto refused = Receiver::Create(std::move(options), Soon());
-  EXPECT_TRUE(absl::IsFailedPrecondition(refused.status()));
-  EXPECT_THAT(std::string(refused.status().message()),
+  engine.receiver.reset();
+  const absl::Status refused = StartOther();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("state file \"" + path_ + "\" is of a receiver"));
+  EXPECT_THAT(std::string(refused.message()),
               HasSubstr("give each rank a file of its own"));
+}
+
+// Two ranks that were given one file wrote over each other's state: whichever
+// committed last vouched for both.
+TEST_P(ResumeTest, TheFileOfAReceiverThatLivesIsRefused) {
+  StartTrainers(1);
+  Engine engine = StartResuming();
+  const absl::Status refused = StartOther();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_EQ(refused.message(),
+            "state file \"" + path_ +
+                "\" is held by another receiver of this process, " +
+                std::to_string(getpid()) +
+                "; give each rank a file of its own, or close that one first");
+  PublishAll(1);
+  ASSERT_TRUE(engine.receiver->Refit(nullptr, false, Soon()).ok());
+  ExpectServes(engine, 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, ResumeTest,
