@@ -86,6 +86,7 @@ nlohmann::json ToJson(const session::RefitReport& report,
     json["replaced"].push_back(
         {{"source", lost.source}, {"why", lost.why}, {"by", lost.by}});
   }
+  json["not_taken"] = report.not_taken;
   json["serving"] = report.serving;
   json["not_served"] = report.not_served;
   json["serve_seconds"] = report.serve_seconds;
@@ -156,6 +157,9 @@ std::string FormatReport(const session::RefitReport& report,
   for (const session::ReplacedSource& lost : report.replaced) {
     text += fmt::format("  replaced  {} by {}: {}\n", lost.source,
                         absl::StrJoin(lost.by, ", "), lost.why);
+  }
+  if (!report.not_taken.empty()) {
+    text += fmt::format("  not taken {}\n", report.not_taken);
   }
   if (report.serving) {
     text += fmt::format("  serving   it to others, since {} after the commit\n",

@@ -76,6 +76,7 @@ nb::dict ToDict(const session::RefitReport& report, const plan::Plan& plan) {
   dict["pause_seconds"] = report.pause_seconds;
   dict["bytes_copied"] = report.bytes_copied;
   dict["unrecorded"] = report.unrecorded;
+  dict["not_taken"] = report.not_taken;
   dict["serving"] = report.serving;
   dict["not_served"] = report.not_served;
   dict["serve_seconds"] = report.serve_seconds;
@@ -134,7 +135,8 @@ class PyReceiver {
              double timeout, std::optional<uint64_t> stream, bool shadow,
              std::optional<int64_t> shadow_bytes, nb::object pause,
              nb::object resume, const std::string& state_file,
-             bool resume_interrupted, bool serve, bool refuse_lower_step)
+             bool resume_interrupted, bool serve, bool refuse_lower_step,
+             bool refuse_unknown_tensors)
       : hook_(std::move(hook)),
         pause_(std::move(pause)),
         resume_(std::move(resume)) {
@@ -163,6 +165,7 @@ class PyReceiver {
     options.resume = resume_interrupted;
     options.serve = serve;
     options.refuse_lower_step = refuse_lower_step;
+    options.refuse_unknown_tensors = refuse_unknown_tensors;
     RaiseIfError(WithoutGil([&]() -> absl::Status {
       const base::Deadline deadline = AfterSeconds(timeout);
       WEFT_ASSIGN_OR_RETURN(options.catalog, ConnectCatalog(catalog, deadline));
@@ -288,7 +291,7 @@ void AddReceiver(nb::module_& module) {
                     bool, std::vector<std::string>, nb::object, double,
                     std::optional<uint64_t>, bool, std::optional<int64_t>,
                     nb::object, nb::object, const std::string&, bool, bool,
-                    bool>(),
+                    bool, bool>(),
            nb::arg("catalog"), nb::arg("model"), nb::arg("placement"),
            nb::arg("memory"), nb::arg("transports"), nb::arg("staging_bytes"),
            nb::arg("threads"), nb::arg("verify"), nb::arg("measure_bound"),
@@ -298,7 +301,8 @@ void AddReceiver(nb::module_& module) {
            nb::arg("pause").none() = nb::none(),
            nb::arg("resume").none() = nb::none(), nb::arg("state_file") = "",
            nb::arg("resume_interrupted") = false, nb::arg("serve") = false,
-           nb::arg("refuse_lower_step") = false)
+           nb::arg("refuse_lower_step") = false,
+           nb::arg("refuse_unknown_tensors") = false)
       .def("prepare", &PyReceiver::Prepare)
       .def("refit", &PyReceiver::Refit)
       .def("rollback", &PyReceiver::Rollback)

@@ -41,6 +41,9 @@ class RefitReport:
     unrecorded: str = ""
     # Sources that were lost on the way, and who took over what they held.
     replaced: list[dict] = field(default_factory=list)
+    # Empty, or how many tensors are published of which the target's model knows
+    # nothing.
+    not_taken: str = ""
     # With serve=True: whether others may read what was received, or why not;
     # seconds after the commit, not in `seconds`.
     serving: bool = False
@@ -91,7 +94,9 @@ class Receiver:
     target: has `placement` and `tensors()`; its memory is written in place and
     must not move. If it has `known_tensors`, the names of all tensors of its
     model, a trainer with more tensors in one of that model's modules is
-    refused. hook: called with the version after the digests agreed and before
+    refused; tensors in modules of their own (a value head, layers for
+    speculation, the layers of a deeper model) are not taken, and `not_taken` of
+    the report says so. refuse_unknown_tensors refuses them, too. hook: called with the version after the digests agreed and before
     the commit (refresh what is derived from weights); if it raises, the
     receiver stays fenced. staging_bytes: all that posted access may use beside
     the target's memory. threads: one drives the wire, the others digest and
@@ -131,7 +136,8 @@ class Receiver:
                  pause: Callable[[], Any] | None = None,
                  resume: Callable[[], Any] | None = None,
                  state_file: str = "", resume_interrupted: bool = False,
-                 serve: bool = False, refuse_lower_step: bool = False):
+                 serve: bool = False, refuse_lower_step: bool = False,
+                 refuse_unknown_tensors: bool = False):
         if mode not in ("in-place", "shadow"):
             raise ValueError(f'mode is "in-place" or "shadow", not "{mode}"')
         self._target = target
@@ -143,7 +149,8 @@ class Receiver:
             staging_bytes, threads or _memory.default_threads(), verify,
             measure_bound, list(getattr(target, "known_tensors", ())), hook,
             timeout, stream, mode == "shadow", shadow_bytes, pause, resume,
-            str(state_file), resume_interrupted, serve, refuse_lower_step)
+            str(state_file), resume_interrupted, serve, refuse_lower_step,
+            refuse_unknown_tensors)
 
     def prepare(self, timeout: float = 30) -> None:
         """Plans and connects now instead of in the first refit. CoverageError

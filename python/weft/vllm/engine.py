@@ -41,7 +41,8 @@ class InitInfo(WeightTransferInitInfo):
     tensors, where the engine's own model path has none. timeout: seconds.
     serve: engines that come later may read the weights here, too.
     refuse_lower_step: no update goes back to a lower step of the same run, as
-    after a trainer that has lost its checkpoint."""
+    after a trainer that has lost its checkpoint. refuse_unknown_tensors: no
+    update from a trainer of a model that has more than this one."""
 
     catalog: str
     model: str
@@ -50,12 +51,13 @@ class InitInfo(WeightTransferInitInfo):
     checkpoint: str | None = None
     serve: bool = False
     refuse_lower_step: bool = False
+    refuse_unknown_tensors: bool = False
 
     def __post_init__(self) -> None:
         _check_texts(catalog=self.catalog, model=self.model,
                      transports=self.transports)
         _check_seconds(self.timeout)
-        for name in ("serve", "refuse_lower_step"):
+        for name in ("serve", "refuse_lower_step", "refuse_unknown_tensors"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise TypeError(f"{name} is {value!r}, it must be true or "
@@ -128,6 +130,7 @@ class WeftEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             target=self._target, transports=init_info.transports,
             timeout=init_info.timeout, serve=init_info.serve,
             refuse_lower_step=init_info.refuse_lower_step,
+            refuse_unknown_tensors=init_info.refuse_unknown_tensors,
             hook=lambda version: self._target.after_refit())
         self._init_info = init_info
 

@@ -243,6 +243,7 @@ class ReceiverImpl : public Receiver {
     report.planned = counters_.plans_built > before.plans_built;
     report.manifests_fetched =
         counters_.manifests_fetched - before.manifests_fetched;
+    TellNotTaken(report);
     if (serving_ != nullptr && shadow_ == nullptr) serving_->Withdraw();
     const bool resume = options_.resume && begun_ == version;
     if (shadow_ != nullptr) {
@@ -266,6 +267,15 @@ class ReceiverImpl : public Receiver {
       }
     }
     return status;
+  }
+
+  void TellNotTaken(RefitReport& report) {
+    report.not_taken = prepared_->planned->not_taken;
+    if (report.not_taken.empty() || report.not_taken == told_not_taken_) return;
+    told_not_taken_ = report.not_taken;
+    base::Log(base::LogLevel::kWarning,
+              absl::StrCat("model \"", options_.model, "\": receiver rank ",
+                           options_.placement.rank, ": ", report.not_taken));
   }
 
   absl::Status MoveAndCheck(const catalog::VersionId& version, bool resume,
@@ -322,6 +332,7 @@ class ReceiverImpl : public Receiver {
   // What the receiving memory was last being brought to, in this life or, in
   // place, the last one.
   std::optional<catalog::VersionId> begun_;
+  std::string told_not_taken_;
   std::unique_ptr<Serving> serving_;  // null: nobody is served
   // The caller's, and the membership's thread's.
   std::mutex mutex_;

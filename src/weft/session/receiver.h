@@ -70,9 +70,13 @@ struct ReceiverOptions {
   // Names of all logical tensors of the receiver's model, of this rank and of
   // others. A source that has more tensors in a module of this model (a norm of
   // queries, a bias) is refused: the model would be served without a part of
-  // itself. What lies in modules of its own (a value head, layers for
-  // speculation) is ignored. Empty = no check.
+  // itself. What lies in modules of its own is not taken, and said
+  // (RefitReport::not_taken): a value head, layers for speculation, or the
+  // layers of a deeper model. Empty = no check: what this rank holds does not
+  // tell what the others do.
   std::vector<std::string> known_tensors;
+  // Refuse such a trainer, too.
+  bool refuse_unknown_tensors = false;
   plan::PlanLimits limits;
   execute::ExecuteOptions execute;
   // Compare digests of all that arrived. Off only for measurements.
@@ -162,6 +166,9 @@ struct RefitReport {
   execute::ExecuteReport execute;
   std::vector<PeerReport> peers;
   std::vector<ReplacedSource> replaced;
+  // Empty, or how many tensors are published of which this receiver's model
+  // knows nothing (ReceiverOptions::known_tensors). Logged once, too.
+  std::string not_taken;
   // With ReceiverOptions::serve: whether it is served now, or why not.
   bool serving = false;
   std::string not_served;

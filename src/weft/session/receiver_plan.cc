@@ -2,9 +2,11 @@
 #include <utility>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/session/receiver_plan_internal.h"
 #include "weft/session/transfer_internal.h"
+#include "weft/session/unknown_tensors_internal.h"
 
 namespace weft::session {
 
@@ -19,7 +21,20 @@ absl::StatusOr<std::shared_ptr<const StagedPlan>> PlanForReceiver(
       options.limits);
   base::FaultList faults;
   if (!built.ok()) faults.Add(std::string(built.status().message()));
-  AddUnknownTensors(options.known_tensors, sources, faults);
+  const UnknownTensors unknown =
+      FindUnknownTensors(options.known_tensors, sources);
+  for (const std::string& name : unknown.parts) {
+    faults.Add(absl::StrCat(
+        "the trainer publishes \"", name,
+        "\", which this model does not have: it would be served without"));
+  }
+  planned->not_taken = DescribeOthers(unknown);
+  if (options.refuse_unknown_tensors && !planned->not_taken.empty()) {
+    faults.Add(absl::StrCat(
+        planned->not_taken,
+        "; publish the model that is served here, or make the receiver without "
+        "refuse_unknown_tensors if the trainer has more on purpose"));
+  }
   if (!faults.empty()) {
     absl::Status refused =
         faults.ToStatus(built.ok() ? absl::StatusCode::kFailedPrecondition

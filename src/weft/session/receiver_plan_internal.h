@@ -3,6 +3,7 @@
 #define WEFT_SESSION_RECEIVER_PLAN_INTERNAL_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -16,7 +17,8 @@ namespace weft::session {
 
 struct StagedPlan {
   plan::StagedTarget staged;
-  plan::Plan plan;  // for staged.placement
+  plan::Plan plan;        // for staged.placement
+  std::string not_taken;  // RefitReport::not_taken
 };
 
 // All that speaks against a plan at once, with kPlanRefusedPayload.

@@ -358,13 +358,44 @@ TEST_P(RefitTest, APartThatTheModelDoesNotHaveIsRefused) {
             "does not have: it would be served without");
   EXPECT_TRUE(report.status().GetPayload(kPlanRefusedPayload).has_value());
   EXPECT_EQ(BytesOf(engine.owned), before);
-  // Known, or in a module that this model does not have at all.
-  for (const std::vector<std::string>& known :
-       {std::vector<std::string>{kWeight, kNorm}, {"mlp.up.weight"}}) {
-    Engine right = start(known);
-    const auto done = right.receiver->Refit(nullptr, false, Soon());
-    EXPECT_TRUE(done.ok()) << done.status();
+  Engine right = start({kWeight, kNorm});
+  const auto done = right.receiver->Refit(nullptr, false, Soon());
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->not_taken, "");
+}
+
+// A trainer of a deeper model of the same name: it was served, cut short,
+// without a word.
+TEST_P(RefitTest, WhatBelongsToNoModuleOfTheModelIsSaidOrRefused) {
+  StartTrainers(2);
+  const auto start = [&](bool refuse) {
+    return StartEngine(ColumnCut(kRows, kCols, 0, 10), /*faulty=*/false,
+                       [&](ReceiverOptions& options) {
+                         options.known_tensors = {"mlp.up.weight"};
+                         options.refuse_unknown_tensors = refuse;
+                       });
+  };
+  const std::string said =
+      "the trainer publishes 2 tensors, and 2 of them, such as "
+      "\"attention.norm.weight\", belong to no module of this model: they are "
+      "not taken";
+  Engine engine = start(false);
+  for (uint64_t step = 1; step <= 2; ++step) {
+    PublishAll(step);
+    const auto done = engine.receiver->Refit(nullptr, false, Soon());
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_EQ(done->not_taken, said);
   }
+  Engine careful = start(true);
+  const std::string before = BytesOf(careful.owned);
+  const auto refused = careful.receiver->Refit(nullptr, false, Soon());
+  EXPECT_EQ(refused.status().message(),
+            said +
+                "; publish the model that is served here, or make the "
+                "receiver without refuse_unknown_tensors if the trainer has "
+                "more on purpose");
+  EXPECT_TRUE(refused.status().GetPayload(kPlanRefusedPayload).has_value());
+  EXPECT_EQ(BytesOf(careful.owned), before);
 }
 
 TEST_P(RefitTest, LayoutsThatDoNotFitAreRefusedBeforeAByteMoves) {

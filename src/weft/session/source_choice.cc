@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
@@ -34,12 +33,6 @@ std::shared_ptr<const FetchedPlacement> Renumbered(
                           "source ", rank, " of ", num_ranks, " at distance ",
                           distance, " as ", layout_spec))});
   return renumbered;
-}
-
-// "a.b" of "a.b.c"; "" of "a".
-std::string_view ModuleOf(std::string_view name) {
-  const size_t dot = name.rfind('.');
-  return dot == std::string_view::npos ? "" : name.substr(0, dot);
 }
 
 }  // namespace
@@ -182,36 +175,6 @@ absl::StatusOr<std::shared_ptr<const FetchedPlacement>> SourceChooser::Fetch(
   ++manifests_fetched_;
   cache_.emplace(digest, fetched);
   return std::shared_ptr<const FetchedPlacement>(std::move(fetched));
-}
-
-void AddUnknownTensors(const std::vector<std::string>& known_tensors,
-                       absl::Span<const ChosenSource> sources,
-                       base::FaultList& faults) {
-  if (known_tensors.empty()) return;
-  absl::flat_hash_set<std::string_view> known;
-  absl::flat_hash_set<std::string_view> modules;
-  for (const std::string& name : known_tensors) {
-    known.insert(name);
-    for (std::string_view module = ModuleOf(name); !module.empty();
-         module = ModuleOf(module)) {
-      modules.insert(module);
-    }
-  }
-  std::set<std::string> unknown;
-  for (const ChosenSource& source : sources) {
-    for (const tensor::TensorSpec& tensor :
-         source.placement->placement.tensors) {
-      const std::string_view holder = ModuleOf(ModuleOf(tensor.name));
-      if (!known.contains(tensor.name) && modules.contains(holder)) {
-        unknown.insert(tensor.name);
-      }
-    }
-  }
-  for (const std::string& name : unknown) {
-    faults.Add(absl::StrCat(
-        "the trainer publishes \"", name,
-        "\", which this model does not have: it would be served without"));
-  }
 }
 
 absl::StatusOr<std::vector<std::unique_ptr<SourceLink>>> OpenLinks(

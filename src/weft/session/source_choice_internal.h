@@ -15,7 +15,6 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "weft/base/deadline.h"
-#include "weft/base/status.h"
 #include "weft/catalog/store.h"
 #include "weft/manifest/placement.h"
 #include "weft/plan/plan.h"
@@ -92,12 +91,6 @@ class SourceChooser {
 // quantised.
 bool FitsPublisher(const manifest::Placement& copy,
                    const manifest::Placement& publisher);
-
-// Tensors of a source in a module of the receiver's model that are none of its
-// own (ReceiverOptions::known_tensors; empty: no check).
-void AddUnknownTensors(const std::vector<std::string>& known_tensors,
-                       absl::Span<const ChosenSource> sources,
-                       base::FaultList& faults);
 
 // One a peer of the plan, in its order. `unreachable`: the rank in the plan of
 // a source that is not there.

@@ -53,7 +53,7 @@ class FakeReceiver:
     made = []
 
     def __init__(self, *, catalog, model, target, transports, timeout, hook,
-                 serve, refuse_lower_step):
+                 serve, refuse_lower_step, refuse_unknown_tensors):
         self.catalog, self.model, self.target = catalog, model, target
         self.hook = hook
         self.refuse_lower_step = refuse_lower_step

@@ -303,6 +303,38 @@ def test_a_part_that_the_model_does_not_have_is_refused(catalog):
         receiver.refit(timeout=PATIENCE)
 
 
+def test_a_deeper_model_of_the_name_is_said_or_refused(catalog, capfd):
+    def layers(count, value):
+        return {f"layers.{layer}.q.weight":
+                numpy.full(8, value, numpy.float32) for layer in range(count)}
+
+    def engine(**options):
+        target = weft.tensors(layers(2, 0))
+        target.known_tensors = list(layers(2, 0))
+        return weft.Receiver(catalog, "m", target, **options)
+
+    said = ('the trainer publishes 5 tensors, and 3 of them, such as '
+            '"layers.2.q.weight", belong to no module of this model: they are '
+            "not taken")
+    with weft.Publisher(catalog, "m", weft.tensors(layers(5, 1))) as publisher:
+        with engine() as receiver:
+            for step in range(2):
+                with publisher.update():
+                    pass
+                publisher.publish(step)
+                assert receiver.refit(timeout=PATIENCE).not_taken == said
+        assert capfd.readouterr().err.count(said) == 1
+        with engine(refuse_unknown_tensors=True) as receiver, \
+                pytest.raises(weft.CoverageError) as failure:
+            receiver.refit(timeout=PATIENCE)
+        assert str(failure.value).startswith(said)
+    with weft.Publisher(catalog, "m", weft.tensors(layers(2, 1)),
+                        epoch=1) as publisher, \
+            engine(refuse_unknown_tensors=True) as receiver:
+        publisher.publish(0)
+        assert receiver.refit(timeout=PATIENCE).not_taken == ""
+
+
 def test_memory_without_numpy(catalog):
     placement = weft.Placement("tensors", 0, 1)
     index = placement.tensor("t", "F32", (6,))
