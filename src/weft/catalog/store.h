@@ -111,7 +111,8 @@ struct WorkerRecord {
   bool alive = false;
   std::string fenced_reason;  // receivers: why they must not serve, or empty
   VersionId committed;        // receivers: last commit; run_id empty = none
-  // Dead ones: "publisher rank 2 died or lost its connection".
+  // Dead ones: "publisher rank 2 died or lost its connection", or "publisher
+  // rank 2 has ended" if it said so itself.
   std::string death_reason;
 };
 
@@ -131,6 +132,9 @@ class Attachment {
   // True when it is known here, without asking anybody, that it keeps nothing
   // alive any more, and never will.
   virtual bool IsOver() { return false; }
+  // Before its worker destroys it: the worker ends in order, and others are
+  // told so instead of that it died or lost its connection.
+  virtual void EndInOrder() {}
   // Before a server that goes destroys it: the worker may live on if the store
   // outlives the server, until it has had its time to attach again elsewhere.
   virtual void Abandon() {}

@@ -57,6 +57,7 @@ Membership::~Membership() {
     changed_.notify_all();
   }
   if (watcher_.joinable()) watcher_.join();
+  if (attachment_ != nullptr) attachment_->EndInOrder();
 }
 
 absl::Status Membership::Register(base::Deadline deadline) {

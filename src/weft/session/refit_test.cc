@@ -144,6 +144,20 @@ TEST_P(RefitTest, APublisherThatLostTheAnswerWithdrawsWhatOthersRead) {
   EXPECT_EQ(BytesOf(engine.owned), Expected(engine.placement, 3));
 }
 
+TEST_P(RefitTest, APublisherThatWasClosedHasEndedAndNotDied) {
+  StartTrainers(1);
+  PublishAll(1);
+  trainers_.clear();
+  const auto workers = *store_->ListWorkers("m", Soon());
+  ASSERT_EQ(workers.size(), 1u);
+  EXPECT_EQ(workers[0].death_reason, "publisher rank 0 has ended");
+  Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, 10));
+  const catalog::VersionId gone{"run", 0, 1};
+  const auto report = engine.receiver->Refit(&gone, false, Soon());
+  EXPECT_THAT(std::string(report.status().message()),
+              HasSubstr("GONE: publisher rank 0 has ended"));
+}
+
 TEST_P(RefitTest, AMissingRankIsNamedByTheDeadline) {
   trainers_.push_back(*StartTrainer(0, 2));
   Engine engine = StartEngine(ColumnCut(kRows, kCols, 0, kCols));

@@ -42,13 +42,15 @@ absl::Status CatalogService::Attached::Health() {
   return attachment_->Health();
 }
 
-void CatalogService::Attached::End(bool abandon) {
+void CatalogService::Attached::End(bool abandon, bool in_order) {
   std::unique_ptr<Attachment> ended;
   {
     const std::lock_guard lock(mutex_);
     ended = std::move(attachment_);
   }
-  if (abandon && ended != nullptr) ended->Abandon();
+  if (ended == nullptr) return;
+  if (in_order) ended->EndInOrder();
+  if (abandon) ended->Abandon();
 }
 
 absl::StatusOr<std::shared_ptr<CatalogService::Attached>>
@@ -66,7 +68,7 @@ CatalogService::AttachWorker(const std::string& worker_id,
   return attached;
 }
 
-void CatalogService::DetachWorker(const std::string& worker_id,
+void CatalogService::DetachWorker(const std::string& worker_id, bool in_order,
                                   const Attached* only) {
   std::shared_ptr<Attached> attached;
   bool abandon = false;
@@ -79,7 +81,7 @@ void CatalogService::DetachWorker(const std::string& worker_id,
     attached_.erase(found);
     abandon = stopping_;
   }
-  attached->End(abandon);
+  attached->End(abandon, in_order);
 }
 
 std::shared_ptr<CatalogService::Attached> CatalogService::FindAttached(
@@ -192,7 +194,7 @@ grpc::Status CatalogService::Detach(grpc::ServerContext* context,
                         .changes = true,
                         .worker = request->worker_id()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    DetachWorker(request->worker_id());
+    DetachWorker(request->worker_id(), request->in_order());
     return absl::OkStatus();
   }));
 }

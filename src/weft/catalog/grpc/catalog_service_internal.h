@@ -43,8 +43,9 @@ class CatalogService final
   // `again_generation` as in AttachRequest.
   absl::StatusOr<std::shared_ptr<Attached>> AttachWorker(
       const std::string& worker_id, uint64_t again_generation = 0);
-  // With `only` nothing happens if another attachment has taken its place.
-  void DetachWorker(const std::string& worker_id,
+  // The worker has said so itself if `in_order`. With `only` nothing happens if
+  // another attachment has taken its place.
+  void DetachWorker(const std::string& worker_id, bool in_order,
                     const Attached* only = nullptr);
 
   // New streams are refused from now on, and those that end abandon their
@@ -151,7 +152,7 @@ class CatalogService::Attached {
   absl::Status Health();
   // Marks the worker dead; nothing happens the second time. With `abandon`
   // it may live on elsewhere.
-  void End(bool abandon);
+  void End(bool abandon, bool in_order);
 
  private:
   std::mutex mutex_;

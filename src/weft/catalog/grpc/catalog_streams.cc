@@ -27,7 +27,7 @@ class AttachStream : public grpc::ServerWriteReactor<v1::AttachResponse> {
   }
   void OnCancel() override { FinishOnce(); }
   void OnDone() override {
-    service_.DetachWorker(worker_id_, attached_.get());
+    service_.DetachWorker(worker_id_, /*in_order=*/false, attached_.get());
     delete this;
   }
 

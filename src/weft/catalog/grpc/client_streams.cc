@@ -142,6 +142,7 @@ class GrpcAttachment : public Attachment {
     // fails, the end of the stream does the same.
     v1::DetachRequest request;
     request.set_worker_id(request_.worker_id());
+    request.set_in_order(in_order_);
     v1::DetachResponse response;
     connection_
         ->Call(&v1::Catalog::Stub::Detach, request, response,
@@ -156,6 +157,7 @@ class GrpcAttachment : public Attachment {
     return status;
   }
 
+  void EndInOrder() override { in_order_ = true; }
   void Abandon() override { abandoned_ = true; }
 
   bool IsOver() override { return !reader_.state().ok(); }
@@ -180,6 +182,7 @@ class GrpcAttachment : public Attachment {
   const std::shared_ptr<Connection> connection_;
   const v1::AttachRequest request_;
   bool attached_ = false;
+  bool in_order_ = false;
   bool abandoned_ = false;
   StreamReader<v1::AttachResponse> reader_;
 };

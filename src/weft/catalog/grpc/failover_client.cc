@@ -29,13 +29,15 @@ class FailoverAttachment : public Attachment {
   FailoverAttachment(std::shared_ptr<FailoverLinks> links,
                      std::shared_ptr<FailoverLinks::Held> held)
       : links_(std::move(links)), held_(std::move(held)) {}
-  ~FailoverAttachment() override { links_->End(held_); }
+  ~FailoverAttachment() override { links_->End(held_, in_order_); }
   absl::Status Health() override { return links_->Health(held_); }
   bool IsOver() override { return links_->IsLost(held_); }
+  void EndInOrder() override { in_order_ = true; }
 
  private:
   const std::shared_ptr<FailoverLinks> links_;
   const std::shared_ptr<FailoverLinks::Held> held_;
+  bool in_order_ = false;
 };
 
 // With a wake function it is the watch of one link, and ends with it: opening

@@ -163,12 +163,14 @@ std::shared_ptr<FailoverLinks::Held> FailoverLinks::Hold(
   return held;
 }
 
-void FailoverLinks::End(const std::shared_ptr<Held>& held) {
+void FailoverLinks::End(const std::shared_ptr<Held>& held, bool in_order) {
   Stream inner;  // ends when no lock is held
   const std::lock_guard lock(mutex_);
   held->ended = true;
+  held->in_order = in_order;
   held_.erase(held);
   inner = std::exchange(held->inner, {});
+  if (in_order && inner.attachment != nullptr) inner.attachment->EndInOrder();
   changed_.notify_all();
 }
 
@@ -265,7 +267,12 @@ void FailoverLinks::Repair(const std::shared_ptr<Held>& held) {
   const std::lock_guard lock(mutex_);
   held->broken = false;
   held->lost = status;
-  if (held->ended) return;
+  if (held->ended) {
+    if (held->in_order && fresh.attachment != nullptr) {
+      fresh.attachment->EndInOrder();
+    }
+    return;
+  }
   old = std::exchange(held->inner, std::move(fresh));
   if (old.attachment != nullptr) old.attachment->Abandon();
   if (link.ok()) held->life = link->life;

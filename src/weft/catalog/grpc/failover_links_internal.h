@@ -44,7 +44,8 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
     uint64_t life = 0;    // of the link that inner is on
     bool broken = false;  // inner is of no use: the keeper is at it
     bool ended = false;
-    absl::Status why;  // it is broken still
+    bool in_order = false;  // when it has ended
+    absl::Status why;       // it is broken still
     base::Deadline give_up = base::Deadline::Infinite();
     absl::Status lost;  // not OK: it is over
   };
@@ -75,7 +76,7 @@ class FailoverLinks : public std::enable_shared_from_this<FailoverLinks> {
                               bool again, base::Deadline deadline);
   std::shared_ptr<Held> Hold(const Registration& worker, const Link& link,
                              Stream stream);
-  void End(const std::shared_ptr<Held>& held);
+  void End(const std::shared_ptr<Held>& held, bool in_order);
   absl::Status Health(const std::shared_ptr<Held>& held);
   // It is over, and no server takes it again.
   bool IsLost(const std::shared_ptr<Held>& held);

@@ -110,7 +110,8 @@ class Core {
                    const std::shared_ptr<VersionQueue>& queue);
 
   absl::Status Health(const std::string& worker_id, const Holder& holder);
-  void Detach(const std::string& worker_id, const Holder& holder);
+  void Detach(const std::string& worker_id, const Holder& holder,
+              bool in_order);
 
   // Ends what expires while nobody calls; returns after Close.
   void RunExpiries();
@@ -181,9 +182,10 @@ absl::Status Core::Health(const std::string& worker_id, const Holder& holder) {
   return transaction.state().Health(worker_id, holder);
 }
 
-void Core::Detach(const std::string& worker_id, const Holder& holder) {
+void Core::Detach(const std::string& worker_id, const Holder& holder,
+                  bool in_order) {
   Transaction transaction(*this);
-  transaction.state().Detach(worker_id, holder);
+  transaction.state().Detach(worker_id, holder, in_order);
 }
 
 void Core::RunExpiries() {
@@ -253,15 +255,19 @@ class MemoryAttachment : public Attachment {
       : core_(std::move(core)),
         worker_id_(std::move(worker_id)),
         holder_(std::move(holder)) {}
-  ~MemoryAttachment() override { core_->Detach(worker_id_, holder_); }
+  ~MemoryAttachment() override {
+    core_->Detach(worker_id_, holder_, in_order_);
+  }
 
   absl::Status Health() override { return core_->Health(worker_id_, holder_); }
   bool IsOver() override { return !Health().ok(); }
+  void EndInOrder() override { in_order_ = true; }
 
  private:
   const std::shared_ptr<Core> core_;
   const std::string worker_id_;
   const Holder holder_;
+  bool in_order_ = false;
 };
 
 class MemoryStore : public CatalogStore {

@@ -40,6 +40,7 @@ class RedisAttachment : public Attachment {
     Command end =
         OfWorker(abandoned_ ? Kind::kOrphan : Kind::kDetach, worker_.worker_id);
     end.token = token_;
+    end.flag = in_order_;
     // Nobody waits for an orphan; the dead should be dead on return.
     const auto wait = abandoned_ ? std::chrono::seconds(0) : kDetachTime;
     core_->Propose(std::move(end), base::Deadline::After(wait), /*keep=*/true)
@@ -51,12 +52,14 @@ class RedisAttachment : public Attachment {
   absl::Status Health() override {
     return core_->Health(worker_.worker_id, token_);
   }
+  void EndInOrder() override { in_order_ = true; }
   void Abandon() override { abandoned_ = true; }
 
  private:
   const std::shared_ptr<RedisCore> core_;
   const Registration worker_;
   const uint64_t token_;
+  bool in_order_ = false;
   bool abandoned_ = false;
 };
 

@@ -72,9 +72,10 @@ class CatalogState {
                         bool only_orphan);
   // Of one attachment: kUnavailable if the worker lives, but not by it.
   absl::Status Health(const std::string& worker_id, const Holder& holder) const;
-  // The attachment has ended, and the worker with it; nothing happens if the
-  // worker is dead or has another holder.
-  void Detach(const std::string& worker_id, const Holder& holder);
+  // The attachment has ended, and the worker with it, which has said so itself
+  // if `in_order`; nothing happens if the worker is dead or has another holder.
+  void Detach(const std::string& worker_id, const Holder& holder,
+              bool in_order = false);
   // The holder goes, but the worker may live: it dies if nobody takes it over
   // within attach_within. Nothing happens if it has another holder.
   void Orphan(const std::string& worker_id, const Holder& holder,
@@ -268,8 +269,9 @@ class CatalogState {
   // What a rank held that has died.
   void LoseShards(Model& model, const Worker& worker,
                   const std::string& reason);
-  // Why a worker is dead whose attachment has ended: no more is known of it.
-  static std::string DescribeLoss(const WorkerInfo& info);
+  // Why a worker is dead whose attachment has ended: no more is known of it
+  // than whether it said so itself.
+  static std::string DescribeEnd(const WorkerInfo& info, bool in_order);
   // A publisher rejoins: what is GONE because its attachment ended went with a
   // connection, and not with a process.
   void DescribeReturn(Model& model, const WorkerInfo& info);

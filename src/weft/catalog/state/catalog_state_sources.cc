@@ -79,12 +79,14 @@ void CatalogState::LoseShards(Model& model, const Worker& worker,
   }
 }
 
-std::string CatalogState::DescribeLoss(const WorkerInfo& info) {
-  return absl::StrCat(NameRank(info), " died or lost its connection");
+std::string CatalogState::DescribeEnd(const WorkerInfo& info, bool in_order) {
+  return absl::StrCat(NameRank(info),
+                      in_order ? " has ended" : " died or lost its connection");
 }
 
 void CatalogState::DescribeReturn(Model& model, const WorkerInfo& info) {
-  const std::string loss = absl::StrCat(DescribeLoss(info), kHealedByTheNext);
+  const std::string loss =
+      absl::StrCat(DescribeEnd(info, false), kHealedByTheNext);
   for (const VersionId& id : model.gone) {
     VersionRecord& record = model.versions.at(id).record;
     if (id.run_id != info.run_id || id.epoch != info.epoch ||

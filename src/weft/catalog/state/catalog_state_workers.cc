@@ -347,13 +347,14 @@ absl::Status CatalogState::Health(const std::string& worker_id,
       "worker \"", worker_id, "\" is not attached through here any more"));
 }
 
-void CatalogState::Detach(const std::string& worker_id, const Holder& holder) {
+void CatalogState::Detach(const std::string& worker_id, const Holder& holder,
+                          bool in_order) {
   const Worker* worker = FindWorker(worker_id);
   if (worker == nullptr || worker->life != Life::kAttached ||
       worker->holder != holder) {
     return;
   }
-  Kill(worker_id, DescribeLoss(worker->record.info));
+  Kill(worker_id, DescribeEnd(worker->record.info, in_order));
 }
 
 void CatalogState::Orphan(const std::string& worker_id, const Holder& holder,

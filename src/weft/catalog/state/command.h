@@ -21,8 +21,8 @@ struct Command {
     kRegister = 5,        // `info`, `text` binding, `flag` rejoins
     kAttach = 6,          // worker `id` by attachment `token`
     kReattach = 7,        // the same, `number` generation, `flag` only orphans
-    kDetach = 8,          // worker `id`, attachment `token`
-    kOrphan = 9,          // the same, but the worker may attach again
+    kDetach = 8,          // worker `id`, attachment `token`, `flag` in order
+    kOrphan = 9,          // of the two, but the worker may attach again
     kPublish = 10,        // worker `id`, step `number`, `flag` again
     kRetire = 11,         // worker `id`
     kRevoke = 12,         // of model `text`, `version`

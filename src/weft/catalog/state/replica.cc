@@ -114,7 +114,7 @@ CommandResult Replica::RunWorkerCommand(const Command& command) {
       result.registration = state_.FindRegistration(command.id);
       break;
     case Kind::kDetach:
-      state_.Detach(command.id, holder);
+      state_.Detach(command.id, holder, command.flag);
       break;
     default:
       state_.Orphan(command.id, holder, now_);

@@ -170,6 +170,26 @@ TEST_P(StoreConformanceTest, DeathOfAPublisherWithdrawsStaging) {
             "it");
 }
 
+// A trainer that was stopped on purpose read as one that had died.
+TEST_P(StoreConformanceTest, AWorkerThatEndsInOrderHasEndedAndNotDied) {
+  std::vector<Member> mesh = JoinMesh(2);
+  Member receiver = Join(ReceiverInfo());
+  PublishAll(mesh, 1);
+  for (Member* const each : {&receiver, &mesh[1]}) {
+    each->attachment->EndInOrder();
+    // Until it is destroyed nothing has ended.
+    EXPECT_EQ(each->attachment->Health(), absl::OkStatus());
+    each->attachment.reset();
+  }
+  EXPECT_EQ(FindWorker(receiver.id()).death_reason,
+            "receiver rank 0 has ended");
+  EXPECT_EQ(FindWorker(mesh[1].id()).death_reason,
+            "publisher rank 1 has ended");
+  EXPECT_EQ(Find(Version(1)).state, VersionState::kGone);
+  EXPECT_EQ(Find(Version(1)).reason,
+            "publisher rank 1 has ended; the next step heals it");
+}
+
 TEST_P(StoreConformanceTest, NewestLeaseIsOfTheNewestReadyVersion) {
   const Member receiver = Join(ReceiverInfo());
   const auto newest = [&](const VersionId* newer_than) {
