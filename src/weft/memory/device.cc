@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
 #include "weft/base/status.h"
 
 namespace weft::memory {
@@ -49,7 +50,10 @@ absl::StatusOr<std::unique_ptr<DeviceBuffer>> DeviceBuffer::Allocate(
         absl::StrCat("cannot allocate ", bytes, " bytes"));
   }
   // An empty buffer has an address too.
-  const int64_t allocated = std::max<int64_t>(bytes, 1);
+  const int64_t allocated =
+      bytes < kDevicePageBytes
+          ? std::max<int64_t>(bytes, 1)
+          : base::AlignUp(bytes, kDevicePageBytes);
   WEFT_ASSIGN_OR_RETURN(std::byte* const address,
                         driver.Allocate(device, allocated, kind));
   std::unique_ptr<DeviceBuffer> buffer(

@@ -42,6 +42,18 @@ TEST(DeviceBuffer, StartsAsZerosAndFreesItself) {
   EXPECT_NE((*DeviceBuffer::Allocate(driver, 0, 0))->data(), nullptr);
 }
 
+TEST(DeviceBuffer, TakesWholePages) {
+  FakeDeviceDriver driver(1);
+  for (const auto& [bytes, pages] :
+       {std::pair<int64_t, int64_t>{kDevicePageBytes, 1},
+        {kDevicePageBytes + 1, 2},
+        {5 * kDevicePageBytes - 1, 5}}) {
+    const auto buffer = *DeviceBuffer::Allocate(driver, 0, bytes);
+    EXPECT_EQ(buffer->size_bytes(), bytes);
+    EXPECT_EQ(driver.Find(buffer->data())->bytes, pages * kDevicePageBytes);
+  }
+}
+
 class OpenedHandlesTest : public ::testing::Test {
  protected:
   absl::StatusOr<std::shared_ptr<OpenedAllocation>> Open(

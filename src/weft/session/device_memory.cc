@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/checked.h"
+#include "weft/base/log.h"
 #include "weft/base/status.h"
 #include "weft/execute/planes.h"
 #include "weft/session/device_memory_internal.h"
@@ -13,6 +15,13 @@
 namespace weft::session {
 
 namespace cuda = convert::cuda;
+
+namespace {
+
+// Of an allocation in small pages, what is worth a word: 0.3 ms to open.
+constexpr int64_t kSlowBytes = int64_t{64} << 20;
+
+}  // namespace
 
 absl::StatusOr<DeviceAreas> DeviceAreas::Make(
     const RankMemory& memory, const execute::DeviceOptions& device) {
@@ -33,6 +42,17 @@ absl::StatusOr<DeviceAreas> DeviceAreas::Make(
           "area ", a, " is said to lie on GPU ", area.device, ", but ",
           found.ok() ? absl::StrCat("lies on GPU ", found->device)
                      : std::string(found.status().message())));
+    }
+    if (found->bytes > kSlowBytes &&
+        found->bytes % memory::kDevicePageBytes != 0) {
+      base::Log(base::LogLevel::kWarning,
+                absl::StrCat(
+                    "area ", a, " lies in an allocation of ", found->bytes,
+                    " bytes on GPU ", area.device,
+                    ", which is no multiple of 2 MiB: the driver maps it by "
+                    "small pages, so that it is opened and copied more "
+                    "slowly; allocate ",
+                    base::AlignUp(found->bytes, memory::kDevicePageBytes)));
     }
     areas.areas_.push_back({area.bytes.data(), found->id});
   }
