@@ -312,6 +312,9 @@ class GpuBench {
     WEFT_RETURN_IF_ERROR(Case("gpu/hbm-rows-8192B", *here_,
                               Rows(ends, bytes_, 8192), CopyWay::kKernel, all,
                               2 * bytes_, DeviceCopy()));
+    WEFT_RETURN_IF_ERROR(Case("gpu/hbm-pieces-mixed", *here_,
+                              Pieces(ends, bytes_, 256, 8192), CopyWay::kKernel,
+                              all, 2 * bytes_, DeviceCopy()));
     WEFT_RETURN_IF_ERROR(Case("gpu/hbm-transpose", *here_,
                               Transpose(ends, bytes_), CopyWay::kKernel, all,
                               2 * bytes_, DeviceCopy()));

@@ -45,6 +45,7 @@ class DeviceProgram::Compiler {
       left_bytes_ += move.dst_bytes;
       in_order_.push_back(&move);
     }
+    is_small_ = left_bytes_ <= inputs.options.device.small_plan_bytes;
     std::stable_sort(in_order_.begin(), in_order_.end(),
                      [](const BoundMove* a, const BoundMove* b) {
                        return a->dst_bytes > b->dst_bytes;
@@ -109,7 +110,7 @@ class DeviceProgram::Compiler {
       copy.copy.src = SrcOf(move) + bytes.far_offset_bytes;
       copy.copy.dst = DstOf(move) + bytes.near_offset_bytes;
       const bool is_line =
-          move.conversion.identity() &&
+          !is_small_ && move.conversion.identity() &&
           run.contiguous_elements() == run.num_elements() &&
           (move.runs->size() <= kFewRuns ||
            run.num_elements() * tensor::ItemBytes(move.conversion.to) >=
@@ -123,14 +124,16 @@ class DeviceProgram::Compiler {
   absl::Status AddDigest(const BoundMove& move) {
     const tensor::TileGrid grid = tensor::TileGrid::Of(move.box);
     const bool converts = move.converted_table >= 0;
-    cuda::ProgramSpec& spec = converts ? copies_ : digests_;
+    const bool in_copies =
+        converts || (is_small_ && move.far_mapped != nullptr);
+    cuda::ProgramSpec& spec = in_copies ? copies_ : digests_;
     names_.push_back({{program_.binding_.peers[move.peer].plan_peer,
                        static_cast<size_t>(move.witness ? move.plan_witness
                                                         : move.plan_move),
                        move.witness},
                       spec.num_values,
                       grid.num_tiles,
-                      converts});
+                      in_copies});
     if (converts) {
       AddConvertedPlanes(move, grid, spec.num_values);
     } else {
@@ -211,7 +214,8 @@ class DeviceProgram::Compiler {
   }
 
   absl::Status BuildBatch(Batch& batch) {
-    const cuda::CopyWay way = in_.options.device.copy_way;
+    const cuda::CopyWay way =
+        is_small_ ? cuda::CopyWay::kKernel : in_.options.device.copy_way;
     WEFT_ASSIGN_OR_RETURN(
         batch.lines,
         Build(lines_,
@@ -254,6 +258,7 @@ class DeviceProgram::Compiler {
   std::vector<const BoundMove*> posted_;
   std::vector<MoveName> posted_names_;  // that convert
   int64_t left_bytes_ = 0;              // of the batches that are not closed
+  bool is_small_ = false;
   int64_t bytes_ = 0;                   // of the one that is being filled
   cuda::ProgramSpec lines_;
   cuda::ProgramSpec copies_;

@@ -22,6 +22,10 @@ struct DeviceOptions {
       const convert::cuda::ProgramOptions&)>
       build = convert::cuda::BuildProgram;
   convert::cuda::CopyWay copy_way = convert::cuda::CopyWay::kByCost;
+  // Up to so many bytes a plan goes as one program of kernels in one queue,
+  // whatever copy_way is: nothing waits for another queue or for a copy engine
+  // to start, which is all the time that such a plan takes.
+  int64_t small_plan_bytes = int64_t{1} << 20;
   // Multiprocessors that kernels may take; 0 = all.
   int num_sms = 0;
   // The stream in which a framework writes or reads the memory: work begins

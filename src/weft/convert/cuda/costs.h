@@ -19,6 +19,8 @@ struct Costs {
   double kernel_bytes_per_ns = 372;
   // Rows shorter than this are the kernel's.
   int64_t engine_least_row_bytes = 64;
+  // Whether the device has bulk copies, from compute capability 9.0 on.
+  bool has_bulk_copies = true;
 };
 
 }  // namespace weft::convert::cuda

@@ -20,12 +20,19 @@ inline constexpr int kGroups = 4;  // of a thread block
 inline constexpr int kBlockThreads = kGroupThreads * kGroups;
 // Elements of a tile of kCast and kStrided; sides of a tile of kTranspose, of
 // which the columns are doubled where it is wide and halved for 8-byte
-// elements.
+// elements, and the rows are four times as many where it is tall: a column of
+// the tile is then 512 bytes of the source and not 128 (docs/numbers.md).
 inline constexpr int64_t kElementTile = 8192;
 inline constexpr int64_t kTransposeSide = 64;
 inline constexpr int64_t kWideCols = 2 * kTransposeSide;
+inline constexpr int64_t kTallRows = 4 * kTransposeSide;
 inline constexpr int64_t kLongCols = kTransposeSide / 2;
 inline constexpr int kMaxPieces = 128;  // of a tile
+// Bulk copies take pieces of at least so many bytes, and a tile of them at a
+// time, which is a warp's.
+inline constexpr int64_t kLeastBulkBytes = 256;
+inline constexpr int64_t kBulkTileBytes = 4096;
+inline constexpr int kMaxBulkPieces = 32;
 // Elements that a group holds in registers, 8 a chunk: a block read once.
 inline constexpr int64_t kChunkElements = 8;
 inline constexpr int64_t kBlockChunks = 2048;
@@ -34,6 +41,7 @@ inline constexpr int64_t kBlockChunks = 2048;
 // of a read and not at 0.94 (H200): warps ended further apart.
 inline constexpr uint32_t kDigestTiles = 2;
 
+// Of bulk pieces: `index` is the first, `op` how many they are.
 struct Tile {
   uint32_t index = 0;
   uint32_t op : 29 = 0;

@@ -39,6 +39,7 @@ struct DigestSink {
 
 // Lets the kernels have the shared memory that they need; once a device.
 cudaError_t PrepareRows();
+cudaError_t PrepareBulk();
 cudaError_t PrepareWide();
 cudaError_t PrepareElements();
 cudaError_t PrepareQuantisers();
@@ -49,7 +50,11 @@ cudaError_t LaunchRows(const Grid& grid, const TileList& list,
                        const MoveOp* ops);
 cudaError_t LaunchBytes(const Grid& grid, const TileList& list,
                         const MoveOp* ops, const Piece* pieces);
-cudaError_t LaunchWide(const Grid& grid, const TileList& list,
+// Compute capability 9.0 and up.
+cudaError_t LaunchBulk(const Grid& grid, const TileList& list,
+                       const Piece* pieces);
+// Tiles of kTransposeSide rows, or of kTallRows.
+cudaError_t LaunchWide(const Grid& grid, const TileList& list, bool tall,
                        const MoveOp* ops);
 cudaError_t LaunchElements(const Grid& grid, const TileList& list,
                            const MoveOp* ops);

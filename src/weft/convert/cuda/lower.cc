@@ -386,7 +386,8 @@ void LowerDigestedCopy(const Copy& copy, CopyWay way, const Costs& costs,
 std::array<const std::vector<Tile>*, kNumLists> ListsOf(
     const Lowered& lowered) {
   return {&lowered.row_tiles,         &lowered.byte_tiles,
-          &lowered.wide_tiles,        &lowered.element_tiles,
+          &lowered.bulk_tiles,        &lowered.wide_tiles,
+          &lowered.tall_tiles,        &lowered.element_tiles,
           &lowered.fused_whole_tiles, &lowered.fused_part_tiles,
           &lowered.block_tiles,       &lowered.held_tiles,
           &lowered.chunk_tiles,       &lowered.digest_whole_tiles,
@@ -406,7 +407,7 @@ absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,
       LowerCopy(copy.copy, options.copy_way, costs, lowered);
     }
   }
-  PackPieces(lowered);
+  PackPieces(costs, lowered);
   for (const Quantisation& work : spec.quantisations) {
     LowerQuantisation(work, lowered);
   }

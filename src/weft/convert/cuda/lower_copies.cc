@@ -23,8 +23,10 @@ constexpr int64_t kMostPieceRuns = 64;
 // Sides of a plane below which a transposition through shared memory does not
 // pay.
 constexpr int64_t kLeastSide = 8;
-// Tile rows of a band: 2 KiB of 2-byte elements at the source.
-constexpr int64_t kBandTiles = 16;
+// Rows of a band of tiles: 1 KiB of 2-byte elements at the source.
+constexpr int64_t kBandRows = 8 * kTransposeSide;
+// Bulk pieces end at whole lines of the destination, which are packets.
+constexpr int64_t kLineBytes = 128;
 // The runtime refuses larger pitches.
 constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
 
@@ -237,10 +239,16 @@ void CutPlane(int64_t tile_elements, MoveOp& op) {
   op.row_tiles = static_cast<uint32_t>(CeilDiv(op.rows, op.tile_rows));
 }
 
+// Whether tall tiles have little beyond the plane.
+bool IsTall(int64_t rows) {
+  return CeilDiv(rows, kTallRows) * kTallRows <= rows + rows / 4;
+}
+
 void CutSquares(MoveOp& op) {
   op.tile_rows = kTransposeSide;
   op.tile_cols = kTransposeSide;
   if (op.wide) op.tile_cols = kWideCols;
+  if (op.wide && IsTall(op.rows)) op.tile_rows = kTallRows;
   if (!op.converts && op.item == 8) op.tile_cols = kLongCols;
   op.row_tiles = static_cast<uint32_t>(CeilDiv(op.rows, op.tile_rows));
   op.col_tiles = static_cast<uint32_t>(CeilDiv(op.cols, op.tile_cols));
@@ -250,7 +258,9 @@ std::vector<Tile>& TilesOf(const MoveOp& op, Lowered& lowered) {
   if (op.kind == MoveKind::kRows) {
     return op.wide ? lowered.row_tiles : lowered.byte_tiles;
   }
-  if (op.kind == MoveKind::kTranspose && op.wide) return lowered.wide_tiles;
+  if (op.kind == MoveKind::kTranspose && op.wide) {
+    return op.tile_rows == kTallRows ? lowered.tall_tiles : lowered.wide_tiles;
+  }
   return lowered.element_tiles;
 }
 
@@ -264,10 +274,11 @@ void AddTiles(const MoveOp& op, size_t number, std::vector<Tile>& tiles) {
     }
     return;
   }
+  const int64_t band_tiles = kBandRows / op.tile_rows;
   const int64_t plane_tiles = int64_t{op.row_tiles} * op.col_tiles;
   for (int64_t plane = 0; plane < op.num_tiles(); plane += plane_tiles) {
-    for (int64_t begin = 0; begin < op.row_tiles; begin += kBandTiles) {
-      const int64_t end = std::min<int64_t>(begin + kBandTiles, op.row_tiles);
+    for (int64_t begin = 0; begin < op.row_tiles; begin += band_tiles) {
+      const int64_t end = std::min<int64_t>(begin + band_tiles, op.row_tiles);
       for (int64_t col = 0; col < op.col_tiles; ++col) {
         for (int64_t row = begin; row < end; ++row) {
           tiles.push_back(MakeTile(number, plane + row * op.col_tiles + col));
@@ -421,7 +432,70 @@ void LowerCopy(const StridedCopy& copy, CopyWay way, const Costs& costs,
   }
 }
 
-void PackPieces(Lowered& lowered) {
+namespace {
+
+bool IsBulk(const Piece& piece) {
+  return (reinterpret_cast<uintptr_t>(piece.src) |
+          reinterpret_cast<uintptr_t>(piece.dst) |
+          static_cast<uintptr_t>(piece.bytes)) %
+                 16 ==
+             0 &&
+         piece.bytes >= kLeastBulkBytes;
+}
+
+// Fills tiles one after another, and cuts pieces where a tile ends.
+class BulkPacker {
+ public:
+  explicit BulkPacker(Lowered& lowered) : lowered_(lowered) {}
+
+  void Add(Piece piece) {
+    while (piece.bytes > 0) {
+      int64_t taken = std::min(piece.bytes, kBulkTileBytes - bytes_);
+      if (taken < piece.bytes) {
+        const auto end = reinterpret_cast<uintptr_t>(piece.dst + taken);
+        taken -= static_cast<int64_t>(end % kLineBytes);
+      }
+      if (taken < std::min(piece.bytes, kLeastBulkBytes) ||
+          count_ == kMaxBulkPieces) {
+        Close();
+        continue;
+      }
+      lowered_.bulk_pieces.push_back({piece.src, piece.dst, taken});
+      piece.src += taken;
+      piece.dst += taken;
+      piece.bytes -= taken;
+      bytes_ += taken;
+      ++count_;
+    }
+  }
+
+  void Close() {
+    if (count_ == 0) return;
+    lowered_.bulk_tiles.push_back(MakeTile(
+        static_cast<size_t>(count_),
+        static_cast<int64_t>(lowered_.bulk_pieces.size()) - count_));
+    bytes_ = 0;
+    count_ = 0;
+  }
+
+ private:
+  Lowered& lowered_;
+  int64_t bytes_ = 0;  // of the tile that is being filled
+  int count_ = 0;
+};
+
+}  // namespace
+
+void PackPieces(const Costs& costs, Lowered& lowered) {
+  BulkPacker packer(lowered);
+  if (costs.has_bulk_copies) {
+    std::erase_if(lowered.pieces, [&](const Piece& piece) {
+      if (!IsBulk(piece)) return false;
+      packer.Add(piece);
+      return true;
+    });
+    packer.Close();
+  }
   for (size_t begin = 0; begin < lowered.pieces.size();) {
     MoveOp op;
     op.kind = MoveKind::kPieces;

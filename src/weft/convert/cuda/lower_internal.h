@@ -34,10 +34,14 @@ struct EngineCopy {
 struct Lowered {
   std::vector<EngineCopy> engine;
   std::vector<Piece> pieces;
+  // Addresses and lengths multiples of 16, at most kBulkTileBytes long.
+  std::vector<Piece> bulk_pieces;
   std::vector<MoveOp> moves;
   std::vector<Tile> row_tiles;      // kRows that are wide
   std::vector<Tile> byte_tiles;     // kRows that are not, kPieces
+  std::vector<Tile> bulk_tiles;     // of bulk_pieces
   std::vector<Tile> wide_tiles;     // kTranspose that is wide
+  std::vector<Tile> tall_tiles;     // and tall
   std::vector<Tile> element_tiles;  // the other kinds
   std::vector<QuantiseOp> quantisations;
   std::vector<Tile> block_tiles;  // one block a tile, read once: regular ones
@@ -60,7 +64,9 @@ struct Lowered {
 enum List {
   kRows,
   kBytes,
+  kBulk,
   kWide,
+  kTall,
   kElements,
   kFusedWhole,
   kFusedParts,
@@ -89,8 +95,9 @@ absl::StatusOr<Lowered> Lower(const ProgramSpec& spec,
 // The parts of Lower.
 void LowerCopy(const StridedCopy& copy, CopyWay way, const Costs& costs,
                Lowered& lowered);
-// Packs the pieces gathered so far into ops; once, after the last copy.
-void PackPieces(Lowered& lowered);
+// Packs the pieces gathered so far into ops and bulk tiles; once, after the
+// last copy.
+void PackPieces(const Costs& costs, Lowered& lowered);
 void LowerQuantisation(const Quantisation& work, Lowered& lowered);
 void LowerDigest(const Digest& digest, Lowered& lowered);
 // A copy of at most two modes whose source is digested: in one pass if both

@@ -129,10 +129,41 @@ TEST(PiecesTest, ArePackedInTilesOfTheirBytes) {
     copy.copy.dst += 2048 * i;
     spec.copies.push_back(copy);
   }
-  const auto lowered = Lower(spec, {CopyWay::kKernel}, Costs{});
+  const auto lowered =
+      Lower(spec, {CopyWay::kKernel}, Costs{.has_bulk_copies = false});
   ASSERT_TRUE(lowered.ok()) << lowered.status();
   EXPECT_EQ(lowered->pieces.size(), kPieces);
   EXPECT_EQ(lowered->byte_tiles.size(), (kPieces + 31) / 32);
+  // Four to a tile as bulk copies, and nothing left.
+  const auto bulk = Lower(spec, {CopyWay::kKernel}, Costs{});
+  ASSERT_TRUE(bulk.ok()) << bulk.status();
+  EXPECT_TRUE(bulk->pieces.empty());
+  EXPECT_EQ(bulk->bulk_tiles.size(), kPieces / 4);
+}
+
+TEST(PiecesTest, BulkPiecesAreCutAtLinesAndOthersStay) {
+  ProgramSpec spec;
+  const auto add = [&](uintptr_t src, uintptr_t dst, int64_t bytes) {
+    Copy copy = BytesCopy({{bytes, 1, 1}});
+    copy.copy.src = At(src);
+    copy.copy.dst = At(dst);
+    spec.copies.push_back(copy);
+  };
+  add(0x10000, 0x90030, 8192);   // begins in mid-line
+  add(0x20001, 0xa0000, 1024);   // not aligned
+  add(0x30000, 0xb0000, 240);    // short
+  add(0x40000, 0xc0000, 16384);  // four tiles and a rest
+  const auto lowered = Lower(spec, {CopyWay::kKernel}, Costs{});
+  ASSERT_TRUE(lowered.ok()) << lowered.status();
+  EXPECT_EQ(lowered->pieces.size(), 2u);
+  int64_t bytes = 0;
+  for (const Piece& piece : lowered->bulk_pieces) {
+    bytes += piece.bytes;
+    EXPECT_LE(piece.bytes, kBulkTileBytes);
+    const auto end = reinterpret_cast<uintptr_t>(piece.dst + piece.bytes);
+    EXPECT_TRUE(end % 128 == 0 || end == 0x90030 + 8192) << std::hex << end;
+  }
+  EXPECT_EQ(bytes, 8192 + 16384);
 }
 
 TEST(FaultsTest, AllAreNamedAtOnce) {
@@ -163,6 +194,18 @@ TEST(FaultsTest, AllAreNamedAtOnce) {
 
 TEST(LoweredProgramTest, RandomPrograms) {
   testing::CheckRandomPrograms(*testing::MakeInterpreter(), 60);
+}
+TEST(LoweredProgramTest, RandomProgramsWithoutBulkCopies) {
+  testing::CheckRandomPrograms(
+      *testing::MakeInterpreter(Costs{.has_bulk_copies = false}), 60);
+}
+TEST(LoweredProgramTest, Pieces) {
+  testing::CheckPieces(*testing::MakeInterpreter());
+  testing::CheckPieces(
+      *testing::MakeInterpreter(Costs{.has_bulk_copies = false}));
+}
+TEST(LoweredProgramTest, WideTranspositions) {
+  testing::CheckWideTranspositions(*testing::MakeInterpreter());
 }
 TEST(LoweredProgramTest, DigestedCopies) {
   testing::CheckDigestedCopies(*testing::MakeInterpreter());

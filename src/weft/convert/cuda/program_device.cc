@@ -63,6 +63,14 @@ size_t RoundUp(size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+absl::StatusOr<bool> HasBulkCopies(int device) {
+  int major = 0;
+  WEFT_RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+      "asking for the compute capability");
+  return major >= 9;
+}
+
 class DeviceProgram final : public Program {
  public:
   DeviceProgram(int device, Lowered lowered)
@@ -94,6 +102,9 @@ class DeviceProgram final : public Program {
          {PrepareRows, PrepareWide, PrepareElements, PrepareQuantisers,
           PrepareDigests, PreparePanels}) {
       WEFT_RETURN_IF_CUDA_ERROR(prepare(), "preparing kernels");
+    }
+    if (!lowered.bulk_tiles.empty()) {
+      WEFT_RETURN_IF_CUDA_ERROR(PrepareBulk(), "preparing bulk copies");
     }
     WEFT_RETURN_IF_ERROR(MakeStreams());
     WEFT_RETURN_IF_ERROR(Upload(lowered));
@@ -195,6 +206,7 @@ class DeviceProgram final : public Program {
     std::vector<std::byte> image;
     const size_t moves = Append(lowered.moves, image);
     const size_t pieces = Append(lowered.pieces, image);
+    const size_t bulk_pieces = Append(lowered.bulk_pieces, image);
     const size_t quantisations = Append(lowered.quantisations, image);
     const size_t digests = Append(lowered.digests, image);
     const auto lists = ListsOf(lowered);
@@ -218,6 +230,7 @@ class DeviceProgram final : public Program {
     values_ = reinterpret_cast<DigestValue*>(memory_ + values_at);
     moves_ = reinterpret_cast<const MoveOp*>(base + moves);
     pieces_ = reinterpret_cast<const Piece*>(base + pieces);
+    bulk_pieces_ = reinterpret_cast<const Piece*>(base + bulk_pieces);
     quantisations_ = reinterpret_cast<const QuantiseOp*>(base + quantisations);
     digests_ = reinterpret_cast<const DigestOp*>(base + digests);
     for (size_t i = 0; i < kNumLists; ++i) {
@@ -323,7 +336,12 @@ class DeviceProgram final : public Program {
     if (ready(kBytes)) {
       error = LaunchBytes(grid, lists_[kBytes], moves_, pieces_);
     }
-    if (ready(kWide)) error = LaunchWide(grid, lists_[kWide], moves_);
+    if (ready(kBulk)) error = LaunchBulk(grid, lists_[kBulk], bulk_pieces_);
+    for (const List list : {kWide, kTall}) {
+      if (ready(list)) {
+        error = LaunchWide(grid, lists_[list], list == kTall, moves_);
+      }
+    }
     if (ready(kElements)) {
       error = LaunchElements(grid, lists_[kElements], moves_);
     }
@@ -404,6 +422,7 @@ class DeviceProgram final : public Program {
   DigestValue* values_ = nullptr;
   const MoveOp* moves_ = nullptr;
   const Piece* pieces_ = nullptr;
+  const Piece* bulk_pieces_ = nullptr;
   const QuantiseOp* quantisations_ = nullptr;
   const DigestOp* digests_ = nullptr;
   TileList lists_[kNumLists];
@@ -415,7 +434,9 @@ class DeviceProgram final : public Program {
 absl::StatusOr<std::unique_ptr<Program>> BuildProgram(
     int device, const ProgramSpec& spec, const ProgramOptions& options) {
   WEFT_RETURN_IF_ERROR(DeviceAvailable());
-  WEFT_ASSIGN_OR_RETURN(Lowered lowered, Lower(spec, options, Costs{}));
+  Costs costs;
+  WEFT_ASSIGN_OR_RETURN(costs.has_bulk_copies, HasBulkCopies(device));
+  WEFT_ASSIGN_OR_RETURN(Lowered lowered, Lower(spec, options, costs));
   if (lowered.info.tiles > kMostTiles) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the program needs ", lowered.info.tiles,

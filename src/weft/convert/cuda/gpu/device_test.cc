@@ -107,6 +107,10 @@ class DeviceProgramTest : public ::testing::Test {
 TEST_F(DeviceProgramTest, RandomPrograms) {
   testing::CheckRandomPrograms(TheRunner(), 100);
 }
+TEST_F(DeviceProgramTest, Pieces) { testing::CheckPieces(TheRunner()); }
+TEST_F(DeviceProgramTest, WideTranspositions) {
+  testing::CheckWideTranspositions(TheRunner());
+}
 TEST_F(DeviceProgramTest, DigestedCopies) {
   testing::CheckDigestedCopies(TheRunner());
 }
@@ -127,6 +131,8 @@ TEST_F(DeviceProgramTest, RandomProgramsOverPeerMemory) {
   auto runner = testing::MakeDeviceRunner(1, 0);
   ASSERT_TRUE(runner.ok()) << runner.status();
   testing::CheckRandomPrograms(**runner, 30);
+  testing::CheckPieces(**runner);
+  testing::CheckWideTranspositions(**runner);
   ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
 }
 

@@ -31,7 +31,8 @@ class Interpreter {
   absl::StatusOr<std::vector<DigestValue>> Run() {
     for (const EngineCopy& copy : lowered_.engine) RunEngine(copy);
     const auto lists = ListsOf(lowered_);
-    for (const List list : {kRows, kBytes, kWide, kElements}) {
+    for (const Tile& tile : *lists[kBulk]) RunBulk(tile);
+    for (const List list : {kRows, kBytes, kWide, kTall, kElements}) {
       for (const Tile& tile : *lists[list]) {
         RunMove(lowered_.moves[tile.op], tile.index);
       }
@@ -85,6 +86,23 @@ class Interpreter {
             copy.dst + (slice * copy.dst_slice_rows + row) * copy.dst_pitch,
             copy.width);
       }
+    }
+  }
+
+  void RunBulk(const Tile& tile) {
+    int64_t bytes = 0;
+    for (uint32_t i = 0; i < tile.op; ++i) {
+      const Piece& piece = lowered_.bulk_pieces[tile.index + i];
+      const uintptr_t bits = reinterpret_cast<uintptr_t>(piece.src) |
+                             reinterpret_cast<uintptr_t>(piece.dst) |
+                             static_cast<uintptr_t>(piece.bytes);
+      if (bits % 16 != 0) fault_ = "a bulk piece that is not aligned";
+      CopyBytes(piece.src, piece.dst, piece.bytes);
+      bytes += piece.bytes;
+    }
+    if (bytes > kBulkTileBytes || tile.op > kMaxBulkPieces) {
+      fault_ = absl::StrCat("a bulk tile of ", tile.op, " pieces and ", bytes,
+                            " bytes");
     }
   }
 
@@ -257,19 +275,24 @@ class Interpreter {
 
 class InterpretingRunner final : public Runner {
  public:
+  explicit InterpretingRunner(const Costs& costs) : costs_(costs) {}
+
   absl::StatusOr<std::vector<DigestValue>> Run(
       const RunInputs& inputs) override {
     absl::StatusOr<Lowered> lowered =
-        Lower(inputs.spec, inputs.options, Costs{});
+        Lower(inputs.spec, inputs.options, costs_);
     if (!lowered.ok()) return lowered.status();
     return Interpreter(*lowered, inputs).Run();
   }
+
+ private:
+  const Costs costs_;
 };
 
 }  // namespace
 
-std::unique_ptr<Runner> MakeInterpreter() {
-  return std::make_unique<InterpretingRunner>();
+std::unique_ptr<Runner> MakeInterpreter(const Costs& costs) {
+  return std::make_unique<InterpretingRunner>(costs);
 }
 
 }  // namespace weft::convert::cuda::testing

@@ -376,6 +376,40 @@ void AddDigest(Case& random) {
                       });
 }
 
+// Runs of bytes in an order of their own, as what is sharded unevenly leaves
+// them: short and long, most of them aligned.
+void AddPiece(Case& random) {
+  const int64_t unit = random.Chance(80) ? 16 : 1;
+  const int64_t most = random.Chance(80) ? 2000 : 16384;
+  StridedCopy copy;
+  copy.conversion = {DType::kU8, DType::kU8};
+  const int64_t bytes = random.Pick(1, most / unit) * unit;
+  copy.src = random.TakeSrc(bytes, unit, 0);
+  copy.dst = random.TakeDst(bytes, unit, 0);
+  if (copy.src == nullptr || copy.dst == nullptr) return;
+  copy.modes = {{bytes, 1, 1}};
+  random.spec().copies.push_back({copy, {}});
+  std::memcpy(random.Expected(copy.dst), copy.src, static_cast<size_t>(bytes));
+}
+
+// Of 2-byte elements, 8 of them side by side on both sides; low and tall.
+void AddWideTransposition(Case& random) {
+  const int64_t rows = random.Pick(1, random.Chance(50) ? 12 : 90) * 8;
+  const int64_t cols = random.Pick(1, 40) * 8;
+  const int64_t src_pitch = (rows + random.Pick(0, 2) * 8) * 2;
+  const int64_t dst_pitch = (cols + random.Pick(0, 2) * 8) * 2;
+  StridedCopy copy;
+  copy.conversion = {DType::kBF16, DType::kBF16};
+  copy.src = random.TakeSrc(cols * src_pitch, 16, 0);
+  copy.dst = random.TakeDst(rows * dst_pitch, 16, 0);
+  if (copy.src == nullptr || copy.dst == nullptr) return;
+  copy.modes = {{cols, src_pitch, 2}, {rows, 2, dst_pitch}};
+  random.spec().copies.push_back({copy, {}});
+  StridedCopy expected = copy;
+  expected.dst = random.Expected(copy.dst);
+  ReferenceKernels().Copy(expected);
+}
+
 template <typename Add>
 void CheckMany(Runner& runner, int num_programs, const char* name,
                const Add& add) {
@@ -405,6 +439,20 @@ void CheckRandomPrograms(Runner& runner, int num_programs) {
       AddQuantisation(random, random.Chance(60), random.Chance(30));
     }
     for (int64_t n = random.Pick(0, 4); n > 0; --n) AddDigest(random);
+  });
+}
+
+void CheckPieces(Runner& runner) {
+  CheckMany(runner, 12, "pieces", [](Case& random) {
+    for (int64_t n = random.Pick(1, 600); n > 0; --n) AddPiece(random);
+  });
+}
+
+void CheckWideTranspositions(Runner& runner) {
+  CheckMany(runner, 12, "wide transpositions", [](Case& random) {
+    for (int64_t n = random.Pick(1, 8); n > 0; --n) {
+      AddWideTransposition(random);
+    }
   });
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "weft/convert/cuda/costs.h"
 #include "weft/convert/cuda/program.h"
 #include "weft/convert/kernel.h"
 
@@ -42,7 +43,7 @@ class Runner {
 };
 
 // Walks the descriptors on the host, element by element.
-std::unique_ptr<Runner> MakeInterpreter();
+std::unique_ptr<Runner> MakeInterpreter(const Costs& costs = {});
 
 // Kernels that make each call a program of its own, so that the suite of
 // convert/testing checks programs too.
@@ -77,6 +78,8 @@ void CheckDigestedCopies(Runner& runner);
 void CheckDigestedQuantisation(Runner& runner);
 void CheckStridedDigests(Runner& runner);
 void CheckTransposedScales(Runner& runner);
+void CheckPieces(Runner& runner);
+void CheckWideTranspositions(Runner& runner);
 
 }  // namespace weft::convert::cuda::testing
 
