@@ -95,10 +95,10 @@ absl::StatusOr<std::unique_ptr<Program>> DeviceProgram::Make(
 
 absl::Status DeviceProgram::Compile(const BindInputs& inputs) {
   WEFT_ASSIGN_OR_RETURN(binding_, BindMemory(inputs));
-  WEFT_RETURN_IF_ERROR(PinHostEnds(inputs));
   for (auto* const queue : {&line_queue_, &copy_queue_, &digest_queue_}) {
     WEFT_ASSIGN_OR_RETURN(*queue, options_.device.driver->MakeQueue(device_));
   }
+  WEFT_RETURN_IF_ERROR(PinHostEnds(inputs));
   WEFT_ASSIGN_OR_RETURN(posted_,
                         DevicePosted::Make(binding_, options_, device_));
   WEFT_RETURN_IF_ERROR(CompileBatches(inputs));

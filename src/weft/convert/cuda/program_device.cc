@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/convert/cuda/current_device_internal.h"
 #include "weft/convert/cuda/kernels_internal.h"
 #include "weft/convert/cuda/lower_internal.h"
 #include "weft/convert/cuda/program.h"
@@ -30,29 +31,6 @@ absl::Status ToStatus(cudaError_t error, const char* what) {
 
 #define WEFT_RETURN_IF_CUDA_ERROR(call, what) \
   WEFT_RETURN_IF_ERROR(ToStatus((call), (what)))
-
-// Makes `device` current while it lives.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) {
-    status_ = ToStatus(cudaGetDevice(&before_), "asking for the device");
-    if (status_.ok() && before_ != device) {
-      status_ = ToStatus(cudaSetDevice(device), "choosing the device");
-      restore_ = status_.ok();
-    }
-  }
-  ~CurrentDevice() {
-    if (restore_) cudaSetDevice(before_);
-  }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-  const absl::Status& status() const { return status_; }
-
- private:
-  absl::Status status_;
-  int before_ = 0;
-  bool restore_ = false;
-};
 
 constexpr size_t kAlignment = 256;
 // What the word that stops kernels has room for before the maxima begin.
@@ -152,6 +130,8 @@ class DeviceProgram final : public Program {
   }
 
   absl::StatusOr<bool> Done() override {
+    const CurrentDevice current(device_);
+    WEFT_RETURN_IF_ERROR(current.status());
     const cudaError_t error = cudaEventQuery(done_);
     if (error == cudaErrorNotReady) return false;
     WEFT_RETURN_IF_CUDA_ERROR(error, "running a program");

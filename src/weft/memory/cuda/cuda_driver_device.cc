@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <map>
@@ -274,7 +275,7 @@ class CudaDriverImpl final : public DeviceDriver {
   }
 
   absl::Status Pin(std::byte* address, int64_t bytes) override {
-    WEFT_ASSIGN_OR_RETURN(const CUcontext context, ContextOf(0));
+    WEFT_ASSIGN_OR_RETURN(const CUcontext context, AnyContext());
     const Current current(calls_, context);
     return calls_.Check(
         calls_.cuMemHostRegister_(
@@ -283,7 +284,7 @@ class CudaDriverImpl final : public DeviceDriver {
         "cuMemHostRegister");
   }
   absl::Status Unpin(std::byte* address) override {
-    WEFT_ASSIGN_OR_RETURN(const CUcontext context, ContextOf(0));
+    WEFT_ASSIGN_OR_RETURN(const CUcontext context, AnyContext());
     const Current current(calls_, context);
     return calls_.Check(calls_.cuMemHostUnregister_(address),
                         "cuMemHostUnregister");
@@ -333,6 +334,22 @@ class CudaDriverImpl final : public DeviceDriver {
           absl::StrCat("GPU ", device)));
     }
     return context;
+  }
+
+  // One that is there already: what is pinned is so for all GPUs, and a GPU
+  // that nobody uses gets no context by it.
+  absl::StatusOr<CUcontext> AnyContext() {
+    int device = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto used =
+          std::find_if(contexts_.begin(), contexts_.end(),
+                       [](CUcontext context) { return context != nullptr; });
+      if (used != contexts_.end()) {
+        device = static_cast<int>(used - contexts_.begin());
+      }
+    }
+    return ContextOf(device);
   }
 
   static CUmemAllocationProp ShareableOn(int device) {

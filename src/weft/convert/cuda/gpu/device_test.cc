@@ -1,10 +1,12 @@
 // Programs on a device: the suite of all kernels, programs of many parts, what
 // is too large for 32 bits, and stopping. Skipped where no device is.
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -157,6 +159,39 @@ absl::Status RunOnce(Program& program, const DigestConstants* constants) {
   return cudaDeviceSynchronize() == cudaSuccess
              ? absl::OkStatus()
              : absl::InternalError("the run failed");
+}
+
+// A thread's context, and so the GPU that a framework has made current in it,
+// stays what it was; where none was, none is.
+TEST_F(DeviceProgramTest, LeavesTheThreadsContextAlone) {
+  using GetCurrent = CUresult (*)(CUcontext*);
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result;
+  ASSERT_EQ(cudaGetDriverEntryPointByVersion("cuCtxGetCurrent", &found, 12000,
+                                             cudaEnableDefault, &result),
+            cudaSuccess);
+  const auto get_current = reinterpret_cast<GetCurrent>(found);
+  const DeviceMemory memory = Allocate(4096);
+  ASSERT_TRUE(memory != nullptr);
+  ProgramSpec spec;
+  StridedCopy copy;
+  copy.src = memory.get();
+  copy.dst = memory.get() + 2048;
+  copy.modes = {{2048, 1, 1}};
+  copy.conversion = {tensor::DType::kU8, tensor::DType::kU8};
+  spec.copies.push_back({copy, {}});
+  std::thread([&] {
+    CUcontext current = nullptr;
+    ASSERT_EQ(get_current(&current), CUDA_SUCCESS);
+    ASSERT_EQ(current, nullptr);
+    {
+      auto program = BuildProgram(0, spec, {CopyWay::kKernel});
+      ASSERT_TRUE(program.ok()) << program.status();
+      ASSERT_TRUE((*program)->Launch(nullptr, {}).ok());
+    }
+    ASSERT_EQ(get_current(&current), CUDA_SUCCESS);
+    EXPECT_EQ(current, nullptr);
+  }).join();
 }
 
 // Rows whose offsets need 33 bits and more, of a matrix of 2^31 + 2^25
