@@ -142,6 +142,12 @@ void ArrivalCheck::Begin(const convert::Kernels& kernels,
   early_faults_.clear();
 }
 
+int64_t ArrivalCheck::TotalBytes() const {
+  int64_t bytes = 0;
+  for (const Item& item : items_) bytes += item.bytes;
+  return bytes;
+}
+
 void ArrivalCheck::Landed(size_t peer, size_t move) {
   if (constants_ == nullptr) return;
   const size_t index = first_item_[peer] + move;

@@ -67,6 +67,12 @@ class ArrivalCheck {
   void Digested(size_t peer, size_t move, const execute::Program& program,
                 absl::Span<const convert::DigestValue> table);
 
+  // That a move brings, before its conversion; and all of them.
+  int64_t BytesOf(size_t peer, size_t move) const {
+    return items_[first_item_[peer] + move].bytes;
+  }
+  int64_t TotalBytes() const;
+
   // Instead of an arrival: for each move, in the plan's order, whether the
   // destination holds what the tables say already. `witnesses` has read those
   // of the plan. Moves that convert never do: what they were made of cannot be

@@ -33,6 +33,13 @@ void LeaseKeeper::Keep(const catalog::Lease& lease) {
   WakeBy(held_->due);
 }
 
+void LeaseKeeper::RenewNow() {
+  const std::lock_guard lock(mutex_);
+  if (!held_) return;
+  held_->due = Clock::now();
+  WakeBy(held_->due);
+}
+
 void LeaseKeeper::Drop() {
   const std::lock_guard lock(mutex_);
   held_.reset();

@@ -49,6 +49,10 @@ class LeaseKeeper {
     LeaseKeeper& keeper_;
   };
 
+  // Renews the lease that is kept, if one is, at once, from the thread. May be
+  // called from any thread.
+  void RenewNow();
+
   // CatalogStore::ReleaseLease of a lease that is kept no longer. If nobody
   // answered, the lease is given back later: then as not committed, and without
   // the reason for a fence, which may be over by then.

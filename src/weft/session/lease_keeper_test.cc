@@ -188,5 +188,17 @@ TEST(LeaseKeeperTest, OneThatTheCatalogRefusesIsNotGivenBackAgain) {
   EXPECT_EQ(store.AwaitReleases(1).size(), 1u);
 }
 
+TEST(LeaseKeeperTest, RenewsAtOnceWhenAskedTo) {
+  CountingStore store;
+  LeaseKeeper keeper(store);
+  keeper.RenewNow();  // of nothing
+  const LeaseKeeper::Kept kept(
+      keeper, {.lease_id = "long", .lasts = std::chrono::hours(1)});
+  keeper.RenewNow();
+  EXPECT_TRUE(store.AwaitRenewals("long", 1));
+  keeper.RenewNow();
+  EXPECT_TRUE(store.AwaitRenewals("long", 2));
+}
+
 }  // namespace
 }  // namespace weft::session

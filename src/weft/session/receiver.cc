@@ -345,6 +345,7 @@ absl::Status ReceiverImpl::MoveFromAny(const catalog::VersionId& version,
                                        RefitReport& report) {
   while (true) {
     WEFT_ASSIGN_OR_RETURN(Transfer* const transfer, TransferOf(*prepared_));
+    transfer->SetNearEnd([this] { lease_keeper_.RenewNow(); });
     const absl::Status status =
         transfer->Run(version, resume, deadline, report);
     if (status.ok()) return status;

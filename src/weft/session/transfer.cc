@@ -252,8 +252,12 @@ absl::StatusOr<std::unique_ptr<Transfer::Part>> Transfer::Bind(
   options.landed = [arrival = part->arrival.get()](size_t peer, size_t move) {
     arrival->Landed(peer, move);
   };
-  options.digested = [part = part.get()](size_t peer, size_t move) {
+  options.digested = [this, part = part.get()](size_t peer, size_t move) {
     part->arrival->Digested(peer, move, *part->program, part->tables[peer]);
+    if (part->end.Add(part->arrival->BytesOf(peer, move),
+                      steady_clock::now())) {
+      near_end_();
+    }
   };
   options.beside = [this, part = part.get()] {
     return in_.options.verify ? ReadTables(*part, deadline_) : absl::OkStatus();
@@ -377,6 +381,7 @@ absl::Status Transfer::RunPart(Part& part, const catalog::VersionId& version,
   part.tables_read = false;
   deadline_ = deadline;
   const auto transfer_start = steady_clock::now();
+  part.end.Begin(part.arrival->TotalBytes(), transfer_start);
   absl::StatusOr<execute::ExecuteReport> moved = Move(part, deadline);
   part.program->SetDigestConstants(nullptr);
   WEFT_RETURN_IF_ERROR(moved.status());

@@ -8,9 +8,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,6 +24,7 @@
 #include "weft/plan/stages.h"
 #include "weft/session/arrival_check_internal.h"
 #include "weft/session/device_memory_internal.h"
+#include "weft/session/end_in_sight_internal.h"
 #include "weft/session/receiver.h"
 #include "weft/session/source_link_internal.h"
 
@@ -53,6 +56,11 @@ class Transfer {
   // Codes as Receiver::Refit.
   absl::Status Run(const catalog::VersionId& version, bool resume,
                    base::Deadline deadline, RefitReport& report);
+  // `near_end`: called in a run, from any thread, a moment before its last byte
+  // is there (EndInSight); only where a GPU brings the bytes.
+  void SetNearEnd(std::function<void()> near_end) {
+    near_end_ = std::move(near_end);
+  }
   // Whose bytes did not have the digests that they say, in a run that failed.
   const std::set<int64_t>& failed_ranks() const { return failed_ranks_; }
 
@@ -66,6 +74,7 @@ class Transfer {
     // version to version.
     std::vector<std::vector<convert::DigestValue>> tables;
     bool tables_read = false;
+    EndInSight end;
     std::unique_ptr<execute::Program> program;
   };
 
@@ -101,6 +110,7 @@ class Transfer {
                                std::string_view when, base::Deadline deadline);
 
   const Inputs in_;
+  std::function<void()> near_end_ = [] {};
   int device_ =
       memory::kHostMemory;  // the GPU that holds the receiver's memory
   DeviceAreas device_areas_;
