@@ -259,7 +259,7 @@ class DeviceProgram::Compiler {
   std::vector<MoveName> posted_names_;  // that convert
   int64_t left_bytes_ = 0;              // of the batches that are not closed
   bool is_small_ = false;
-  int64_t bytes_ = 0;                   // of the one that is being filled
+  int64_t bytes_ = 0;  // of the one that is being filled
   cuda::ProgramSpec lines_;
   cuda::ProgramSpec copies_;
   cuda::ProgramSpec digests_;

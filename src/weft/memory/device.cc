@@ -50,10 +50,9 @@ absl::StatusOr<std::unique_ptr<DeviceBuffer>> DeviceBuffer::Allocate(
         absl::StrCat("cannot allocate ", bytes, " bytes"));
   }
   // An empty buffer has an address too.
-  const int64_t allocated =
-      bytes < kDevicePageBytes
-          ? std::max<int64_t>(bytes, 1)
-          : base::AlignUp(bytes, kDevicePageBytes);
+  const int64_t allocated = bytes < kDevicePageBytes
+                                ? std::max<int64_t>(bytes, 1)
+                                : base::AlignUp(bytes, kDevicePageBytes);
   WEFT_ASSIGN_OR_RETURN(std::byte* const address,
                         driver.Allocate(device, allocated, kind));
   std::unique_ptr<DeviceBuffer> buffer(

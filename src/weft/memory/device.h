@@ -138,9 +138,9 @@ class DeviceDriver {
 };
 
 // What a GPU's memory is mapped by at best. The driver does so only with
-// allocations of whole such pages: 16.4 GB and a byte more are opened by another
-// process in 80 ms instead of 1, and copied at 0.8 of the rate (H200, driver
-// 580; docs/numbers.md). torch's large segments are whole pages.
+// allocations of whole such pages: 16.4 GB and a byte more are opened by
+// another process in 80 ms instead of 1, and copied at 0.8 of the rate (H200,
+// driver 580; docs/numbers.md). torch's large segments are whole pages.
 inline constexpr int64_t kDevicePageBytes = int64_t{2} << 20;
 
 // Owns device memory that other processes can open, filled with zeros: whole

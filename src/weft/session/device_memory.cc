@@ -45,14 +45,14 @@ absl::StatusOr<DeviceAreas> DeviceAreas::Make(
     }
     if (found->bytes > kSlowBytes &&
         found->bytes % memory::kDevicePageBytes != 0) {
-      base::Log(base::LogLevel::kWarning,
-                absl::StrCat(
-                    "area ", a, " lies in an allocation of ", found->bytes,
-                    " bytes on GPU ", area.device,
-                    ", which is no multiple of 2 MiB: the driver maps it by "
-                    "small pages, so that it is opened and copied more "
-                    "slowly; allocate ",
-                    base::AlignUp(found->bytes, memory::kDevicePageBytes)));
+      base::Log(
+          base::LogLevel::kWarning,
+          absl::StrCat("area ", a, " lies in an allocation of ", found->bytes,
+                       " bytes on GPU ", area.device,
+                       ", which is no multiple of 2 MiB: the driver maps it by "
+                       "small pages, so that it is opened and copied more "
+                       "slowly; allocate ",
+                       base::AlignUp(found->bytes, memory::kDevicePageBytes)));
     }
     areas.areas_.push_back({area.bytes.data(), found->id});
   }

@@ -34,8 +34,8 @@ class EndInSight {
     const int64_t done = done_bytes_ += bytes;
     const auto elapsed = now - begin_;
     if (elapsed < kShort || done <= 0) return false;
-    const double left = static_cast<double>(total_bytes_ - done) /
-                        static_cast<double>(done);
+    const double left =
+        static_cast<double>(total_bytes_ - done) / static_cast<double>(done);
     if (elapsed * left > kNotice) return false;
     return !said_.exchange(true);
   }

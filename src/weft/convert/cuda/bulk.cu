@@ -137,8 +137,8 @@ __device__ __forceinline__ void MovePieces(const Tile* tiles, uint32_t count,
 #pragma unroll
   for (int i = 0; i < kRing - 1; ++i) {
     if (!more) break;
-    held[i] = StartTile(next.tile(), pieces, ring + i * kTileBytes,
-                        barrier + i * 8);
+    held[i] =
+        StartTile(next.tile(), pieces, ring + i * kTileBytes, barrier + i * 8);
     ++under_way;
     next.Advance();
     more = next.has();
@@ -155,8 +155,8 @@ __device__ __forceinline__ void MovePieces(const Tile* tiles, uint32_t count,
         const Tile tile = next.tile();
         WaitUntilRead();
         __syncwarp();
-        held[at] = StartTile(tile, pieces, ring + at * kTileBytes,
-                             barrier + at * 8);
+        held[at] =
+            StartTile(tile, pieces, ring + at * kTileBytes, barrier + at * 8);
         ++under_way;
         next.Advance();
         more = next.has();

@@ -23,9 +23,9 @@ absl::Status Find(const char* name, Call& call) {
   const cudaError_t error = cudaGetDriverEntryPointByVersion(
       name, &found, kDriverVersion, cudaEnableDefault, &result);
   if (error != cudaSuccess || result != cudaDriverEntryPointSuccess) {
-    return absl::UnavailableError(
-        absl::StrCat("the CUDA driver has no ", name, ": ",
-                     cudaGetErrorString(error), ", ", int{result}));
+    return absl::UnavailableError(absl::StrCat("the CUDA driver has no ", name,
+                                               ": ", cudaGetErrorString(error),
+                                               ", ", int{result}));
   }
   call = reinterpret_cast<Call>(found);
   return absl::OkStatus();

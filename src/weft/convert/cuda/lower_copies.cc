@@ -471,9 +471,9 @@ class BulkPacker {
 
   void Close() {
     if (count_ == 0) return;
-    lowered_.bulk_tiles.push_back(MakeTile(
-        static_cast<size_t>(count_),
-        static_cast<int64_t>(lowered_.bulk_pieces.size()) - count_));
+    lowered_.bulk_tiles.push_back(
+        MakeTile(static_cast<size_t>(count_),
+                 static_cast<int64_t>(lowered_.bulk_pieces.size()) - count_));
     bytes_ = 0;
     count_ = 0;
   }

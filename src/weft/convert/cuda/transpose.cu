@@ -150,9 +150,9 @@ cudaError_t Prepare() {
 
 template <typename S>
 cudaError_t Launch(const Grid& grid, const TileList& list, const MoveOp* ops) {
-  WideKernel<S><<<BlocksFor(grid, list, S::kTileGroups), kBlockThreads,
-                  S::kSharedBytes, grid.stream>>>(list.tiles, list.count,
-                                                  grid.stop, ops);
+  WideKernel<S>
+      <<<BlocksFor(grid, list, S::kTileGroups), kBlockThreads, S::kSharedBytes,
+         grid.stream>>>(list.tiles, list.count, grid.stop, ops);
   return cudaGetLastError();
 }
 
