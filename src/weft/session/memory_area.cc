@@ -128,6 +128,43 @@ absl::Status CheckRankMemory(const manifest::Placement& placement,
   return faults.ToStatus(absl::StatusCode::kInvalidArgument);
 }
 
+absl::Status CheckTargetMemory(const manifest::Placement& placement,
+                               const RankMemory& memory) {
+  WEFT_RETURN_IF_ERROR(CheckRankMemory(placement, memory));
+  struct Piece {
+    std::uintptr_t begin;
+    std::uintptr_t end;
+    size_t stored;
+  };
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < placement.stored.size(); ++i) {
+    WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
+                          StoredBytes(placement.stored[i]));
+    const auto begin =
+        reinterpret_cast<std::uintptr_t>(StoredBase(memory, i));
+    if (bytes > 0) {
+      pieces.push_back({begin, begin + static_cast<std::uintptr_t>(bytes), i});
+    }
+  }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) {
+    return std::pair(a.begin, a.stored) < std::pair(b.begin, b.stored);
+  });
+  base::FaultList faults;
+  const Piece* farthest = nullptr;  // of those before, the one that ends last
+  for (const Piece& piece : pieces) {
+    if (farthest != nullptr && piece.begin < farthest->end) {
+      faults.Add(absl::StrCat(
+          "\"", placement.stored[piece.stored].name, "\" and \"",
+          placement.stored[farthest->stored].name, "\" share ",
+          std::min(piece.end, farthest->end) - piece.begin,
+          " bytes of memory, one would overwrite the other: give each memory "
+          "of its own, or receive only one of them"));
+    }
+    if (farthest == nullptr || piece.end > farthest->end) farthest = &piece;
+  }
+  return faults.ToStatus(absl::StatusCode::kInvalidArgument);
+}
+
 std::byte* StoredBase(const RankMemory& memory, size_t index) {
   const manifest::StoredLocation& where = memory.stored[index];
   return memory.areas[where.buffer].bytes.data() + where.offset_bytes;

@@ -63,6 +63,11 @@ absl::StatusOr<int64_t> StoredBytes(const layout::StoredTensor& stored);
 absl::Status CheckRankMemory(const manifest::Placement& placement,
                              const RankMemory& memory);
 
+// The same for memory that is received into, where no two stored tensors may
+// share a byte: what arrives later would overwrite what was verified.
+absl::Status CheckTargetMemory(const manifest::Placement& placement,
+                               const RankMemory& memory);
+
 // Base address of stored tensor `index`.
 std::byte* StoredBase(const RankMemory& memory, size_t index);
 

@@ -43,7 +43,8 @@ class ReceiverImpl : public Receiver {
     WEFT_RETURN_IF_ERROR(base::Annotate(
         manifest::CheckPlacement(options_.placement, /*is_target=*/true),
         absl::StrCat("rank ", options_.placement.rank)));
-    WEFT_RETURN_IF_ERROR(CheckRankMemory(options_.placement, options_.memory));
+    WEFT_RETURN_IF_ERROR(
+        CheckTargetMemory(options_.placement, options_.memory));
     const std::string canonical = manifest::EncodePlacement(options_.placement);
     target_digest_ = manifest::DigestOf(canonical);
     WEFT_ASSIGN_OR_RETURN(latch_, Latch::Open(options_.state_file,

@@ -18,10 +18,12 @@ namespace {
 
 using ::testing::HasSubstr;
 
+using testing::AllocateUnder;
 using testing::BytesOf;
 using testing::ColumnCut;
 using testing::Expected;
 using testing::FillPlain;
+using testing::kEngineGpu;
 using testing::kNorm;
 using testing::kWeight;
 using testing::MakeTransport;
@@ -410,6 +412,26 @@ TEST_P(RefitTest, WhatBelongsToNoModuleOfTheModelIsSaidOrRefused) {
                 "more on purpose");
   EXPECT_TRUE(refused.status().GetPayload(kPlanRefusedPayload).has_value());
   EXPECT_EQ(BytesOf(careful.owned), before);
+}
+
+// Tied weights as two tensors over one memory: of two digests that are taken
+// as bytes land, the first would hold although the second overwrites it.
+TEST_P(RefitTest, TensorsThatShareMemoryAreNoTarget) {
+  ReceiverOptions options;
+  options.model = "m";
+  options.placement = ColumnCut(kRows, kCols, 0, 10);
+  OwnedRankMemory owned =
+      AllocateUnder(GetParam(), options.placement, kEngineGpu);
+  options.memory = owned.memory;
+  options.memory.stored[1].offset_bytes = kRows * 10 * 2 - 4;
+  options.catalog = store_;
+  options.transports.push_back(MakeTransport(GetParam(), kEngineGpu));
+  const auto receiver = Receiver::Create(std::move(options), Soon());
+  EXPECT_EQ(receiver.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(receiver.status().message(),
+            "\"norm\" and \"w_cut\" share 4 bytes of memory, one would "
+            "overwrite the other: give each memory of its own, or receive only "
+            "one of them");
 }
 
 TEST_P(RefitTest, LayoutsThatDoNotFitAreRefusedBeforeAByteMoves) {
