@@ -21,6 +21,7 @@
 #include "synthetic_values.h"
 #include "text_file.h"
 #include "weft/base/checked.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
 #include "weft/recipe/model_config.h"
@@ -187,7 +188,7 @@ absl::Status Synth(const SynthArgs& args) {
   WEFT_ASSIGN_OR_RETURN(const recipe::ModelConfig config,
                         recipe::LoadModelConfig(config_path.string()));
   WEFT_ASSIGN_OR_RETURN(const std::string config_json,
-                        ReadText(config_path.string()));
+                        base::ReadFile(config_path.string()));
   WEFT_ASSIGN_OR_RETURN(const recipe::RecipeBook recipes,
                         recipe::RecipeBook::Load(args.recipes));
   WEFT_ASSIGN_OR_RETURN(const recipe::Recipe* const recipe,

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "text_file.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 
 namespace weft::apps {
@@ -69,7 +69,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& checkpoint_path,
                         checkpoint::Checkpoint::Open(checkpoint_path));
   const std::string config_path = FolderOf(checkpoint_path) + "/config.json";
   WEFT_ASSIGN_OR_RETURN(model.config, recipe::LoadModelConfig(config_path));
-  WEFT_ASSIGN_OR_RETURN(model.config_json, ReadText(config_path));
+  WEFT_ASSIGN_OR_RETURN(model.config_json, base::ReadFile(config_path));
   WEFT_ASSIGN_OR_RETURN(model.recipes, recipe::RecipeBook::Load(recipes_path));
   WEFT_ASSIGN_OR_RETURN(model.recipe,
                         model.recipes.Find(model.config.architecture));

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "text_file.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 
 namespace weft::apps {
@@ -139,7 +139,7 @@ absl::StatusOr<manifest::Placement> ParsePlacementJson(
 }
 
 absl::StatusOr<manifest::Placement> LoadPlacement(const std::string& path) {
-  WEFT_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  WEFT_ASSIGN_OR_RETURN(const std::string text, base::ReadFile(path));
   absl::StatusOr<manifest::Placement> placement = ParsePlacementJson(text);
   WEFT_RETURN_IF_ERROR(base::Annotate(placement.status(), path));
   return placement;

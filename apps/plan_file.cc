@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "plan_diff.h"
-#include "text_file.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "weft/manifest/packed_bytes.h"
 #include "weft/plan/diff_placements.h"
@@ -40,7 +40,7 @@ bool IsPlanFile(const std::string& path) {
 }
 
 absl::StatusOr<plan::CompactPlan> LoadPlan(const std::string& path) {
-  WEFT_ASSIGN_OR_RETURN(const std::string packed, ReadText(path));
+  WEFT_ASSIGN_OR_RETURN(const std::string packed, base::ReadFile(path));
   const absl::StatusOr<std::string> bytes = manifest::UnpackBytes(packed);
   WEFT_RETURN_IF_ERROR(base::Annotate(bytes.status(), path));
   absl::StatusOr<plan::CompactPlan> plan = plan::DecodePlan(*bytes);

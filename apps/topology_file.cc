@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "text_file.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "yaml-cpp/depthguard.h"
 #include "yaml-cpp/yaml.h"
@@ -285,7 +285,7 @@ absl::StatusOr<plan::FleetTopology> ParseTopology(const std::string& text,
 absl::StatusOr<plan::FleetTopology> LoadTopology(const std::string& path,
                                                  int64_t num_trainers,
                                                  int64_t num_engines) {
-  WEFT_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  WEFT_ASSIGN_OR_RETURN(const std::string text, base::ReadFile(path));
   const size_t slash = path.rfind('/');
   return ParseTopology(
       text, slash == std::string::npos ? path : path.substr(slash + 1),

@@ -1,12 +1,11 @@
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "weft/checkpoint/safetensors.h"
 #include "weft/checkpoint/strict_json_internal.h"
@@ -48,13 +47,7 @@ absl::StatusOr<fs::path> Resolve(const std::string& path) {
 }
 
 absl::StatusOr<Index> ReadIndex(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(stream)),
-                         std::istreambuf_iterator<char>());
-  if (!stream.good() && !stream.eof()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot read ", path.string()));
-  }
+  WEFT_ASSIGN_OR_RETURN(const std::string text, base::ReadFile(path.string()));
   // Root, "metadata" and whatever a writer nests in it.
   absl::StatusOr<nlohmann::json> root = ParseStrictJson(text, /*max_depth=*/16);
   if (!root.ok()) return base::Annotate(root.status(), path.string());

@@ -25,6 +25,23 @@ std::map<std::string, int64_t>::const_iterator FindField(
   return found;
 }
 
+// Of the first of the symbol's names that the file has with something else than
+// a number; OK if it has none. A default would hide it.
+absl::Status CheckNoText(const ConfigSymbol& symbol,
+                         const ModelConfig& config) {
+  std::vector<std::string> keys = {symbol.key};
+  keys.insert(keys.end(), symbol.other_keys.begin(), symbol.other_keys.end());
+  for (const std::string& key : keys) {
+    const auto text = config.texts.find(key);
+    if (text == config.texts.end()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "config field ", key, "=", text->second, " is ",
+        symbol.kind == Kind::kFlag ? "neither true nor false"
+                                   : "no whole number of 64 bits"));
+  }
+  return absl::OkStatus();
+}
+
 bool IsField(const ConfigSymbol& symbol) {
   return symbol.kind != Kind::kValue && symbol.kind != Kind::kPresent;
 }
@@ -57,7 +74,13 @@ absl::StatusOr<std::vector<int64_t>> ListOf(const ConfigList& list,
       return integers->second;
     }
     const auto words = config.words.find(key);
-    if (words == config.words.end()) continue;
+    if (words == config.words.end()) {
+      const auto text = config.texts.find(key);
+      if (text == config.texts.end()) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("config field ", key, "=", text->second,
+                       " is no list of integers or of words"));
+    }
     std::vector<int64_t> codes;
     for (const std::string& word : words->second) {
       codes.push_back(WordCode(word));
@@ -100,6 +123,11 @@ absl::StatusOr<Environment> BindConfig(const RecipeTables& tables,
     if (!IsField(symbol)) continue;
     const auto given = FindField(symbol, config);
     if (given == config.numbers.end()) {
+      if (const absl::Status status = CheckNoText(symbol, config);
+          !status.ok()) {
+        faults.Add(std::string(status.message()));
+        continue;
+      }
       if (symbol.value) continue;
       faults.Add(absl::StrCat("config of ", config.architecture,
                               " lacks the field ", symbol.key));

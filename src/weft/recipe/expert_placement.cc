@@ -1,8 +1,6 @@
 #include "weft/recipe/expert_placement.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -10,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "weft/recipe/expression.h"
 #include "weft/tensor/box.h"
@@ -155,16 +154,13 @@ absl::StatusOr<std::vector<int64_t>> PlacedExperts(
 
 absl::StatusOr<std::shared_ptr<const ExpertTable>> ReadExpertTable(
     const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(stream),
-                         std::istreambuf_iterator<char>()};
-  if (!stream.is_open() || stream.bad()) {
-    return absl::NotFoundError(
-        absl::StrCat("cannot read the expert table eplb=", path));
+  const absl::StatusOr<std::string> text = base::ReadFile(path);
+  if (!text.ok()) {
+    return base::Annotate(text.status(), "the expert table of eplb=");
   }
   auto table = std::make_shared<ExpertTable>();
   table->path = path;
-  if (const absl::Status status = ReadLists(text, *table); !status.ok()) {
+  if (const absl::Status status = ReadLists(*text, *table); !status.ok()) {
     return base::Annotate(status, absl::StrCat("eplb=", path));
   }
   table->hash = HashOf(*table);

@@ -140,7 +140,7 @@ TEST(LayoutSpecTest, RefusesExpertTables) {
   EXPECT_THAT(
       std::string(
           ParseLayoutSpec("vllm:eplb=/no/such.json").status().message()),
-      HasSubstr("cannot read the expert table eplb=/no/such.json"));
+      HasSubstr("the expert table of eplb=: cannot read \"/no/such.json\""));
 }
 
 TEST(LayoutSpecTest, Refuses) {

@@ -2,8 +2,6 @@
 
 #include <array>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -11,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 
 namespace weft::recipe {
@@ -59,16 +58,22 @@ absl::StatusOr<tensor::DType> DTypeOf(const Json& root) {
   return tensor::DType::kBF16;
 }
 
+// nullopt for fractions too, and for what 64 bits cannot hold.
+std::optional<int64_t> IntegerOf(const Json& value) {
+  const bool fits = value.is_number_integer() &&
+                    !(value.is_number_unsigned() &&
+                      value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX));
+  if (!fits) return std::nullopt;
+  return value.get<int64_t>();
+}
+
 // nullopt for what no recipe can ask for: nested lists, texts, fractions.
 std::optional<std::vector<int64_t>> IntegersOf(const Json& list) {
   std::vector<int64_t> integers;
   for (const Json& item : list) {
-    const bool fits =
-        item.is_number_integer() &&
-        !(item.is_number_unsigned() &&
-          item.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX));
-    if (!fits) return std::nullopt;
-    integers.push_back(item.get<int64_t>());
+    const std::optional<int64_t> integer = IntegerOf(item);
+    if (!integer) return std::nullopt;
+    integers.push_back(*integer);
   }
   return integers;
 }
@@ -86,6 +91,15 @@ std::optional<std::vector<std::string>> WordsOf(const Json& value) {
     words.push_back(item.get<std::string>());
   }
   return words;
+}
+
+// For errors.
+std::string ShortJson(const Json& value) {
+  constexpr size_t kMost = 40;
+  std::string text = value.dump(/*indent=*/-1, ' ', /*ensure_ascii=*/true,
+                                Json::error_handler_t::replace);
+  if (text.size() <= kMost) return text;
+  return absl::StrCat(text.substr(0, kMost), "...");
 }
 
 absl::StatusOr<std::string> ArchitectureOf(const Json& root) {
@@ -113,17 +127,17 @@ absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
   WEFT_ASSIGN_OR_RETURN(config.architecture, ArchitectureOf(root));
   WEFT_ASSIGN_OR_RETURN(config.dtype, DTypeOf(root));
   for (const auto& [key, value] : root.items()) {
+    if (value.is_null()) continue;
     if (value.is_boolean()) {
       config.numbers[key] = value.get<bool>() ? 1 : 0;
-    } else if (value.is_number_unsigned()) {
-      // A value beyond int64 stays absent: no size can be that large.
-      const uint64_t number = value.get<uint64_t>();
-      if (number <= static_cast<uint64_t>(INT64_MAX)) {
-        config.numbers[key] = static_cast<int64_t>(number);
-      }
-    } else if (value.is_number_integer()) {
-      config.numbers[key] = value.get<int64_t>();
-    } else if (value.is_array()) {
+      continue;
+    }
+    if (const std::optional<int64_t> number = IntegerOf(value)) {
+      config.numbers[key] = *number;
+      continue;
+    }
+    config.texts[key] = ShortJson(value);
+    if (value.is_array()) {
       if (auto integers = IntegersOf(value)) {
         config.lists[key] = *std::move(integers);
       } else if (auto words = WordsOf(value)) {
@@ -140,17 +154,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
   std::error_code error;
   std::filesystem::path file(path);
   if (std::filesystem::is_directory(file, error)) file /= "config.json";
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) {
-    return absl::NotFoundError(
-        absl::StrCat("cannot open config \"", file.string(), "\""));
-  }
-  const std::string text{std::istreambuf_iterator<char>(stream),
-                         std::istreambuf_iterator<char>()};
-  if (stream.bad()) {
-    return absl::DataLossError(
-        absl::StrCat("cannot read config \"", file.string(), "\""));
-  }
+  WEFT_ASSIGN_OR_RETURN(const std::string text, base::ReadFile(file.string()));
   absl::StatusOr<ModelConfig> config = ParseModelConfig(text);
   if (!config.ok()) return base::Annotate(config.status(), file.string());
   return config;

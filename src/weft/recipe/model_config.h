@@ -22,6 +22,9 @@ struct ModelConfig {
   // Every list of words of the file, and every text as the list of its
   // letters ("hybrid_override_pattern": "ME*E"), by key.
   std::map<std::string, std::vector<std::string>> words;
+  // What every field that is no number and not null holds, as JSON, by key: a
+  // recipe that asks for a number says so instead of taking it for absent.
+  std::map<std::string, std::string> texts;
   tensor::DType dtype = tensor::DType::kBF16;  // dtype or torch_dtype
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };

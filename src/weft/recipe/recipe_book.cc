@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -12,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "weft/recipe/data_recipe.h"
 #include "weft/recipe/embedded_recipes.h"
@@ -22,14 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-absl::StatusOr<std::string> ReadFile(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(stream),
-                   std::istreambuf_iterator<char>()};
-  if (!stream.is_open() || stream.bad()) {
-    return absl::NotFoundError(
-        absl::StrCat("cannot read recipe \"", path.string(), "\""));
-  }
+absl::StatusOr<std::string> ReadRecipe(const fs::path& path) {
+  absl::StatusOr<std::string> text = base::ReadFile(path.string());
+  if (!text.ok()) return base::Annotate(text.status(), "recipe");
   return text;
 }
 
@@ -56,11 +50,11 @@ absl::StatusOr<std::vector<fs::path>> RecipeFiles(const fs::path& path) {
 
 absl::StatusOr<std::shared_ptr<const Recipe>> ParseRecipeFile(
     const fs::path& path) {
-  WEFT_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  WEFT_ASSIGN_OR_RETURN(const std::string text, ReadRecipe(path));
   // A file of the user's before one of Weft's.
   const auto include =
       [&](const std::string& name) -> absl::StatusOr<std::string> {
-    absl::StatusOr<std::string> own = ReadFile(path.parent_path() / name);
+    absl::StatusOr<std::string> own = ReadRecipe(path.parent_path() / name);
     if (own.ok()) return own;
     return ReadEmbeddedRecipe(name);
   };

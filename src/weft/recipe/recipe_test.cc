@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "weft/layout/stored_tensor.h"
+#include "weft/recipe/model_config.h"
 #include "weft/recipe/testing/model.h"
 #include "weft/recipe/testing/origin_table.h"
 
@@ -166,6 +168,40 @@ TEST(RecipeTest, ConfigErrorsNameEveryField) {
   config.numbers["num_hidden_layers"] = 1'000'000'000'000;
   EXPECT_THAT(std::string(recipe.LogicalTensors(config).status().message()),
               HasSubstr("loop of 1000000000000 rounds"));
+}
+
+// A field that is there in another form is not absent: its default would give
+// another layout without a word.
+TEST(RecipeTest, ADefaultHidesNoFieldOfAnotherForm) {
+  const auto error = [](const std::string& architecture,
+                        const std::string& fields) {
+    const auto config = ParseModelConfig(absl::StrCat(
+        R"({"architectures": [")", architecture, R"("], "hidden_size": 8,)",
+        R"("num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8,)",
+        R"("intermediate_size": 8, "num_experts": 2,)",
+        R"("moe_intermediate_size": 8, )", fields, "}"));
+    const Recipe& recipe = *EmbeddedBook().Find(architecture).value();
+    return std::string(
+        recipe.LogicalTensors(config.value()).status().message());
+  };
+  const std::string qwen = "Qwen3ForCausalLM";
+  const std::string moe = "Qwen3MoeForCausalLM";
+  EXPECT_EQ(error(qwen, R"("head_dim": null)"), "");
+  EXPECT_EQ(error(qwen, R"("head_dim": "128")"),
+            "config field head_dim=\"128\" is no whole number of 64 bits");
+  EXPECT_EQ(error(qwen, R"("num_key_value_heads": 1.0)"),
+            "config field num_key_value_heads=1.0 is no whole number of 64 "
+            "bits");
+  EXPECT_EQ(error(qwen, R"("head_dim": 18446744073709551615)"),
+            "config field head_dim=18446744073709551615 is no whole number of "
+            "64 bits");
+  EXPECT_EQ(error(qwen, R"("tie_word_embeddings": "yes")"),
+            "config field tie_word_embeddings=\"yes\" is neither true nor "
+            "false");
+  EXPECT_EQ(error(moe, R"("mlp_only_layers": [])"), "");
+  EXPECT_EQ(error(moe, R"("mlp_only_layers": [0.0])"),
+            "config field mlp_only_layers=[0.0] is no list of integers or of "
+            "words");
 }
 
 TEST(RecipeTest, Ignorable) {

@@ -6,15 +6,12 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "weft/base/read_file.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/messages_internal.h"
 #include "weft/catalog/grpc/tls_internal.h"
@@ -37,19 +34,17 @@ Owned<BIO> BytesOf(const std::string& pem) {
 // Empty, with a fault, if it cannot be read.
 std::string ReadPem(std::string_view what, const std::string& path,
                     base::FaultList& faults) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)),
-                   std::istreambuf_iterator<char>());
-  if (!file.good() && !file.eof()) {
-    faults.Add(absl::StrCat(std::string(what), " file \"", path,
-                            "\" cannot be read: ", std::strerror(errno)));
+  absl::StatusOr<std::string> text = base::ReadFile(path);
+  if (!text.ok()) {
+    faults.Add(absl::StrCat(std::string(what), " file: ",
+                            std::string(text.status().message())));
     return "";
   }
-  if (text.empty()) {
+  if (text->empty()) {
     faults.Add(
         absl::StrCat(std::string(what), " file \"", path, "\" is empty"));
   }
-  return text;
+  return *std::move(text);
 }
 
 std::string TimeText(const ASN1_TIME* time) {
