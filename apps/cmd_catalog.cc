@@ -13,6 +13,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "event_feed.h"
+#include "option_checks.h"
 #include "weft/base/log.h"
 #include "weft/base/status.h"
 #include "weft/catalog/grpc/catalog_server.h"
@@ -162,11 +163,11 @@ void AddServerOptions(CLI::App& command,
                   "calls a second of one client, by token or else by host; 0: "
                   "as many as it likes")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotBelowZero())
       ->group(group);
   command.add_option("--max-watches", server.max_watches, "watches at a time")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotBelowZero())
       ->group(group);
   command
       .add_option("--max-message-bytes", server.max_message_bytes,

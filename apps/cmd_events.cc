@@ -9,6 +9,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "event_text.h"
+#include "option_checks.h"
 #include "weft/base/status.h"
 #include "weft/catalog/event.h"
 
@@ -73,9 +74,11 @@ void AddEvents(CLI::App& app, int* exit_code) {
   command->add_option("--catalog", args->catalog, "HOST:PORT of the catalog")
       ->capture_default_str();
   command->add_option("--model", args->model, "only this model");
-  command->add_option("--since", args->since,
-                      "only events after this number; 0: from the first, or "
-                      "how many of them are not kept any more");
+  command
+      ->add_option("--since", args->since,
+                   "only events after this number; 0: from the first, or "
+                   "how many of them are not kept any more")
+      ->check(NotBelowZero());
   command->add_flag("--follow", args->follow, "go on until ctrl-c");
   command
       ->add_option("--timeout", args->timeout_seconds, "seconds for an answer")

@@ -13,6 +13,7 @@
 #include "endpoints.h"
 #include "load_model.h"
 #include "model_card.h"
+#include "option_checks.h"
 #include "plain_cut.h"
 #include "report_json.h"
 #include "stand_in_step.h"
@@ -167,7 +168,8 @@ void AddPublish(CLI::App& app, int* exit_code) {
                    "what this rank holds: hf, fsdp:..., megatron:...")
       ->required();
   command->add_option("--rank", args->rank, "rank within the layout")
-      ->required();
+      ->required()
+      ->check(NotBelowZero());
   command->add_option("--version", args->version, "RUN:EPOCH:STEP")
       ->capture_default_str();
   command->add_option("--label", args->labels,

@@ -14,6 +14,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "model_card.h"
+#include "option_checks.h"
 #include "refit_trace.h"
 #include "report_json.h"
 #include "weft/base/status.h"
@@ -117,9 +118,6 @@ absl::StatusOr<manifest::Placement> TargetPlacement(
 constexpr uint8_t kPoison = 0xA5;
 
 absl::Status Build(const PullArgs& args, Engine& engine) {
-  WEFT_ASSIGN_OR_RETURN(const auto store,
-                        ConnectCatalog(args.catalog, args.access));
-  WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
   if (!args.inject.empty()) {
     engine.faults = std::make_shared<transport::FaultScript>();
   }
@@ -127,6 +125,10 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
   engine.handles = device.handles;
   WEFT_ASSIGN_OR_RETURN(engine.transports,
                         MakeTransports(args.transport, device, engine.faults));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
+  // Waits for publishers: what is wrong here is said before.
+  WEFT_ASSIGN_OR_RETURN(engine.placement, TargetPlacement(args, *store));
   WEFT_ASSIGN_OR_RETURN(engine.store,
                         RankStore::Allocate(engine.placement, device));
   // Whatever a refit leaves unwritten is then seen.
@@ -161,6 +163,15 @@ absl::Status Build(const PullArgs& args, Engine& engine) {
       engine.receiver,
       session::Receiver::Create(std::move(options), args.deadline()));
   return absl::OkStatus();
+}
+
+// nullopt: the newest.
+absl::StatusOr<std::optional<catalog::VersionId>> NamedVersion(
+    const std::string& text) {
+  if (text.empty() || text == "latest") return std::nullopt;
+  WEFT_ASSIGN_OR_RETURN(catalog::VersionId version,
+                        catalog::ParseVersionId(text));
+  return version;
 }
 
 // The version that --require chooses; of `exact`, whether it does.
@@ -213,11 +224,10 @@ void Say(const PullArgs& args, const session::RefitReport& report,
 
 absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
                          Engine& engine) {
-  catalog::VersionId version;
-  bool exact = !version_text.empty() && version_text != "latest";
-  if (exact) {
-    WEFT_ASSIGN_OR_RETURN(version, catalog::ParseVersionId(version_text));
-  }
+  WEFT_ASSIGN_OR_RETURN(const std::optional<catalog::VersionId> named,
+                        NamedVersion(version_text));
+  bool exact = named.has_value();
+  catalog::VersionId version = named.value_or(catalog::VersionId());
   if (!args.required.empty()) {
     WEFT_ASSIGN_OR_RETURN(
         version, FindLabelled(args, exact ? &version : nullptr, engine));
@@ -317,8 +327,9 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     } else if (word == "drop" && engine.faults != nullptr) {
       status = ArmFault(args, transport::Fault::Kind::kDrop, rest, engine);
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown control line \"", line, "\""));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown control line \"", line,
+          "\"; known are refit, rollback, poison, save, quit"));
     }
     if (!status.ok()) {
       PrintLine(
@@ -355,8 +366,9 @@ absl::Status Pull(const PullArgs& args) {
     return absl::InvalidArgumentError(
         "name the file to write with --out FILE.safetensors");
   }
+  // Refuse now and not after a wait, or after the transfer.
+  WEFT_RETURN_IF_ERROR(NamedVersion(args.version).status());
   if (!args.out.empty() && !args.overwrite) {
-    // Refuse now and not after the transfer.
     WEFT_RETURN_IF_ERROR(checkpoint::CheckMayCreate(args.out));
   }
   Engine engine;
@@ -385,7 +397,8 @@ void AddPull(CLI::App& app, int* exit_code) {
                    "what this rank holds: vllm:tp=..,pp=.., hf, ...")
       ->required();
   command->add_option("--rank", args->rank, "rank within the layout")
-      ->required();
+      ->required()
+      ->check(NotBelowZero());
   command->add_option("--out", args->out, "safetensors file to write");
   command->add_option("--version", args->version,
                       "RUN:EPOCH:STEP; the newest if not given");
@@ -410,7 +423,8 @@ void AddPull(CLI::App& app, int* exit_code) {
   command
       ->add_option("--staging-bytes", args->staging_bytes,
                    "memory that posted access may use for staging")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(NotBelowZero());
   command
       ->add_option("--window", args->window,
                    "posted operations in flight per peer")
@@ -429,7 +443,7 @@ void AddPull(CLI::App& app, int* exit_code) {
   command
       ->add_option("--shadow-bytes", args->shadow_bytes,
                    "memory that the second set may take; no limit if not given")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NotBelowZero());
   command->add_option("--state", args->state,
                       "file that keeps, beyond this process, whether the "
                       "weights may be torn (docs/receiver.md)");

@@ -3,7 +3,9 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <system_error>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "chaos_rank.h"
 #include "commands.h"
@@ -61,6 +63,16 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return weft::apps::Fail(CommandOf(app),
                             absl::ResourceExhaustedError("out of memory"));
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::resource_unavailable_try_again) {
+      return weft::apps::Fail(CommandOf(app),
+                              absl::InternalError(error.what()));
+    }
+    return weft::apps::Fail(
+        CommandOf(app),
+        absl::ResourceExhaustedError(absl::StrCat(
+            "no thread can be started: ", error.what(),
+            "; look at the memory that is left, ulimit -u and ulimit -v")));
   } catch (const std::exception& error) {
     return weft::apps::Fail(CommandOf(app), absl::InternalError(error.what()));
   }

@@ -1,4 +1,4 @@
-// Where a server of the catalog listens.
+// Where a server of the catalog listens, and where its clients dial.
 #ifndef WEFT_CATALOG_LISTEN_ADDRESS_H_
 #define WEFT_CATALOG_LISTEN_ADDRESS_H_
 
@@ -13,6 +13,10 @@ namespace weft::catalog {
 // machine. kInvalidArgument if it has another form.
 absl::StatusOr<std::string> CheckedListenAddress(
     const std::string& listen_address);
+
+// OK for "HOST:PORT" with a port; else kInvalidArgument: gRPC would take a
+// missing port for 443 and knows schemes that nobody listens to.
+absl::Status CheckDialAddress(const std::string& address);
 
 // kAlreadyExists, for an address of the right form that could not be bound.
 absl::Status CannotListen(const std::string& listen_address);

@@ -11,6 +11,7 @@
 #include "weft/catalog/event.h"
 #include "weft/catalog/grpc/failover_client_internal.h"
 #include "weft/catalog/grpc/failover_links_internal.h"
+#include "weft/catalog/listen_address.h"
 
 namespace weft::catalog {
 namespace {
@@ -334,6 +335,9 @@ absl::StatusOr<std::unique_ptr<CatalogStore>> MakeFailoverClient(
       absl::StrSplit(addresses, ',', absl::SkipEmpty());
   if (list.empty()) {
     return absl::InvalidArgumentError("no address of a catalog is given");
+  }
+  for (const std::string& address : list) {
+    WEFT_RETURN_IF_ERROR(CheckDialAddress(address));
   }
   auto links = std::make_shared<FailoverLinks>(
       list, door, options.connect_timeout, options.reconnect_within);
