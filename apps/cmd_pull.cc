@@ -327,9 +327,9 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
     } else if (word == "drop" && engine.faults != nullptr) {
       status = ArmFault(args, transport::Fault::Kind::kDrop, rest, engine);
     } else {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "unknown control line \"", line,
-          "\"; known are refit, rollback, poison, save, quit"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown control line \"", line,
+                       "\"; known are refit, rollback, poison, save, quit"));
     }
     if (!status.ok()) {
       PrintLine(

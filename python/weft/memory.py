@@ -34,6 +34,8 @@ def hold(name: str, value: Any, to_write: bool = False) -> Held:
                          "can be written")
     if hasattr(value, "detach"):  # torch lends no tensor that wants a gradient
         value = value.detach()
+    if hasattr(value, "untyped_storage"):
+        _check_torch(name, value)
     device = getattr(value, "device", None)
     if getattr(device, "type", "cpu") not in ("cpu", "cuda"):
         raise ValueError(f'"{name}" lies on {device} and has no memory here')
@@ -58,6 +60,28 @@ def _is_read_only(value: Any) -> bool:
         return memoryview(value).readonly
     except TypeError:  # no buffer
         return False
+
+
+def _check_torch(name: str, value: Any) -> None:
+    """ValueError for tensors whose memory is not what they show."""
+    if hasattr(value, "to_local"):
+        raise ValueError(f'"{name}" is a {type(value).__name__}, of which this '
+                         "process holds a part: give to_local() with a layout "
+                         "that says which, or use weft.torch.fsdp2")
+    layout = str(getattr(value, "layout", "torch.strided"))
+    if layout != "torch.strided":
+        raise ValueError(f'"{name}" has the layout {layout}; give a dense tensor')
+    if value.is_neg():
+        raise ValueError(f'"{name}" shows its memory negated; give '
+                         "resolve_neg()")
+    if value.device.type == "meta" or not value.is_contiguous():
+        return  # said with other devices, other arrays
+    needed = (value.storage_offset() + value.numel()) * value.element_size()
+    there = value.untyped_storage().nbytes()
+    if value.numel() and (there < needed or value.data_ptr() == 0):
+        raise ValueError(f'"{name}" has {there} of the {needed} bytes of memory '
+                         "that it shows: whoever manages it has freed them, give "
+                         "it while they are there")
 
 
 def _by_description(name: str, value: Any, error: Exception) -> Held:

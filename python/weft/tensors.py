@@ -60,7 +60,10 @@ class Tensors:
 def _address_of(value: Any) -> int | None:
     """None for what cannot move while its memory is borrowed (a bytearray)."""
     if hasattr(value, "data_ptr"):
-        return value.data_ptr()
+        try:
+            return value.data_ptr()
+        except RuntimeError:  # no memory of its own (sparse): refused later
+            return None
     described = getattr(value, "__array_interface__", None)
     if described is None:
         described = getattr(value, "__cuda_array_interface__", None)

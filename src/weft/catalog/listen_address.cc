@@ -29,12 +29,13 @@ absl::StatusOr<std::string> CheckedListenAddress(
         "listen address \"", CleanReason(listen_address),
         "\" is not of the form HOST:PORT with a port between 0 and 65535"));
   }
-  return listen_address[0] == ':' ? absl::StrCat("[::]", listen_address) : listen_address;
+  return listen_address[0] == ':' ? absl::StrCat("[::]", listen_address)
+                                  : listen_address;
 }
 
 absl::Status CheckDialAddress(const std::string& address) {
-  const bool has_host = address.rfind(':') != 0 &&
-                        address.find('/') == std::string::npos;
+  const bool has_host =
+      address.rfind(':') != 0 && address.find('/') == std::string::npos;
   if (has_host && PortOf(address) > 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "address \"", CleanReason(address),

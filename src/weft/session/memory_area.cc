@@ -140,8 +140,7 @@ absl::Status CheckTargetMemory(const manifest::Placement& placement,
   for (size_t i = 0; i < placement.stored.size(); ++i) {
     WEFT_ASSIGN_OR_RETURN(const int64_t bytes,
                           StoredBytes(placement.stored[i]));
-    const auto begin =
-        reinterpret_cast<std::uintptr_t>(StoredBase(memory, i));
+    const auto begin = reinterpret_cast<std::uintptr_t>(StoredBase(memory, i));
     if (bytes > 0) {
       pieces.push_back({begin, begin + static_cast<std::uintptr_t>(bytes), i});
     }

@@ -36,8 +36,8 @@ std::string ReadPem(std::string_view what, const std::string& path,
                     base::FaultList& faults) {
   absl::StatusOr<std::string> text = base::ReadFile(path);
   if (!text.ok()) {
-    faults.Add(absl::StrCat(std::string(what), " file: ",
-                            std::string(text.status().message())));
+    faults.Add(absl::StrCat(std::string(what),
+                            " file: ", std::string(text.status().message())));
     return "";
   }
   if (text->empty()) {
