@@ -12,12 +12,15 @@ namespace weft::session {
 namespace {
 
 // Beyond a core's share of the last-level cache.
-constexpr int64_t kCopyBytesPerThread = int64_t{64} << 20;
+constexpr int64_t kMostCopyBytesOfAThread = int64_t{64} << 20;
+// Beyond the whole of it, and no burden beside the weights.
+constexpr int64_t kMostCopyBytes = int64_t{512} << 20;
 // A copy between GPUs reaches the link's rate from some 256 MiB on.
 constexpr int64_t kDeviceProbeBytes = int64_t{1} << 30;
 
 absl::StatusOr<double> MeasureMemcpy(int num_threads) {
-  const int64_t bytes = kCopyBytesPerThread * num_threads;
+  const int64_t share = CopyBytesOfAThread(num_threads);
+  const int64_t bytes = share * num_threads;
   WEFT_ASSIGN_OR_RETURN(
       const std::unique_ptr<memory::Buffer> src,
       memory::Buffer::Allocate(memory::MemoryKind::kShared, bytes));
@@ -32,9 +35,8 @@ absl::StatusOr<double> MeasureMemcpy(int num_threads) {
     std::vector<std::thread> threads;
     for (int t = 0; t < num_threads; ++t) {
       threads.emplace_back([&, t] {
-        const int64_t at = t * kCopyBytesPerThread;
-        std::memcpy(dst->data() + at, src->data() + at,
-                    static_cast<size_t>(kCopyBytesPerThread));
+        std::memcpy(dst->data() + t * share, src->data() + t * share,
+                    static_cast<size_t>(share));
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -130,6 +132,10 @@ absl::StatusOr<Bound> MeasureBound(
 }
 
 }  // namespace
+
+int64_t CopyBytesOfAThread(int num_threads) {
+  return std::min(kMostCopyBytesOfAThread, kMostCopyBytes / num_threads);
+}
 
 absl::Status RaiseBound(absl::Span<const std::unique_ptr<SourceLink>> links,
                         const execute::ExecuteOptions& options, int device,

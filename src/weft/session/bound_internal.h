@@ -2,6 +2,7 @@
 #ifndef WEFT_SESSION_BOUND_INTERNAL_H_
 #define WEFT_SESSION_BOUND_INTERNAL_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,6 +18,10 @@ struct Bound {
   double bytes_per_second = 0;  // 0 = not known
   std::string name;
 };
+
+// What each thread of a measurement by memcpy reads and writes: together half
+// a GiB each way at most, however many there are.
+int64_t CopyBytesOfAThread(int num_threads);
 
 // `device`: the GPU of this rank's memory, or memory::kHostMemory. Mapped
 // links: memcpy between two buffers larger than the caches, with as many
