@@ -21,6 +21,7 @@ constexpr std::chrono::milliseconds kNoticeStop(300);
 
 struct EventsArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
   std::string model;
   std::optional<uint64_t> since;
   bool follow = false;
@@ -42,7 +43,8 @@ void PrintPage(const catalog::EventPage& page, bool json) {
 }
 
 absl::Status Events(const EventsArgs& args) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   catalog::EventQuery query;
   query.from = args.since ? *args.since + 1 : 0;
   query.model = args.model;
@@ -83,6 +85,7 @@ void AddEvents(CLI::App& app, int* exit_code) {
   command
       ->add_option("--timeout", args->timeout_seconds, "seconds for an answer")
       ->capture_default_str();
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "one JSON object a line");
   command->callback([args, exit_code] {
     BlockStopSignals();

@@ -24,6 +24,7 @@ constexpr std::chrono::seconds kRedraw(2);
 
 struct StatusArgs {
   std::string catalog = kDefaultCatalog;
+  catalog::ClientAccess access;
   std::string model;
   bool watch = false;
   bool all = false;
@@ -72,7 +73,8 @@ absl::Status Watch(const StatusArgs& args, catalog::CatalogStore& store,
 }
 
 absl::Status Status(const StatusArgs& args) {
-  WEFT_ASSIGN_OR_RETURN(const auto store, ConnectCatalog(args.catalog));
+  WEFT_ASSIGN_OR_RETURN(const auto store,
+                        ConnectCatalog(args.catalog, args.access));
   WEFT_ASSIGN_OR_RETURN(CatalogView view,
                         LookAtCatalog(*store, args.model, args.deadline()));
   if (args.watch) return Watch(args, *store, std::move(view));
@@ -100,6 +102,7 @@ void AddStatus(CLI::App& app, int* exit_code) {
   command
       ->add_option("--timeout", args->timeout_seconds, "seconds for an answer")
       ->capture_default_str();
+  AddAccessOptions(*command, args->access);
   command->add_flag("--json", args->json, "one JSON object");
   command->callback([args, exit_code] {
     BlockStopSignals();

@@ -105,6 +105,11 @@ def test_a_refit_through_tls_certificates_and_tokens(
     assert {json.loads(line)["owner"] for line in workers.splitlines()} == {
         "trainer", "engine"}
 
+    for command in ("status", "events"):
+        seen = weft(command, "--catalog", catalog, *secured.words("viewer"))
+        assert seen.returncode == 0, seen.stderr
+        assert "run:0:1" in seen.stdout
+
     # An engine's token publishes nothing, and a viewer's fetches nothing.
     wrong = publish(start, catalog, checkpoint, "hf", 0,
                     **secured.client("engine"))
