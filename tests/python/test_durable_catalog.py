@@ -162,3 +162,15 @@ def test_a_store_that_is_not_there(weft):
         result = weft("catalog", "--listen", "127.0.0.1:0", "--store", url)
         assert result.returncode == 1
         assert url in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_redis_with_a_password_says_where_it_goes(weft, redis):
+    with socket.create_connection(("127.0.0.1", redis.port)) as wire:
+        wire.sendall(b"CONFIG SET requirepass secret\r\n")
+        assert wire.recv(100) == b"+OK\r\n"
+    done = weft("catalog", "--listen", "127.0.0.1:0", "--store", redis.url)
+    assert done.returncode == 1
+    assert "WEFT_REDIS_PASSWORD" in done.stderr
+    done = weft("catalog", "--listen", "127.0.0.1:0", "--store",
+                redis.url + " x")
+    assert "has a character outside [A-Za-z0-9._/-]" in done.stderr

@@ -64,7 +64,8 @@ absl::StatusOr<RedisAddress> ParseRedisUrl(std::string_view url) {
   if (const size_t slash = rest.find('/'); slash != std::string_view::npos) {
     const std::string prefix(rest.substr(slash + 1));
     if (!prefix.empty()) {
-      if (!CheckName("prefix", prefix).ok()) return wrong("bad prefix");
+      const absl::Status name = CheckName("prefix", prefix);
+      if (!name.ok()) return wrong(std::string(name.message()));
       address.prefix = prefix;
     }
     rest = rest.substr(0, slash);

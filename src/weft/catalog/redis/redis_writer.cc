@@ -32,8 +32,10 @@ int64_t WallMicroseconds() {
 }  // namespace
 
 absl::Status RefusedBy(const RedisAddress& address, const RedisReply& error) {
-  const std::string message =
-      absl::StrCat("redis at ", address.Name(), " refuses: ", error.text);
+  const std::string message = absl::StrCat(
+      "redis at ", address.Name(), " refuses: ", error.text,
+      error.text.rfind("NOAUTH", 0) == 0 ? " Give it in WEFT_REDIS_PASSWORD"
+                                         : "");
   return error.text.rfind("OOM", 0) == 0 || error.text.rfind("MISCONF", 0) == 0
              ? absl::ResourceExhaustedError(message)
              : absl::InternalError(message);

@@ -113,7 +113,8 @@ absl::Status CatalogState::CheckMesh(const Model& model,
         "rank ", info.rank, " of ", NameEpoch(info.run_id, info.epoch),
         " of model \"", info.model, "\" has a live publisher: worker \"",
         slot->second.worker_id, "\", process ", holder->record.info.process_id,
-        " on host \"", holder->record.info.host_id, "\""));
+        " on host \"", holder->record.info.host_id,
+        "\"; end it first, or publish under a larger epoch"));
   }
   base::FaultList faults;
   if (info.num_ranks != current.num_ranks) {

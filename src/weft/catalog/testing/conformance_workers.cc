@@ -147,6 +147,7 @@ TEST_P(StoreConformanceTest, OnePublisherPerRank) {
   const absl::Status status = Register(PublisherInfo(0, 2)).status();
   EXPECT_EQ(status.code(), StatusCode::kAlreadyExists);
   EXPECT_NE(status.message().find("rank 0"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("larger epoch"), std::string::npos) << status;
   EXPECT_EQ(first.attachment->Health(), absl::OkStatus());
   first.attachment.reset();
   EXPECT_FALSE(FindWorker(first.id()).alive);
