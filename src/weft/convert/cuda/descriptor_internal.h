@@ -13,6 +13,8 @@
 
 namespace weft::convert::cuda {
 
+// What a warp reads or writes at once, and a packet on a link.
+inline constexpr int kLineBytes = 128;
 // Bytes of a tile of contiguous rows, and threads that share a tile.
 inline constexpr int64_t kRowTileBytes = 32768;
 inline constexpr int kGroupThreads = 256;

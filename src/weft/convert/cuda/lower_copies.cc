@@ -25,8 +25,6 @@ constexpr int64_t kMostPieceRuns = 64;
 constexpr int64_t kLeastSide = 8;
 // Rows of a band of tiles: 1 KiB of 2-byte elements at the source.
 constexpr int64_t kBandRows = 8 * kTransposeSide;
-// Bulk pieces end at whole lines of the destination, which are packets.
-constexpr int64_t kLineBytes = 128;
 // The runtime refuses larger pitches.
 constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
 
@@ -443,7 +441,8 @@ bool IsBulk(const Piece& piece) {
          piece.bytes >= kLeastBulkBytes;
 }
 
-// Fills tiles one after another, and cuts pieces where a tile ends.
+// Fills tiles one after another, and cuts pieces where a tile ends, at whole
+// lines of the destination.
 class BulkPacker {
  public:
   explicit BulkPacker(Lowered& lowered) : lowered_(lowered) {}

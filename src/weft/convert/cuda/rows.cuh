@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "weft/convert/cuda/descriptor_internal.h"
 #include "weft/convert/cuda/element.cuh"
 #include "weft/convert/cuda/walk.cuh"
 
@@ -63,8 +64,6 @@ __device__ __forceinline__ uint4 LoadAny16(const std::byte* src,
   }
   return data;
 }
-
-inline constexpr int kLineBytes = 128;
 
 __device__ __forceinline__ uint32_t LinePhase(const std::byte* dst) {
   return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(dst) % kLineBytes);
