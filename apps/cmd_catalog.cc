@@ -13,6 +13,7 @@
 #include "console.h"
 #include "endpoints.h"
 #include "event_feed.h"
+#include "open_files.h"
 #include "option_checks.h"
 #include "weft/base/log.h"
 #include "weft/base/status.h"
@@ -27,6 +28,8 @@ namespace {
 constexpr int kDefaultHttpPort = 6471;
 // Per client; a warm refit takes two.
 constexpr double kDefaultCalls = 20'000;
+// A fleet that one catalog is meant for has this many workers.
+constexpr int64_t kFewFiles = 5'000;
 // Where events are only counted, for who looks at the metrics.
 constexpr std::chrono::milliseconds kCountEvery(50);
 
@@ -210,6 +213,12 @@ int RunCatalog(const CatalogArgs& args) {
   const absl::Status started = StartAll(args, host, store->get(), running);
   if (!started.ok()) return Fail("catalog", started, args.json);
   PrintListening(args, running);
+  if (const int64_t files = OpenFileLimit(); files < kFewFiles) {
+    base::Log(base::LogLevel::kWarning,
+              absl::StrCat("this process may open ", files,
+                           " files, and each worker is one: raise ulimit -n "
+                           "before that many come"));
+  }
   WaitForStopSignal();
   running.modelexpress.reset();
   running.http.reset();

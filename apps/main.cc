@@ -11,6 +11,7 @@
 #include "commands.h"
 #include "console.h"
 #include "one_ucx.h"
+#include "open_files.h"
 #include "version.h"
 
 namespace {
@@ -26,6 +27,7 @@ int main(int argc, char** argv) {
   // Before anything else, since it may start the program once more.
   const absl::Status one_ucx = weft::apps::KeepOneUcx(argc, argv);
   if (!one_ucx.ok()) return weft::apps::Fail("weft", one_ucx);
+  weft::apps::RaiseOpenFileLimit();
   // What goes wrong is said once, by the command.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   // Debian builds Abseil for debugging: each lock that gRPC takes is entered

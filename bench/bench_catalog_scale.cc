@@ -8,7 +8,6 @@
 //   catalog/workers-memory      its resident memory then
 #include "bench_catalog_scale.h"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -198,11 +197,6 @@ void PrintOne(const std::string& name, double value, const std::string& unit,
 }  // namespace
 
 absl::Status BenchCatalogAtScale(const BenchOptions& options) {
-  // Connections, and gRPC's own descriptors.
-  rlimit files{};
-  getrlimit(RLIMIT_NOFILE, &files);
-  files.rlim_cur = files.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &files);
   WEFT_ASSIGN_OR_RETURN(
       const auto server,
       apps::ChildProcess::Start(
