@@ -19,6 +19,8 @@ from weft.torch.source import (DTYPE_NAMES, Faults, UnsupportedTensors,
 # Megatron calls them zero-centred: the checkpoint's are so too.
 ZERO_CENTRED = ("Gemma2ForCausalLM", "Gemma3ForCausalLM",
                 "Qwen3NextForCausalLM")
+# Families whose head is the embedding where the config does not say.
+TIED_UNLESS_TOLD = ("Gemma2ForCausalLM", "Gemma3ForCausalLM")
 
 
 def add_by_recipe(placement: Placement, live: Mapping[str, torch.Tensor],
@@ -93,8 +95,8 @@ def _spec(placement: Placement, live: Mapping[str, torch.Tensor],
     for key in ("embedding", "loss"):
         if getattr(settings, f"account_for_{key}_in_pipeline_split", False):
             keys.append(f"{key}_in_split=1")
-    if vocab_rows is not None:
-        keys.append(f"vocab_divisor={vocab_rows}")
+    # A stage without a table need not know how far the others pad theirs.
+    keys.append(f"vocab_divisor={vocab_rows or 1}")
     fused_norms = any(".layer_norm_weight" in name for name in live)
     if not fused_norms:
         keys.append("impl=local")

@@ -11,8 +11,9 @@ from torch.distributed.tensor import DTensor
 
 from weft.layout import Placement
 from weft.megatron import rules
-from weft.megatron.by_recipe import ZERO_CENTRED, add_by_recipe
+from weft.megatron.by_recipe import TIED_UNLESS_TOLD, ZERO_CENTRED, add_by_recipe
 from weft.megatron.family import Decoder, decoder_of, is_known
+from weft.megatron.settings import Meaning, check_settings
 from weft.torch.modules import local_tensor, published_tensors
 from weft.torch.source import (DTYPE_NAMES, Faults, Source, UnsupportedTensors,
                                storage_fault, stored_tensor)
@@ -54,7 +55,9 @@ def source(model_chunks: nn.Module | Sequence[nn.Module],
             raise UnsupportedTensors(str(error)) from None
         at, deal = _cuts()
         for chunk, prefix in _with_prefixes(chunks):
-            _check_settings(chunk, prefix, model, faults)
+            check_settings(chunk, prefix, Meaning(
+                model.tied, model.Hq, model.G, is_zero_centred=False,
+                layers=model.L), faults)
             _add_chunk(placement, held, faults, chunk, prefix, model, at, deal)
     else:
         held = _add_by_recipe(placement, faults, chunks, values)
@@ -74,17 +77,16 @@ def _add_by_recipe(placement: Placement, faults: Faults,
         raise UnsupportedTensors(
             f'hf_config of model_type "{values.get("model_type")}" has no '
             f"architectures, by which recipes are found")
+    _check_expert_grid(faults)
+    heads = values.get("num_attention_heads")
+    tied = values.get("tie_word_embeddings")
+    meaning = Meaning(
+        architecture in TIED_UNLESS_TOLD if tied is None else bool(tied),
+        heads, values.get("num_key_value_heads") or heads,
+        is_zero_centred=architecture in ZERO_CENTRED)
     live = {}
     for chunk, prefix in _with_prefixes(chunks):
-        is_centred = bool(getattr(chunk.config,
-                                  "layernorm_zero_centered_gamma", False))
-        if is_centred != (architecture in ZERO_CENTRED):
-            faults.add(f"{prefix}config has layernorm_zero_centered_gamma="
-                       f"{is_centred}, which is not how {architecture} keeps "
-                       f"its norms")
-        if getattr(chunk.config, "moe_mlp_glu_interleave_size", None):
-            faults.add(f"{prefix}config has moe_mlp_glu_interleave_size, which "
-                       f"mixes gate and up")
+        check_settings(chunk, prefix, meaning, faults)
         live |= {prefix + name: tensor for name, tensor in
                  published_tensors(chunk).items()}
     tables = [tensor.shape[0] for name, tensor in live.items() if name.endswith(
@@ -157,27 +159,26 @@ def _cuts() -> tuple[rules.Rank, rules.Deal]:
     return at, deal
 
 
-def _check_settings(chunk: nn.Module, prefix: str, model: Decoder,
-                    faults: Faults) -> None:
-    """Settings that change what the values mean and not only their shapes."""
-    config = chunk.config
-    if getattr(config, "layernorm_zero_centered_gamma", False):
-        faults.add(f"{prefix}config has layernorm_zero_centered_gamma, so its "
-                   f"norms hold the checkpoint's weights less 1, which is "
-                   f"arithmetic and not a layout")
-    if config.num_layers != model.L:
-        faults.add(f"{prefix}config has num_layers={config.num_layers} but "
-                   f"hf_config has num_hidden_layers={model.L}")
-    shares = bool(getattr(chunk, "share_embeddings_and_output_weights", False))
-    if shares != model.tied:
-        faults.add(f"{prefix}share_embeddings_and_output_weights is {shares} "
-                   f"but hf_config has tie_word_embeddings={model.tied}")
-    groups = getattr(config, "num_query_groups", None)
-    groups = groups or config.num_attention_heads
-    if (config.num_attention_heads, groups) != (model.Hq, model.G):
-        faults.add(f"{prefix}config has {config.num_attention_heads} heads in "
-                   f"{groups} query groups but hf_config has "
-                   f"{model.Hq} in {model.G}")
+def _check_expert_grid(faults: Faults) -> None:
+    """Recipes count the ranks of a stage with etp fastest, then ep; a training
+    may have been told to count them otherwise."""
+    state = parallel_state
+    number = (state.get_tensor_model_parallel_rank()
+              + state.get_tensor_model_parallel_world_size()
+              * (state.get_context_parallel_rank()
+                 + state.get_context_parallel_world_size()
+                 * state.get_data_parallel_rank()))
+    etp = state.get_expert_tensor_parallel_world_size()
+    ep = state.get_expert_model_parallel_world_size()
+    expected = {"etp": number % etp, "ep": number // etp % ep}
+    found = {"etp": state.get_expert_tensor_parallel_rank(),
+             "ep": state.get_expert_model_parallel_rank()}
+    for axis in ("etp", "ep"):
+        if found[axis] != expected[axis]:
+            faults.add(f"this rank is number {found[axis]} of {axis} and would "
+                       f"be {expected[axis]} in the order of recipes; "
+                       f"initialize_model_parallel with order="
+                       f'"tp-cp-ep-dp-pp", its default')
 
 
 def _add_chunk(placement: Placement, held: dict[str, torch.Tensor],

@@ -1,6 +1,8 @@
 """The layouts of Megatron-Core: real models have the tensors that the oracle
 and `weft shard` name, in those shapes, in the layers that they say."""
 
+import functools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -109,6 +111,76 @@ def test_families_of_recipes_are_published(kind, degrees, tmp_path):
     expected = {name: torch.from_numpy(tensor.bits.copy()).view(torch.float32)
                 for name, tensor in checkpoint(config).items()}
     assert_same(assemble(ranks, may_have_holes=True), expected)
+
+
+def test_a_stage_without_a_vocabulary_needs_no_divisor(tmp_path):
+    config = CONFIGS["glm4_moe"] | {"model_type": "glm4_moe", "vocab_size": 37}
+    spec = ("megatron:tp=2,pp=4,ep=2,etp=1,vocab_divisor=32,impl=local,"
+            "experts=sequential")
+    ranks = run_ranks(source_of_rank, 8, tmp_path, config, spec)
+    expected = {name: torch.from_numpy(tensor.bits.copy()).view(torch.float32)
+                for name, tensor in checkpoint(config).items()}
+    assert_same(assemble(ranks, may_have_holes=True), expected)
+
+
+def settings_faults(config):
+    """{setting: the message}, where all shapes and names fit."""
+    spec = "megatron:pp=2,impl=local,experts=sequential"
+    (chunk,) = filled_chunks(config, spec, torch.distributed.get_rank())
+    messages = {}
+
+    def refuse(what, hf_config):
+        with pytest.raises(weft.megatron.UnsupportedTensors) as caught:
+            weft.megatron.source([chunk], hf_config)
+        messages[what] = str(caught.value)
+
+    if chunk.post_process:  # the head has its name, tied or not
+        refuse("tied", config | {"tie_word_embeddings": True})
+    refuse("heads", config | {"num_attention_heads": 8, "head_dim": 2,
+                              "num_key_value_heads": 4})
+    for setting in ("rotary_interleaved", "moe_mlp_glu_interleave_size"):
+        setattr(chunk.config, setting, 2)
+        refuse(setting, config)
+        setattr(chunk.config, setting, 0)
+    weft.megatron.source([chunk], config)
+    return messages
+
+
+@pytest.mark.parametrize("kind", ["glm4_moe", "qwen3_moe"])
+def test_settings_that_change_the_meaning_are_refused(kind, tmp_path):
+    config = CONFIGS[kind] | {"model_type": kind}
+    if kind == "glm4_moe":  # a norm of a head would tell its width
+        config |= {"use_qk_norm": False}
+    ranks = run_ranks(settings_faults, 2, tmp_path, config)
+    for messages in ranks:
+        assert ("config has 4 heads in 2 query groups but hf_config has 8 in 4"
+                in messages["heads"])
+        for setting in ("rotary_interleaved", "moe_mlp_glu_interleave_size"):
+            assert f"config has {setting}" in messages[setting]
+    assert ("share_embeddings_and_output_weights is False but hf_config has "
+            "tie_word_embeddings=True") in ranks[1]["tied"]
+
+
+def other_order_of_ranks(config, spec):
+    """The message, or None: data-parallel neighbours share their experts."""
+    families.parallel_state.initialize_model_parallel = functools.partial(
+        families.parallel_state.initialize_model_parallel,
+        order="tp-cp-dp-ep-pp")
+    chunks = families.build(config, spec)
+    try:
+        weft.megatron.source(chunks, config)
+    except weft.megatron.UnsupportedTensors as error:
+        return str(error)
+    return None
+
+
+def test_experts_that_are_dealt_out_in_another_order_are_refused(tmp_path):
+    config = CONFIGS["deepseek_v3"] | {"model_type": "deepseek_v3"}
+    spec = "megatron:dp=4,ep=2,impl=local,experts=sequential"
+    said = run_ranks(other_order_of_ranks, 4, tmp_path, config, spec)
+    assert said[0] is None and said[3] is None
+    assert "number 0 of ep and would be 1" in said[1]
+    assert "number 1 of ep and would be 0" in said[2]
 
 
 def faults_of_rank(config):
