@@ -14,6 +14,8 @@ from oracle_values import (Bits, Illegal, concat, even, neg_exp, padded_rows,
 # Models that leave the vocabulary and the last norm out of no stage.
 _ON_EVERY_STAGE = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss",
                    "nemotron_h", "qwen3_next", "gemma2", "gemma3")
+# Models that never share the embedding with the head, which stays unset then.
+_NEVER_TIED = (*LATENT, "glm4_moe", "gpt_oss", "nemotron_h", "qwen3_next")
 # Models that cut no shared expert where tokens are cut over the ranks.
 _SEQUENCE_PARALLEL = (*LATENT, "qwen3_next", "nemotron_h")
 
@@ -125,8 +127,13 @@ def _check(m, at, keys):
         raise Illegal("kv heads")
     if m.family == "gpt_oss":
         world = at.tp * at.pp * keys.get("dp", 1)
-        if m.G % at.tp or m.experts.width % world:
+        if (m.G % at.tp or m.experts.width % world
+                or m.experts.count % keys.get("ep", 1)):
             raise Illegal("heads or experts of gpt_oss")
+    if m.tied and m.family in _NEVER_TIED:
+        raise Illegal("a head that nothing fills")
+    if m.family == "qwen2_moe" and not m.qkv_bias:
+        raise Illegal("biases that nothing fills")
     if m.has_dense_layer:
         even(m.I, at.tp, 0)
     if m.experts:

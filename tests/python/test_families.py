@@ -43,6 +43,27 @@ def test_sglang_is_the_oracles(weft, tmp_path, family, case):
             family_cases.random_sglang_spec, 3)
 
 
+@pytest.mark.parametrize("family,changes,spec,said", [
+    ("deepseek_v3", {"tie_word_embeddings": True}, "vllm",
+     "tie_word_embeddings=true: vLLM does not tie"),
+    ("nemotron_h", {"tie_word_embeddings": True}, "vllm",
+     "tie_word_embeddings=true: vLLM does not tie"),
+    ("gpt_oss", {"num_local_experts": 4}, "vllm:dp=3,ep=3",
+     "ep=3 does not divide the 4 experts"),
+    ("qwen2_moe", {"qkv_bias": False}, "vllm", "qkv_bias=false: vLLM gives"),
+])
+def test_what_vllm_leaves_unset_is_refused(weft, tmp_path, family, changes,
+                                           spec, said):
+    """Seen in a real vLLM 0.32: it loads such models without an error, with
+    parameters that nobody filled or experts in the wrong places."""
+    config = family_cases.random_config(
+        random_of(family, 13000, 0), family) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = weft("plan", "--config", tmp_path, "--from", "hf", "--to", spec)
+    assert result.returncode == 1
+    assert said in result.stderr
+
+
 def legal_case(rng, family, specs):
     """A random model that all of the layouts take: (config, tensors). The
     made-up steps of a trainer change values in the file's own dtypes."""
