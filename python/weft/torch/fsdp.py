@@ -14,7 +14,8 @@ from weft.torch import source as _source
 from weft.torch.dtensor import pieces_of
 from weft.torch.mesh import position_of
 from weft.torch.modules import local_tensor, published_tensors
-from weft.torch.names import CheckpointNames
+from weft.torch.names import CheckpointNames, is_in_tables, plain_name
+from weft.torch.saved import saved_windows
 from weft.torch.windows import Piece, Window, add_fragments, whole_pieces
 
 # A tensor, or a block of one: the tensor, the box of the checkpoint tensor
@@ -41,16 +42,16 @@ def fsdp2(module: nn.Module, config: object | None = None) -> _source.Source:
     named = published_tensors(module)
     try:
         _refuse_flat_parameters(module)
+        _refuse_adapters(named)
         position = position_of(module, named.values())
-        names = CheckpointNames(_config_of(module) if config is None
-                                else config)
+        windows_of = _windows_of(module, config, named)
     except ValueError as error:
         raise _source.UnsupportedTensors(str(error)) from None
     placement = Placement(*position)
     held = {}
     for name, tensor in named.items():
         _add(placement, held, faults, name, tensor,
-             lambda shape, name=name: names.windows(name, shape))
+             lambda shape, name=name: windows_of(name, shape))
     faults.raise_if_any()
     return _source.Source(
         placement, held,
@@ -87,10 +88,26 @@ def tensors(mapping: Mapping[str, torch.Tensor | Block],
 
 
 def _unwrap(module: nn.Module) -> nn.Module:
-    """What DistributedDataParallel wraps, or the module."""
-    if isinstance(module, nn.parallel.DistributedDataParallel):
-        return module.module
-    return module
+    """What DistributedDataParallel wraps, perhaps compiled, or the module."""
+    inner = module
+    while True:
+        inner = inner._modules.get("_orig_mod", inner)
+        if not isinstance(inner, (nn.parallel.DistributedDataParallel,
+                                  nn.DataParallel)):
+            return module
+        module = inner = inner.module
+
+
+def _refuse_adapters(named: Mapping[str, object]) -> None:
+    # A file of the model has neither their names nor, unmerged, their values.
+    adapters = [name for name in named
+                if ".base_layer." in name or ".lora_" in name]
+    if adapters:
+        raise ValueError(
+            f'{len(adapters)} tensors belong to layers with adapters, among '
+            f'them "{adapters[0]}"; merge them (merge_and_unload of PEFT) and '
+            f"publish the model that comes out, or give the tensors that the "
+            f"checkpoint has to weft.torch.tensors")
 
 
 def _refuse_flat_parameters(module: nn.Module) -> None:
@@ -100,6 +117,22 @@ def _refuse_flat_parameters(module: nn.Module) -> None:
     if flat:
         raise ValueError(f"FSDP1 (FullyShardedDataParallel) is not supported, "
                          f"use fully_shard: {', '.join(flat)}")
+
+
+def _windows_of(module: nn.Module, config: object | None,
+                named: Mapping[str, torch.Tensor]
+                ) -> Callable[[str, Sequence[int]], list[Window]]:
+    """The checkpoint tensors in a tensor of a name and shape: by our tables
+    where they know the family or the user names one, else by transformers."""
+    if config is None:
+        config = _config_of(module)
+        if not is_in_tables(config):
+            saved = saved_windows(
+                module._modules.get("_orig_mod", module),
+                {plain_name(name): t.shape for name, t in named.items()})
+            if saved is not None:
+                return lambda name, shape: saved[plain_name(name)]
+    return CheckpointNames(config).windows
 
 
 def _config_of(module: nn.Module) -> object | None:

@@ -55,6 +55,12 @@ def plain_name(name: str) -> str:
     return name
 
 
+def is_in_tables(config: object | None) -> bool:
+    """Whether the family's stacks of experts are known here."""
+    kind = _model_type_of(config)
+    return kind in _STACKED or kind in _STACKED_IN_FILES
+
+
 class CheckpointNames:
     """The rule of one model. ValueError if the model's family is known to
     rename its tensors in files, in a way that is not known here."""

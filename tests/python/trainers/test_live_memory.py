@@ -121,6 +121,36 @@ def test_wrappers_leave_no_trace_in_names(tmp_path):
                 tiny_models.checkpoint("mixtral", tmp_path))
 
 
+def compiled_replicas_rank():
+    """How a compiled DistributedDataParallel is published, also around a
+    compiled module."""
+    from torch.nn.parallel import DistributedDataParallel
+    model = DistributedDataParallel(torch.compile(tiny_models.build("mixtral")))
+    return rank_of(weft.torch.fsdp2(torch.compile(model)))
+
+
+def test_compiled_replicas_leave_no_trace_in_names(tmp_path):
+    ranks = run_ranks(compiled_replicas_rank, 2, tmp_path)
+    assert_same(assemble(ranks), tiny_models.checkpoint("mixtral", tmp_path))
+
+
+def test_layers_with_adapters_are_refused():
+    """As PEFT puts them around a linear layer, whose own weight is not what the
+    model multiplies with."""
+    model = tiny_models.build("qwen2")
+    attention = model.model.layers[1].self_attn
+    layer = torch.nn.Module()
+    layer.base_layer = attention.q_proj
+    layer.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(12, 2)})
+    layer.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(2, 16)})
+    attention.q_proj = layer
+    with pytest.raises(weft.torch.UnsupportedTensors) as caught:
+        weft.torch.fsdp2(model)
+    assert str(caught.value).startswith(
+        '6 tensors belong to layers with adapters, among them "model.layers.1.'
+        'self_attn.q_proj.base_layer.weight"; merge them (merge_and_unload')
+
+
 def test_tied_weights_appear_once_under_the_first_name():
     source = weft.torch.fsdp2(tiny_models.build("llama-tied"))
     names = [t.name for t in source.placement.tensors]
