@@ -128,7 +128,8 @@ def _check(m, at, keys):
     if m.family == "gpt_oss":
         world = at.tp * at.pp * keys.get("dp", 1)
         if (m.G % at.tp or m.experts.width % world
-                or m.experts.count % keys.get("ep", 1)):
+                or m.experts.count % keys.get("ep", 1)
+                or {"eplb", "redundant", "placement"} & keys.keys()):
             raise Illegal("heads or experts of gpt_oss")
     if m.tied and m.family in _NEVER_TIED:
         raise Illegal("a head that nothing fills")

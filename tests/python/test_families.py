@@ -50,6 +50,8 @@ def test_sglang_is_the_oracles(weft, tmp_path, family, case):
      "tie_word_embeddings=true: vLLM does not tie"),
     ("gpt_oss", {"num_local_experts": 4}, "vllm:dp=3,ep=3",
      "ep=3 does not divide the 4 experts"),
+    ("gpt_oss", {"num_local_experts": 4}, "vllm:dp=2,ep=2,redundant=2",
+     "vLLM places the experts of GPT-OSS in one way only"),
     ("qwen2_moe", {"qkv_bias": False}, "vllm", "qkv_bias=false: vLLM gives"),
 ])
 def test_what_vllm_leaves_unset_is_refused(weft, tmp_path, family, changes,

@@ -30,8 +30,9 @@ def fsdp2(module: nn.Module, config: object | None = None) -> _source.Source:
     FSDP2 (any dimension, uneven, empty), of HSDP, of DTensor tensor
     parallelism and of both, and plain tensors, which are whole on every rank
     (DistributedDataParallel, or parameters that FSDP2 was told to ignore).
-    `config` says how the family names its tensors in files (a transformers
-    config or its dict); by default it is the module's own.
+    How files name and stack them is known for some families, and asked of
+    transformers for its other models; `config` (one of transformers or its
+    dict) says the family in place of the module's own.
 
     Raises UnsupportedTensors with all faults at once: partial placements,
     meta tensors, local tensors that are not contiguous, tensor subclasses,

@@ -210,7 +210,7 @@ inline std::vector<Family> SmallFamilies() {
        gqa + R"(, "num_local_experts": 4, "attention_bias": true)",
        {},
        {"hf", "fsdp:shard=4,ep=2", "vllm:tp=2,pp=2", "vllm:tp=2,dp=2,ep=4",
-        "vllm:tp=2,ep=2,redundant=1", "megatron:tp=2,etp=1,vocab_divisor=1",
+        "vllm:dp=2,ep=2", "megatron:tp=2,etp=1,vocab_divisor=1",
         "megatron:tp=2,etp=1,experts=sequential,vocab_divisor=1",
         "megatron:tp=2,dp=2,pp=2,vpp=2,ep=4,etp=1,vocab_divisor=1",
         "sglang:tp=2"}},
