@@ -190,21 +190,28 @@ def test_packed_experts():
 
 
 def dealt(config, spec, ranks):
-    """The experts of each rank, by the first element of each."""
+    """The experts of each rank, each of which is filled with its number."""
+    tensors = numbered(config)
+    for name, tensor in tensors.items():
+        if ".experts." in name:
+            tensor.bits[...] = int(name.split(".experts.")[1].split(".")[0])
     found = []
     for rank in range(ranks):
-        held = oracle.shard(config, numbered(config), spec, rank)
-        (name,) = [n for n in held if n.endswith("w13_bias")]
-        assert len(held[name].bits) == len(
-            held[name.replace("w13_bias", "w2_weight")].bits)
-        found.append((held[name.replace("w13_bias", "w13_weight")
-                           ].bits[:, 0, 0] // 10000).tolist())
+        held = oracle.shard(config, tensors, spec, rank)
+        first, second = (held[f"model.layers.0.mlp.experts.routed_experts.{n}"]
+                         .bits[:, 0, 0].tolist()
+                         for n in ("w13_weight", "w2_weight"))
+        assert first == second
+        found.append(first)
     return found
 
 
 def test_experts_are_placed(tmp_path):
-    config = TINY_OSS | {"num_local_experts": 10, "num_attention_heads": 8,
-                         "num_key_value_heads": 4}
+    config = {k: v for k, v in TINY_OSS.items() if k != "num_local_experts"} | {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
+        "num_experts": 10, "moe_intermediate_size": 4,
+        "attention_bias": False, "num_attention_heads": 8,
+        "num_key_value_heads": 4}
     runs = [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9]]
     assert dealt(config, "vllm:tp=4,ep=4", 4) == runs
     # Only models that choose groups of experts first can deal them in turn.
@@ -214,7 +221,7 @@ def test_experts_are_placed(tmp_path):
         [0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"physical_to_logical": [0, 1, 2, 3, 0, 1]}))
-    config = config | {"num_local_experts": 4, "num_attention_heads": 3,
+    config = config | {"num_experts": 4, "num_attention_heads": 3,
                        "num_key_value_heads": 3, "intermediate_size": 6,
                        "vocab_size": 192}
     for spec in (f"vllm:tp=3,ep=3,eplb={table}", "vllm:tp=3,ep=3,redundant=2"):
