@@ -40,11 +40,13 @@ def needs_network():
     for program in ("ip", "unshare"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
-    probe = subprocess.run(["ip", "netns", "add", "weftprobe"],
+    # Of this process: another run may ask at the same moment.
+    name = f"weft{os.getpid()}probe"
+    probe = subprocess.run(["ip", "netns", "add", name],
                            capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         return f"network namespaces are not allowed: {probe.stderr.strip()}"
-    sh("ip", "netns", "del", "weftprobe")
+    sh("ip", "netns", "del", name)
     return None
 
 
@@ -113,7 +115,7 @@ class BadLink:
     def close(self):
         self.child.stdin.close()
         try:
-            assert self.child.wait(10) == 0, "the link has failed"
+            assert self.child.wait(PATIENCE) == 0, "the link has failed"
         finally:
             self.child.kill()
             self.child.stdout.close()
