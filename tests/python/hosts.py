@@ -18,7 +18,8 @@ import pytest
 
 import link
 from conftest import BINARY, SEED
-from test_processes import CONFIG, PATIENCE, Process, listing, publish
+from test_processes import (
+    CALL_SECONDS, CONFIG, PATIENCE, Process, listing, publish)
 
 NETWORK = "10.213.77"
 TRAINERS = "megatron:pp=2"
@@ -256,7 +257,7 @@ class Fleet:
         return publish(self.trainer_hosts[rank].start, self.catalog,
                        self.checkpoint, TRAINERS, rank, version=version)
 
-    def engine(self, index, timeout=20):
+    def engine(self, index, timeout=CALL_SECONDS):
         """One that the catalog knows: links may become bad now."""
         before = self._receivers()
         engine = self.engine_hosts[index].start(

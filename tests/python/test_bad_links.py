@@ -2,7 +2,7 @@
 
 import os
 import random
-import threading
+import time
 
 import pytest
 
@@ -12,6 +12,9 @@ from hosts import (  # noqa: F401  (two are fixtures)
 from test_processes import assert_holds
 
 LAYOUT = "vllm:tp=1"
+# A catalog asks every 10 s for a sign of life, and waits 10 s for it; the last
+# question may be older than the silence by what an answer takes.
+NOT_GIVEN_UP_SECONDS = 9
 NUM_CUTS = int(os.environ.get("WEFT_TEST_CUTS", 1))
 
 
@@ -27,16 +30,17 @@ def step_and_refit(weft, fleet, number, out):  # noqa: F811
         assert_holds(weft, engine, fleet.checkpoint, LAYOUT, 0, number, out)
 
 
-def heal(engine, attempts=5):
-    """A refit after a cut: TCP sends again what was lost in steps that double,
-    so that the first deadlines may pass before it does."""
-    for _ in range(attempts):
+def heal(engine):
+    """A refit of an engine with a short deadline, after a cut: TCP sends again
+    what was lost in steps that double, so that the first deadlines may pass before
+    it does. Or the first refit, which connects."""
+    def once():
         engine.say("refit")
         event = engine.event()
-        if event["event"] == "refitted":
-            return
-        assert event["event"] == "failed", event
-    raise AssertionError(event)
+        assert event["event"] in ("refitted", "failed"), event
+        return event
+
+    until(once, lambda event: event["event"] == "refitted")
 
 
 def leases(fleet):
@@ -70,35 +74,39 @@ def test_receivers_share_a_narrow_link(weft, net, checkpoint,  # noqa: F811
     for engine in fleet.engines:
         refit(engine)
     fleet.step(1)
-    for host in fleet.trainer_hosts:
-        host.trouble(rate=1.5e6)
+    rate = 1.5e6
+    sent = [host.trouble(rate=rate)["outward"]["passed_bytes"]
+            for host in fleet.trainer_hosts]
     before = [host.received_bytes() for host in fleet.engine_hosts]
+    began = time.monotonic()
     for engine in fleet.engines:
         engine.say("poison")
         engine.say("refit")
-    first = None
-    while first is None:
-        for index, engine in enumerate(fleet.engines):
-            if not engine.events.empty():
-                first = index
-        threading.Event().wait(0.005)
+    first, *_ = until(lambda: [index for index, engine in enumerate(fleet.engines)
+                               if not engine.events.empty()], bool)
     got = [host.received_bytes() - was
            for host, was in zip(fleet.engine_hosts, before)]
+    print("RATIO", got[1 - first] / got[first])
     assert got[1 - first] >= got[first] / 3, got
-    for engine in fleet.engines:
-        assert engine.event()["event"] == "refitted"
+    events = [engine.event() for engine in fleet.engines]
+    # Both caps held: a trainer has half of the weights, for both engines.
+    sent = [host.trouble()["outward"]["passed_bytes"] - was
+            for host, was in zip(fleet.trainer_hosts, sent)]
+    took = time.monotonic() - began
+    assert took >= max(sent) / rate
+    for engine, event in zip(fleet.engines, events):
+        assert event["event"] == "refitted", event
+        assert min(sent) >= 0.9 * event["bytes"], (sent, event)
         assert_holds(weft, engine, checkpoint, LAYOUT, 0, 1, out)
-    assert all(host.trouble()["outward"]["overflowed"] > 0
-               for host in fleet.trainer_hosts)
 
 
 @pytest.mark.parametrize("who", ["engine", "trainer"])
 def test_a_partition_in_mid_refit(weft, net, checkpoint, out, who):  # noqa: F811
     fleet = Fleet(net, checkpoint)
-    engine = fleet.engine(0, timeout=4)
+    engine = fleet.engine(0, timeout=4)  # less than NOT_GIVEN_UP_SECONDS
     host = (fleet.engine_hosts if who == "engine" else fleet.trainer_hosts)[0]
     host.trouble()
-    refit(engine)
+    heal(engine)
     fleet.step(1)
     engine.say("poison")
     host.trouble(cut_after=700_000)  # of 2.1 MB, half of them from each trainer
@@ -113,12 +121,12 @@ def test_a_partition_in_mid_refit(weft, net, checkpoint, out, who):  # noqa: F81
     # no trainer, whose links are fine, waits for its lease.
     assert leases(fleet) == (1 if who == "engine" else 0)
     host.trouble(cut=False)
-    # By itself it may last for the rest of a minute.
-    until(lambda: leases(fleet), lambda left: left == 0, patience=30)
+    # By itself it lasts for the rest of a minute.
+    until(lambda: leases(fleet), lambda left: left == 0, patience=50)
     heal(engine)
     assert_holds(weft, engine, checkpoint, LAYOUT, 0, 1, out)
     fleet.step(2)
-    refit(engine)
+    heal(engine)
     assert_holds(weft, engine, checkpoint, LAYOUT, 0, 2, out)
 
 
@@ -127,10 +135,10 @@ def test_a_cut_while_the_bound_is_measured(weft, net, checkpoint,  # noqa: F811
     """Reads that did not end within the deadline wrote, when the link was back,
     into memory that had been given back: the engine crashed."""
     fleet = Fleet(net, checkpoint)
-    engine = fleet.engine(0, timeout=4)
+    engine = fleet.engine(0, timeout=8)
     host, = fleet.engine_hosts
     host.trouble()
-    refit(engine)
+    heal(engine)
     fleet.step(1)
     before = host.trouble()
     engine.say("poison")
@@ -151,10 +159,10 @@ def test_cuts_anywhere_in_a_refit(weft, net, checkpoint, out, who):  # noqa: F81
     """What is served is of one version, wherever the cut falls. WEFT_TEST_CUTS=50
     for more of them."""
     fleet = Fleet(net, checkpoint)
-    engine = fleet.engine(0, timeout=1)
+    engine = fleet.engine(0, timeout=2)
     host = (fleet.engine_hosts if who == "engine" else fleet.trainer_hosts)[0]
     host.trouble()
-    refit(engine)
+    heal(engine)
     chance = random.Random(SEED)
     # Among the epoch words, the weights, the digests and their acknowledgements.
     cuts = [4_000, *(chance.randrange(2_400_000) for _ in range(NUM_CUTS))]
@@ -168,7 +176,7 @@ def test_cuts_anywhere_in_a_refit(weft, net, checkpoint, out, who):  # noqa: F81
         host.trouble(cut=False)
         if event["event"] == "failed":
             assert event["code"] == "DEADLINE_EXCEEDED", event
-            heal(engine, attempts=20)
+            heal(engine)
         assert_holds(weft, engine, checkpoint, LAYOUT, 0, number, out)
 
 
@@ -196,10 +204,18 @@ def test_trainers_out_of_sight_of_the_catalog(weft, net, checkpoint,  # noqa: F8
             cut=[h.address for h in fleet.trainer_hosts] if are_apart else False)
 
     apart(True)
+    began = time.monotonic()
     for process in fleet.trainers:
         process.say("step")  # which must wait for the catalog
     for _ in range(3):
-        assert refit(engine)["version"] == "run:0:0"
+        engine.say("poison")
+        engine.say("refit")
+        event = engine.event()
+        if event["event"] == "failed":
+            # On a machine so slow that it is more than a moment.
+            assert time.monotonic() - began > NOT_GIVEN_UP_SECONDS, event
+            break
+        assert event["version"] == "run:0:0"
         assert_holds(weft, engine, checkpoint, LAYOUT, 0, 0, out)
     apart(False)
     for process in fleet.trainers:
@@ -224,9 +240,9 @@ def test_an_engine_out_of_sight_of_the_catalog(weft, net,  # noqa: F811
                                                checkpoint, out):
     """It sees the trainers, and must not read from them without a lease."""
     fleet = Fleet(net, checkpoint)
-    engine = fleet.engine(0, timeout=2)
+    engine = fleet.engine(0, timeout=4)
     host, = fleet.engine_hosts
-    refit(engine)
+    heal(engine)
     fleet.step(1)
     host.trouble(cut=[fleet.catalog_host.address])
     engine.say("refit")

@@ -24,7 +24,7 @@ def catalog():
          "none", "--json"], stdout=subprocess.PIPE, text=True)
     yield json.loads(process.stdout.readline())["address"]
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=conftest.PATIENCE)
 
 
 @pytest.mark.parametrize("address", [
@@ -94,8 +94,8 @@ def test_no_thread_can_be_started():
 
     done = subprocess.run(
         [conftest.BINARY, "catalog", "--listen", "127.0.0.1:0", "--http",
-         "none"], preexec_fn=limit, capture_output=True, text=True, timeout=60,
-        check=False)
+         "none"], preexec_fn=limit, capture_output=True, text=True,
+        timeout=conftest.PATIENCE, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(
         "weft catalog: no thread can be started: "), done.stderr

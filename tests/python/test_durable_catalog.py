@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from test_processes import (  # noqa: F401  (fixtures)
-    PATIENCE, assert_holds, checkpoint, listing, publish, pull, start,
-    wait_for_lease)
+    PATIENCE, assert_holds, await_listed, checkpoint, listing, publish, pull,
+    start, wait_for_lease)
 
 LAYOUT = "megatron:pp=2"
 
@@ -18,22 +18,31 @@ class Redis:
 
     def __init__(self, folder):
         assert shutil.which("redis-server"), "scripts/setup.sh --all installs it"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         self.folder = folder
+        # Another program may take the port in between.
+        for _ in range(10):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            if self._starts():
+                break
+        else:
+            pytest.fail("redis-server does not start")
         self.url = f"redis://127.0.0.1:{self.port}/test"
-        self.start()
 
     def start(self):
+        assert self._starts(), f"redis-server ended, at port {self.port}"
+
+    def _starts(self):
         self.child = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
              "--dir", str(self.folder), "--save", "", "--appendonly", "yes",
              "--appendfsync", "always"], stdout=subprocess.PIPE, text=True)
         for line in self.child.stdout:
             if "Ready to accept connections" in line:
-                return
-        pytest.fail("redis-server ended")
+                return True
+        self.kill()
+        return False
 
     def kill(self):
         self.child.kill()
@@ -52,7 +61,9 @@ def redis(tmp_path_factory):
 def serve(start, redis):  # noqa: F811
     """serve(address) starts a catalog there: (its process, its address)."""
     def run(address="127.0.0.1:0"):
-        process = start("catalog", "--listen", address, "--store", redis.url)
+        # Beside a port that is given, HTTP would take one that others want too.
+        process = start("catalog", "--listen", address, "--store", redis.url,
+                        "--http", "none")
         return process, process.event()["address"]
     return run
 
@@ -120,15 +131,16 @@ def test_a_catalog_is_killed_under_a_lease(weft, start, serve, checkpoint,  # no
     trainer.event()
     engine = start("pull", "--catalog", both, "--model", "m", "--layout",
                    "vllm:tp=1", "--rank", 0, "--transport", "auto", "--control",
-                   "stdin", "--timeout", 4, "--inject", "faults")
+                   "stdin", "--timeout", 10, "--inject", "faults")
     engine.say("drop")  # the transfer begins and never ends
     engine.say("refit")
     wait_for_lease(weft, both)
     one.kill()
     failed = engine.event()
     assert failed["event"] == "failed" and failed["fenced"], failed
-    # The lease was given back through the other one, which knew of it.
-    assert [v["leases"] for v in listing(weft, "versions", second)] == [0]
+    # The lease is given back through the other one, which knew of it.
+    await_listed(weft, "versions", second, lambda listed: [
+        each["leases"] for each in listed] == [0])
     engine.say("refit")
     assert engine.event()["event"] == "refitted"
     trainer.say("step")
@@ -146,11 +158,9 @@ def test_a_catalog_whose_workers_do_not_come_back(weft, start, serve,  # noqa: F
     trainer = publish(start, first, checkpoint, "hf", 0)
     trainer.event()
     one.kill()
-    for _ in range(2000):
-        versions = listing(weft, "versions", second)
-        if versions[0]["state"] == "GONE":
-            break
-    assert "lost its catalog server" in versions[0]["reason"]
+    version, = await_listed(weft, "versions", second, lambda listed: [
+        each["state"] for each in listed] == ["GONE"])
+    assert "lost its catalog server" in version["reason"]
 
 
 def test_a_store_that_is_not_there(weft):

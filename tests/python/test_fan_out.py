@@ -3,8 +3,8 @@
 import pytest
 
 from test_processes import (  # noqa: F401  (fixtures)
-    assert_holds, catalog, checkpoint, listing, publish, pull, start,
-    wait_for_lease)
+    CALL_SECONDS, assert_holds, await_listed, catalog, checkpoint, listing,
+    publish, pull, start, wait_for_lease)
 
 REPLICAS = "fsdp:shard=2,replicate=2"
 
@@ -41,8 +41,9 @@ def test_a_replica_stands_in_for_a_publisher_killed_in_mid_transfer(
 
     # The last one of its kind takes the version with it.
     trainers[(victim + 2) % 4].kill()
-    states = {v["version"]: v for v in listing(weft, "versions", catalog)}
-    assert states["run:0:0"]["state"] == "GONE"
+    await_listed(weft, "versions", catalog, lambda listed: [
+        (each["version"], each["state"]) for each in listed] == [
+            ("run:0:0", "GONE")])
 
 
 def test_a_copy_killed_in_mid_transfer(weft, start, catalog, checkpoint,  # noqa: F811
@@ -50,7 +51,7 @@ def test_a_copy_killed_in_mid_transfer(weft, start, catalog, checkpoint,  # noqa
     trainer = publish(start, catalog, checkpoint, "hf", 0)
     trainer.event()
     copy = start("pull", "--catalog", catalog, "--model", "m", "--layout",
-                 "vllm:tp=1", "--rank", 0, "--serve", "--timeout", 20)
+                 "vllm:tp=1", "--rank", 0, "--serve", "--timeout", CALL_SECONDS)
     first = refitted(copy)
     assert first["serving"], first["not_served"]
     assert [w["role"] for w in listing(weft, "workers", catalog)] == [
@@ -88,7 +89,7 @@ def test_engines_serve_the_versions_that_follow(weft, start, catalog,  # noqa: F
         process.event()
     engines = [start("pull", "--catalog", catalog, "--model", "m", "--layout",
                      "vllm:tp=1", "--rank", 0, "--serve", "--mode", mode, "--control",
-                     "stdin", "--timeout", 20) for _ in range(3)]
+                     "stdin", "--timeout", CALL_SECONDS) for _ in range(3)]
     for step in range(3):
         if step:
             for process in trainers:

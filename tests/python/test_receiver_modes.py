@@ -6,8 +6,8 @@ import time
 import pytest
 
 from test_processes import (  # noqa: F401 (fixtures)
-    PATIENCE, assert_holds, catalog, checkpoint, listing, publish, pull, start,
-    wait_for_lease)
+    PATIENCE, assert_holds, await_listed, catalog, checkpoint, publish, pull,
+    start, wait_for_lease)
 
 
 def step_of(trainer, step):
@@ -24,11 +24,14 @@ def refit_to(engine, step):
 
 
 def the_receiver(weft, catalog):
-    """What the catalog says of the one that lives."""
-    workers = [w for w in listing(weft, "workers", catalog)
-               if w["role"] == "receiver" and w["alive"]]
-    assert len(workers) == 1, workers
-    return workers[0]
+    """What the catalog says of the one that lives, once it has seen the others
+    die."""
+    def living(listed):
+        return [w for w in listed if w["role"] == "receiver" and w["alive"]]
+
+    one, = living(await_listed(weft, "workers", catalog,
+                               lambda listed: len(living(listed)) == 1))
+    return one
 
 
 def fields(path):

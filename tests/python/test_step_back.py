@@ -2,8 +2,8 @@
 
 import json
 
-from test_processes import (assert_holds, catalog, checkpoint,  # noqa: F401
-                            publish, pull, start)
+from test_processes import (CALL_SECONDS, assert_holds, catalog,  # noqa: F401
+                            checkpoint, publish, pull, start)
 
 
 def test_a_lower_step_is_said_and_refused(weft, start, checkpoint,  # noqa: F811
@@ -15,7 +15,7 @@ def test_a_lower_step_is_said_and_refused(weft, start, checkpoint,  # noqa: F811
     willing = pull(start, catalog, "vllm:tp=1", 0)
     careful = start("pull", "--catalog", catalog, "--model", "m", "--layout",
                     "vllm:tp=1", "--rank", 0, "--control", "stdin", "--timeout",
-                    20, "--refuse-lower-step")
+                    CALL_SECONDS, "--refuse-lower-step")
     for engine in (willing, careful):
         engine.say("refit")
         assert engine.event()["version"] == "run:0:7"
