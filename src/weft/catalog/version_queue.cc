@@ -15,7 +15,7 @@ void VersionQueue::Push(const VersionRecord& record) {
   }
   by_version_[record.version] = records_.insert(records_.end(), record);
   if (record.state == VersionState::kGone) ++gone_count_;
-  if (gone_count_ > kGoneVersionsKept) DropOldestGone();
+  if (gone_count_ > kGoneVersionsQueued) DropOldestGone();
   changed_.notify_all();
 }
 

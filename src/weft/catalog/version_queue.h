@@ -1,7 +1,7 @@
 // The events of a VersionWatch between the thread that makes them and the one
 // that reads them. Holds at most one record of a version: a newer one replaces
 // it and goes to the end; of versions that are GONE only the newest
-// kGoneVersionsKept stay. So it is as small as the model, however slow the
+// kGoneVersionsQueued stay. So it is as small as the model, however slow the
 // reader.
 //
 // Threads: all methods may be called from any thread.
@@ -22,8 +22,12 @@
 
 namespace weft::catalog {
 
-// GONE versions of a model that a store (and a queue) still knows.
+// GONE versions of a model that a store still knows: those that went last.
 inline constexpr std::size_t kGoneVersionsKept = 16;
+// Of a queue, so that all of those are among them: behind one of them may be
+// those that went later, and as many again that went before, were told once
+// more (why they went has changed) and then forgotten.
+inline constexpr std::size_t kGoneVersionsQueued = 2 * kGoneVersionsKept;
 
 class VersionQueue {
  public:

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -45,7 +46,7 @@ TEST(VersionQueueTest, ANewerRecordReplacesTheOlderAndGoesToTheEnd) {
   EXPECT_EQ(records[1].state, VersionState::kReady);
 }
 
-TEST(VersionQueueTest, HoldsTheNewestSixteenThatAreGone) {
+TEST(VersionQueueTest, HoldsTheNewestOfThoseThatAreGone) {
   VersionQueue queue;
   queue.Push(Record(1'000'000, VersionState::kReady));
   for (uint64_t step = 0; step < 5000; ++step) {
@@ -53,11 +54,36 @@ TEST(VersionQueueTest, HoldsTheNewestSixteenThatAreGone) {
     queue.Push(Record(step, VersionState::kGone));
   }
   const auto records = Drain(queue);
-  ASSERT_EQ(records.size(), 17u);
+  ASSERT_EQ(records.size(), 1 + kGoneVersionsQueued);
   EXPECT_EQ(records[0].version.step, 1'000'000u);
-  for (size_t i = 1; i < 17; ++i) {
-    EXPECT_EQ(records[i].version.step, 5000 - 17 + i);
+  for (size_t i = 1; i <= kGoneVersionsQueued; ++i) {
+    EXPECT_EQ(records[i].version.step, 4999 - kGoneVersionsQueued + i);
     EXPECT_EQ(records[i].state, VersionState::kGone);
+  }
+}
+
+// A reader that fell behind was not told of a version that the model knew, once
+// older ones had been told again and then forgotten.
+TEST(VersionQueueTest, HoldsAllThatTheModelKnows) {
+  VersionQueue queue;
+  for (uint64_t step = 1; step <= kGoneVersionsKept; ++step) {
+    queue.Push(Record(step, VersionState::kGone));
+  }
+  for (uint64_t step = 1; step < kGoneVersionsKept; ++step) {
+    queue.Push(Record(step, VersionState::kGone));
+  }
+  // The model forgets one of the first as each of these goes.
+  for (uint64_t step = kGoneVersionsKept + 1; step < 2 * kGoneVersionsKept;
+       ++step) {
+    queue.Push(Record(step, VersionState::kGone));
+  }
+  std::set<uint64_t> told;
+  for (const VersionRecord& record : Drain(queue)) {
+    told.insert(record.version.step);
+  }
+  for (uint64_t step = kGoneVersionsKept; step < 2 * kGoneVersionsKept;
+       ++step) {
+    EXPECT_TRUE(told.contains(step)) << step;
   }
 }
 
