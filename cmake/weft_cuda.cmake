@@ -89,6 +89,6 @@ function(weft_gpu_test target)
   target_link_libraries(${target} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest
       GTest::gtest_main ${RAPIDCHECK_LIBRARY})
   add_test(NAME ${target} COMMAND ${target})
-  set_tests_properties(${target} PROPERTIES TIMEOUT 600)
+  set_tests_properties(${target} PROPERTIES TIMEOUT 1200)
   weft_bundled_test(${target})
 endfunction()

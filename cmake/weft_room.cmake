@@ -83,7 +83,7 @@ function(weft_room_tests name)
       target_link_libraries(${target} PRIVATE weft_${dep})
     endforeach()
     add_test(NAME ${target} COMMAND ${target})
-    set_tests_properties(${target} PROPERTIES TIMEOUT 300 LABELS ${name})
+    set_tests_properties(${target} PROPERTIES TIMEOUT 1200 LABELS ${name})
   endforeach()
 endfunction()
 

@@ -101,7 +101,8 @@ TEST(FaultTest, SilentPeerEndsAtTheDeadlineAndIsReported) {
   fleet.peers[rank]->faults.silent_at_op = 0;
   auto program = Pull(*refit, fleet, {}).value();
   const auto report =
-      program->Run(base::Deadline::After(std::chrono::milliseconds(30)));
+      // Enough to post what is never answered.
+      program->Run(base::Deadline::After(std::chrono::milliseconds(500)));
   ASSERT_EQ(report.status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(report.status().message()),
               HasSubstr("operations may still write: destroy the peer"));

@@ -2,6 +2,8 @@
 // and Qwen, every expectation typed from the text. M: rank of a Megatron source
 // x its local rows.
 
+#include <unistd.h>
+
 #include <fstream>
 #include <map>
 #include <string>
@@ -145,7 +147,8 @@ TEST(GoldenFamiliesTest, W13RoundRobinAndBalancedExperts) {
 }
 
 TEST(GoldenFamiliesTest, W13ATableForEachLayer) {
-  const std::string path = ::testing::TempDir() + "/golden_families_test.json";
+  const std::string path = absl::StrCat(
+      ::testing::TempDir(), "/golden_families_test_", getpid(), ".json");
   std::ofstream(path) << "{\"physical_to_logical\": [[0,1,2,3,0,1], "
                          "[3,3,2,1,0,3]]}";
   // The first layer is dense: lists count layers with experts.

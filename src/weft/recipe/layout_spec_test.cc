@@ -1,9 +1,12 @@
 #include "weft/recipe/layout_spec.h"
 
+#include <unistd.h>
+
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -102,7 +105,8 @@ TEST(LayoutSpecTest, ExpertKeys) {
 }
 
 std::string FileWith(const std::string& text) {
-  const std::string path = ::testing::TempDir() + "/layout_spec_test.json";
+  const std::string path = absl::StrCat(
+      ::testing::TempDir(), "/layout_spec_test_", getpid(), ".json");
   std::ofstream(path) << text;
   return path;
 }

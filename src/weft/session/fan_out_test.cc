@@ -36,7 +36,7 @@ constexpr int64_t kItemBytes = 2;
 constexpr char kWeight[] = "mlp.up.weight";
 
 base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::seconds(20));
+  return base::Deadline::After(std::chrono::minutes(2));
 }
 
 uint16_t ValueAt(int64_t row, int64_t column, uint64_t step) {

@@ -33,7 +33,7 @@ using testing::Trainer;
 using Rng = std::mt19937_64;
 
 base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::seconds(30));
+  return base::Deadline::After(std::chrono::minutes(2));
 }
 
 int64_t Pick(Rng& rng, int64_t low, int64_t high) {

@@ -26,7 +26,7 @@
 namespace weft::session::testing {
 
 inline base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::seconds(20));
+  return base::Deadline::After(std::chrono::minutes(2));
 }
 
 inline uint16_t ValueOf(int32_t tensor, int64_t logical_index, uint64_t step) {
