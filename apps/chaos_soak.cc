@@ -80,6 +80,7 @@ class Soak {
     for (const Member* const member : staying_) {
       lives_[member] = member->life;
     }
+    WEFT_RETURN_IF_ERROR(AllStayed());
     const int64_t commits = fleet_.commits();
     const int64_t warm = staying_[0]->commits + kWarmRefits;
     const int64_t target = warm + refits_;
@@ -94,6 +95,7 @@ class Soak {
             " times in 60 s after ", report_.faults + report_.joins,
             " disturbances:\n", fleet_.Describe()));
       }
+      WEFT_RETURN_IF_ERROR(AllStayed());
       // The log of what went well is of no use, and grows.
       if (fleet_.faults().torn + fleet_.faults().hangs == 0) {
         fleet_.log().clear();
@@ -110,13 +112,21 @@ class Soak {
   }
 
  private:
-  // Of those that stay, if `measured`; that they stayed in any case.
+  absl::Status AllStayed() {
+    for (Member* const member : staying_) {
+      if (member->process != nullptr && member->life == lives_[member]) {
+        continue;
+      }
+      return absl::InternalError(absl::StrCat(
+          member->label, " should have stayed and has ended:\n",
+          fleet_.Describe(), "\n", absl::StrJoin(fleet_.log(), "\n")));
+    }
+    return absl::OkStatus();
+  }
+
+  // Of those that stay, if `measured`.
   absl::Status Sample(bool measured) {
     for (Member* const member : staying_) {
-      if (member->process == nullptr || member->life != lives_[member]) {
-        return absl::InternalError(
-            absl::StrCat(member->label, " should have stayed and has ended"));
-      }
       WEFT_ASSIGN_OR_RETURN(const ProcessUse use,
                             ReadProcessUse(member->process->pid()));
       if (measured) samples_[member].push_back(use);

@@ -61,9 +61,7 @@ def redis(tmp_path_factory):
 def serve(start, redis):  # noqa: F811
     """serve(address) starts a catalog there: (its process, its address)."""
     def run(address="127.0.0.1:0"):
-        # Beside a port that is given, HTTP would take one that others want too.
-        process = start("catalog", "--listen", address, "--store", redis.url,
-                        "--http", "none")
+        process = start("catalog", "--listen", address, "--store", redis.url)
         return process, process.event()["address"]
     return run
 

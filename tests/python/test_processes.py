@@ -149,7 +149,7 @@ def refits(trainers, engines, num_versions):
             process.say("poison")
             process.say(f"refit run:0:{step}")
             report = process.event()
-            assert report["event"] == "refitted", report
+            assert report.get("event") == "refitted", report
             yield step, rank, process, report
 
 

@@ -103,9 +103,7 @@ def test_a_catalog_in_memory_is_killed_and_started_again(
 
     for number in range(2):
         process.kill()
-        # HTTP would take a port that others want too.
-        process = start("catalog", "--listen", catalog, "--events", events,
-                        "--http", "none")
+        process = start("catalog", "--listen", catalog, "--events", events)
         assert process.event()["address"] == catalog
         # Nobody is told to do anything: the version is there again.
         await_listed(weft, "versions", catalog, lambda listed, number=number: [

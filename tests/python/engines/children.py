@@ -10,7 +10,7 @@ import sys
 import threading
 
 SCRIPT = pathlib.Path(__file__).parent / "weft_process.py"
-PATIENCE = 60  # seconds; a bound, not an expectation
+PATIENCE = 240  # seconds; a bound, not an expectation
 
 
 class Child:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ class World:
         publisher.publish(step=step)
 
     def init(self, model, **info):
-        info = {"catalog": self.catalog.address, "timeout": 30} | info
+        info = {"catalog": self.catalog.address, "timeout": 60} | info
         return self.server.init(model=model, **info)
 
     def go_home(self):
@@ -204,7 +205,7 @@ def test_a_trainer_killed_in_mid_refit(world, server, start):
 
 def test_a_trainer_that_hangs_in_mid_refit(world, server, start):
     trainer = start_held_trainer(start, world, "hung")
-    refitting = Refitting(server, "latest", timeout=2)
+    refitting = Refitting(server, "latest", timeout=6)
     trainer.event("held")
     status, text = refitting.result()
     assert status == 500 and "deadline" in text, text
@@ -224,14 +225,23 @@ def test_a_trainer_that_hangs_in_mid_refit(world, server, start):
     assert status == 500 and "call init_weight_transfer_engine first" in text
 
 
+def await_gone(world, model):
+    """Until the catalog has seen the end of the publisher."""
+    catalog = weft.Catalog(world.catalog.address)
+    deadline = time.monotonic() + children.PATIENCE
+    while [each["state"] for each in catalog.versions(model)] != ["GONE"]:
+        assert time.monotonic() < deadline, catalog.versions(model)
+
+
 def test_a_trainer_killed_between_refits(world, server, start):
     trainer = start_trainer(start, world, "gone", world.file_b)
     trainer.event("published")
     assert world.init("gone")[0] == 200
     assert server.refit("run:0:1") == (200, "")
     trainer.kill()
+    await_gone(world, "gone")
     before = world.checksums()
-    status, text = server.refit("run:0:1", timeout=20)
+    status, text = server.refit("run:0:1", timeout=60)
     assert status == 500 and "rank 0 died" in text, text
     assert "before the first byte" in text
     assert (server.label(), world.checksums()) == ("run:0:1", before)

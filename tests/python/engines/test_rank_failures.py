@@ -107,7 +107,7 @@ def test_tensor_parallel_ranks(world):
         trainer.event("published")
         trainer.event("armed")
         assert server.init(catalog=world.catalog.address, model="held",
-                           transports="ucx", timeout=5)[0] == 200
+                           transports="ucx", timeout=10)[0] == 200
         assert server.call("/start_weight_update")[0] == 200
         status, text = server.call("/update_weights", {"update_info": {}})
         trainer.event("held")

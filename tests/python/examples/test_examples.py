@@ -18,7 +18,7 @@ from conftest import BINARY, REPOSITORY
 
 weft = pytest.importorskip("weft")
 
-PATIENCE = 150
+PATIENCE = 600
 EXAMPLES = REPOSITORY / "examples"
 SMOLLM2 = pathlib.Path(os.environ.get("WEFT_SMOLLM2", REPOSITORY / "build/smollm2"))
 

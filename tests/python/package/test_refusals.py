@@ -11,7 +11,7 @@ from conftest import BINARY
 weft = pytest.importorskip("weft")
 numpy = pytest.importorskip("numpy")
 
-PATIENCE = 60
+PATIENCE = 240
 
 
 @contextlib.contextmanager
