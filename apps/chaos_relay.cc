@@ -10,9 +10,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -34,9 +38,10 @@ sockaddr_in Local(int port) {
   return address;
 }
 
-absl::StatusOr<std::pair<int, int>> Listen() {
+// On `port`, or on any if it is 0: (descriptor, port).
+absl::StatusOr<std::pair<int, int>> Listen(int port) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  sockaddr_in address = Local(0);
+  sockaddr_in address = Local(port);
   socklen_t length = sizeof(address);
   if (fd < 0 ||
       bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
@@ -63,14 +68,31 @@ bool WouldBlock() {
 }  // namespace
 
 absl::StatusOr<int> FreePort() {
-  WEFT_ASSIGN_OR_RETURN(const auto listener, Listen());
-  close(listener.first);
-  return listener.second;
+  constexpr uint32_t kLowest = 10'000;
+  static std::atomic<uint32_t> next = std::random_device()();
+  uint32_t first_given = 32'768;  // by the kernel, to whoever takes any
+  std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> first_given;
+  if (first_given <= kLowest) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "no port of 127.0.0.1 is left: net.ipv4.ip_local_port_range begins at ",
+        first_given, ", it must be above ", kLowest));
+  }
+  const uint32_t count = first_given - kLowest;
+  for (uint32_t attempt = 0; attempt < count; ++attempt) {
+    const auto port = static_cast<int>(kLowest + next++ % count);
+    const auto listener = Listen(port);
+    if (!listener.ok()) continue;  // somebody has it
+    close(listener->first);
+    return port;
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("all ports of 127.0.0.1 from ", kLowest, " to ",
+                   first_given - 1, " are taken"));
 }
 
 absl::StatusOr<std::unique_ptr<ChaosRelay>> ChaosRelay::Start(int target_port) {
   std::unique_ptr<ChaosRelay> relay(new ChaosRelay);
-  WEFT_ASSIGN_OR_RETURN(const auto listener, Listen());
+  WEFT_ASSIGN_OR_RETURN(const auto listener, Listen(0));
   relay->target_port_ = target_port;
   relay->listener_ = listener.first;
   relay->port_ = listener.second;

@@ -60,7 +60,9 @@ class ChaosRelay {
   std::thread thread_;
 };
 
-// A port of 127.0.0.1 that nobody listens on now.
+// A port of 127.0.0.1 that nobody has now, for what is started there later and
+// again: the kernel gives it to nobody who takes any port. Another one at each
+// call.
 absl::StatusOr<int> FreePort();
 
 }  // namespace weft::apps
