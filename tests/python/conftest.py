@@ -21,6 +21,11 @@ def pytest_report_header():
     return f"WEFT_TEST_SEED={SEED} WEFT_BIN={BINARY}"
 
 
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    if exitstatus:  # -q shows no header
+        terminalreporter.write_line(pytest_report_header())
+
+
 @pytest.fixture
 def weft():
     """weft(args...) runs the program and returns its CompletedProcess."""
