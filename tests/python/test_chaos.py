@@ -13,7 +13,7 @@ from conftest import BINARY, SEED
 
 CHECKER = pathlib.Path(__file__).parents[2] / "scripts/check_events.py"
 
-PATIENCE = 240  # seconds; a bound, not an expectation
+PATIENCE = 1200  # seconds; a bound, not an expectation
 
 
 def chaos(tmp_path, *args):
@@ -107,10 +107,11 @@ def test_a_checker_that_fails_ends_the_run(weft):
     assert "false ends with 1" in result.stderr
 
 
-@pytest.mark.parametrize("broken", ["blind", "unfenced"])
-def test_ranks_that_are_broken_on_purpose_are_found(tmp_path, broken):
+# Of a dozen of the second kind 2 to 8 are torn: none may be, once in some hundred.
+@pytest.mark.parametrize("broken, number", [("blind", 12), ("unfenced", 30)])
+def test_ranks_that_are_broken_on_purpose_are_found(tmp_path, broken, number):
     code, trials, summary = chaos(
-        tmp_path, "--trials", 12, "--broken", broken, "--step", "transfer",
+        tmp_path, "--trials", number, "--broken", broken, "--step", "transfer",
         "--step", "verify", "--step", "mutate", "--role", "receiver", "--fault",
         "stop", "--role", "link", "--fault", "kill")
     assert code == 1
