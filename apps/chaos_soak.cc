@@ -32,7 +32,7 @@ constexpr int64_t kSlackCount = 2;
 constexpr int64_t kRefitsBetweenFaults = 8;
 // Before anything is measured: pools of threads and memory fill.
 constexpr int64_t kWarmRefits = 100;
-constexpr milliseconds kPatience(60000);
+constexpr size_t kLastWords = 5;
 
 ProcessUse Mean(const std::vector<ProcessUse>& samples, size_t begin,
                 size_t end) {
@@ -61,8 +61,9 @@ bool IsFlat(const ProcessUse& first, const ProcessUse& last, bool is_catalog) {
 
 class Soak {
  public:
-  Soak(ChaosFleet& fleet, int64_t refits, std::mt19937_64& random)
-      : fleet_(fleet), refits_(refits), random_(random) {
+  Soak(ChaosFleet& fleet, int64_t refits, milliseconds patience,
+       std::mt19937_64& random)
+      : fleet_(fleet), refits_(refits), patience_(patience), random_(random) {
     for (const ChaosKind kind : {ChaosKind::kEngine, ChaosKind::kTrainer}) {
       const std::vector<Member*> members = fleet.Members(kind);
       staying_.push_back(members[0]);
@@ -88,12 +89,13 @@ class Soak {
       WEFT_RETURN_IF_ERROR(Sample(staying_[0]->commits >= warm));
       Disturb();
       const int64_t next = staying_[0]->commits + kRefitsBetweenFaults;
-      if (!fleet_.Live(kPatience,
+      if (!fleet_.Live(patience_,
                        [&] { return staying_[0]->commits >= next; })) {
-        return absl::DeadlineExceededError(absl::StrCat(
-            "engine 0 has not refitted ", kRefitsBetweenFaults,
-            " times in 60 s after ", report_.faults + report_.joins,
-            " disturbances:\n", fleet_.Describe()));
+        return absl::DeadlineExceededError(
+            absl::StrCat("engine 0 has not refitted ", kRefitsBetweenFaults,
+                         " times in ", patience_.count() / 1000, " s after ",
+                         report_.faults + report_.joins, " disturbances:\n",
+                         fleet_.Describe()));
       }
       WEFT_RETURN_IF_ERROR(AllStayed());
       // The log of what went well is of no use, and grows.
@@ -117,11 +119,22 @@ class Soak {
       if (member->process != nullptr && member->life == lives_[member]) {
         continue;
       }
-      return absl::InternalError(absl::StrCat(
-          member->label, " should have stayed and has ended:\n",
-          fleet_.Describe(), "\n", absl::StrJoin(fleet_.log(), "\n")));
+      return absl::InternalError(
+          absl::StrCat(member->label, " should have stayed and has ended:\n",
+                       LastOf(*member)));
     }
     return absl::OkStatus();
+  }
+
+  // What was said of it.
+  std::string LastOf(const Member& member) {
+    std::vector<std::string> lines;
+    for (const std::string& line : fleet_.log()) {
+      if (absl::StrContains(line, member.label)) lines.push_back(line);
+    }
+    const size_t kept = std::min(lines.size(), kLastWords);
+    return absl::StrJoin(lines.end() - static_cast<ptrdiff_t>(kept),
+                         lines.end(), "\n");
   }
 
   // Of those that stay, if `measured`.
@@ -149,7 +162,7 @@ class Soak {
         orderly ? fleet_.Leave(member) : fleet_.Kill(member);
         last();
         if (orderly) {
-          fleet_.Live(kPatience, [&] { return member.process == nullptr; });
+          fleet_.Live(patience_, [&] { return member.process == nullptr; });
         }
         fleet_.StartAgain(member);
         ++report_.joins;
@@ -195,6 +208,7 @@ class Soak {
 
   ChaosFleet& fleet_;
   const int64_t refits_;
+  const milliseconds patience_;
   std::mt19937_64& random_;
   std::vector<Member*> staying_;  // the first engine, the first trainer, ...
   std::vector<Member*> moving_;
@@ -252,8 +266,9 @@ bool SoakReport::ok() const {
 }
 
 absl::StatusOr<SoakReport> RunSoak(ChaosFleet& fleet, int64_t refits,
+                                   milliseconds patience,
                                    std::mt19937_64& random) {
-  return Soak(fleet, refits, random).Run();
+  return Soak(fleet, refits, patience, random).Run();
 }
 
 std::string FormatSoak(const SoakReport& report) {

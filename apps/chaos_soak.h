@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -46,10 +47,11 @@ struct SoakReport {
 };
 
 // Until the first engine has committed `refits` times, after some to warm up.
-// The fleet needs two
-// engines and two trainers that stand in for each other. kInternal if a member
-// that stays has ended, kDeadlineExceeded if refits stop.
+// The fleet needs two engines and two trainers that stand in for each other.
+// kInternal if a member that stays has ended, kDeadlineExceeded if refits stop
+// for `patience`.
 absl::StatusOr<SoakReport> RunSoak(ChaosFleet& fleet, int64_t refits,
+                                   std::chrono::milliseconds patience,
                                    std::mt19937_64& random);
 
 std::string FormatSoak(const SoakReport& report);

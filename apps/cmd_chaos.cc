@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -315,7 +316,10 @@ absl::StatusOr<bool> SoakFleet(const ChaosArgs& args) {
   WEFT_ASSIGN_OR_RETURN(const std::unique_ptr<ChaosFleet> fleet,
                         ChaosFleet::Start(kind));
   std::mt19937_64 random(args.seed);
-  absl::StatusOr<SoakReport> report = RunSoak(*fleet, args.soak, random);
+  absl::StatusOr<SoakReport> report = RunSoak(
+      *fleet, args.soak,
+      std::chrono::milliseconds(static_cast<int64_t>(args.heal_seconds * 1000)),
+      random);
   if (report.ok() && !args.check_events.empty()) {
     WEFT_ASSIGN_OR_RETURN(report->rules_broken,
                           CheckEvents(args.check_events, fleet->EventLogs()));

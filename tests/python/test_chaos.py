@@ -13,14 +13,14 @@ from conftest import BINARY, SEED
 
 CHECKER = pathlib.Path(__file__).parents[2] / "scripts/check_events.py"
 
-PATIENCE = 1200  # seconds; a bound, not an expectation
+PATIENCE = 1200  # seconds; a bound, not an expectation, as are those below
 
 
 def chaos(tmp_path, *args):
     """(exit code, trials, the last line) of one run."""
     result = subprocess.run(
         [str(BINARY), "chaos", "--json", "--seed", str(SEED + 1), "--logs",
-         str(tmp_path), *map(str, args)],
+         str(tmp_path), "--margin", "60", "--heal", "300", *map(str, args)],
         capture_output=True, text=True, timeout=PATIENCE, check=False)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert lines, result.stderr
