@@ -24,9 +24,7 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kBytes = 100 * 70 * 2;
 
-base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::minutes(2));
-}
+base::Deadline Soon() { return base::Deadline::After(std::chrono::minutes(2)); }
 
 manifest::Placement OneTensor() {
   manifest::Placement placement;

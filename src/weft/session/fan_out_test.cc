@@ -35,9 +35,7 @@ constexpr int64_t kCols = 96;
 constexpr int64_t kItemBytes = 2;
 constexpr char kWeight[] = "mlp.up.weight";
 
-base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::minutes(2));
-}
+base::Deadline Soon() { return base::Deadline::After(std::chrono::minutes(2)); }
 
 uint16_t ValueAt(int64_t row, int64_t column, uint64_t step) {
   const uint64_t mixed =

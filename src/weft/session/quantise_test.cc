@@ -32,9 +32,7 @@ using testing::MakeTransport;
 using testing::Trainer;
 using Rng = std::mt19937_64;
 
-base::Deadline Soon() {
-  return base::Deadline::After(std::chrono::minutes(2));
-}
+base::Deadline Soon() { return base::Deadline::After(std::chrono::minutes(2)); }
 
 int64_t Pick(Rng& rng, int64_t low, int64_t high) {
   return low +
