@@ -124,7 +124,7 @@ void LeaseKeeper::Renew(std::unique_lock<std::mutex>& lock) {
   if (!held_ || held_->lease_id != renewed.lease_id) return;
   if (absl::IsFailedPrecondition(status) || absl::IsNotFound(status)) {
     held_.reset();
-  } else {
+  } else if (held_->due == renewed.due) {  // else asked for meanwhile
     held_->due = Clock::now() + renewed.pause;
   }
 }

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -34,6 +35,7 @@ class CountingStore : public catalog::ForwardingStore {
 
   absl::Status RenewLease(const std::string& lease_id,
                           base::Deadline /*deadline*/) override {
+    if (auto meanwhile = std::exchange(in_renewal, nullptr)) meanwhile();
     const std::lock_guard lock(mutex_);
     ++renewals_[lease_id];
     threads_.insert(std::this_thread::get_id());
@@ -52,6 +54,8 @@ class CountingStore : public catalog::ForwardingStore {
     answers_.erase(answers_.begin());
     return answer;
   }
+  // In the next renewal, once.
+  std::function<void()> in_renewal;
   void Forget(const std::string& lease_id) { forgotten_ = lease_id; }
   // To releases, in this order; OK after that.
   void Answer(std::vector<absl::Status> answers) {
@@ -186,6 +190,17 @@ TEST(LeaseKeeperTest, OneThatTheCatalogRefusesIsNotGivenBackAgain) {
   const LeaseKeeper::Kept kept(keeper, LeaseOf("l2", kShort));
   EXPECT_TRUE(store.AwaitRenewals("l2", 3));
   EXPECT_EQ(store.AwaitReleases(1).size(), 1u);
+}
+
+// Its end put off what was asked for: to a third of the lease's time.
+TEST(LeaseKeeperTest, OneThatIsAskedForDuringAnotherIsMadeAfterIt) {
+  CountingStore store;
+  LeaseKeeper keeper(store);
+  store.in_renewal = [&keeper] { keeper.RenewNow(); };
+  const LeaseKeeper::Kept kept(
+      keeper, {.lease_id = "long", .lasts = std::chrono::hours(1)});
+  keeper.RenewNow();
+  EXPECT_TRUE(store.AwaitRenewals("long", 2));
 }
 
 TEST(LeaseKeeperTest, RenewsAtOnceWhenAskedTo) {
