@@ -133,8 +133,9 @@ def _check(m, at, keys):
             raise Illegal("heads or experts of gpt_oss")
     if m.tied and m.family in _NEVER_TIED:
         raise Illegal("a head that nothing fills")
-    if m.family == "qwen2_moe" and not m.qkv_bias:
-        raise Illegal("biases that nothing fills")
+    if m.family == "qwen2_moe" and (not m.qkv_bias or
+                                    {"eplb", "redundant"} & keys.keys()):
+        raise Illegal("biases that nothing fills, or copies of experts")
     if m.has_dense_layer:
         even(m.I, at.tp, 0)
     if m.experts:

@@ -53,6 +53,8 @@ def test_sglang_is_the_oracles(weft, tmp_path, family, case):
     ("gpt_oss", {"num_local_experts": 4}, "vllm:dp=2,ep=2,redundant=2",
      "vLLM places the experts of GPT-OSS in one way only"),
     ("qwen2_moe", {"qkv_bias": False}, "vllm", "qkv_bias=false: vLLM gives"),
+    ("qwen2_moe", {"num_experts": 4}, "vllm:dp=2,ep=2,redundant=2",
+     "vLLM has no copies of the experts of Qwen2-MoE"),
 ])
 def test_what_vllm_leaves_unset_is_refused(weft, tmp_path, family, changes,
                                            spec, said):

@@ -86,10 +86,14 @@ Place AttentionOf(const LayoutSpec& spec, const layout::Mesh& mesh,
   return {attn_tp, tp_rank % attn_tp};
 }
 
+// True if the layout has copies of experts, or a table of where they lie.
+bool BalancesExperts(const LayoutSpec& spec) {
+  return spec.experts != nullptr || spec.numbers.count("redundant") != 0;
+}
+
 // True if the layout says anything of where experts lie beside degrees.
 bool PlacesExperts(const LayoutSpec& spec) {
-  return spec.experts != nullptr || spec.numbers.count("redundant") != 0 ||
-         spec.words.count("placement") != 0;
+  return BalancesExperts(spec) || spec.words.count("placement") != 0;
 }
 
 // For how many layers the table of experts has lists; 0 without a table, or if
@@ -101,9 +105,9 @@ int64_t EplbLayers(const LayoutSpec& spec) {
 
 // Copies of experts need several ranks.
 absl::Status CheckBalanced(const LayoutSpec& spec) {
-  const bool balanced =
-      spec.experts != nullptr || spec.numbers.count("redundant") != 0;
-  if (!balanced || spec.Number("ep", 1) > 1) return absl::OkStatus();
+  if (!BalancesExperts(spec) || spec.Number("ep", 1) > 1) {
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(
       "redundant= and eplb= balance experts over the ranks of ep, which is 1");
 }
@@ -129,7 +133,7 @@ std::vector<std::string> SymbolsOf(Framework framework) {
     add("attn_tp");
     symbols.insert(symbols.end(),
                    {"is_vllm", "is_sglang", "fuse_shared", "places_experts",
-                    "eplb_layers", "quantised"});
+                    "balances_experts", "eplb_layers", "quantised"});
     if (framework == Framework::kSglang) add("dp");
   }
   return symbols;
@@ -298,10 +302,11 @@ std::vector<int64_t> FrameworkSymbolValues(const LayoutSpec& spec,
     add(attention);
     const bool is_sglang = spec.framework == Framework::kSglang;
     const bool fuses = is_sglang && spec.Word("shared_fusion", "on") == "on";
-    values.insert(values.end(),
-                  {is_sglang ? 0 : 1, is_sglang ? 1 : 0, fuses ? 1 : 0,
-                   PlacesExperts(spec) ? 1 : 0, EplbLayers(spec),
-                   spec.Word("quant", "none") == "none" ? 0 : 1});
+    values.insert(
+        values.end(),
+        {is_sglang ? 0 : 1, is_sglang ? 1 : 0, fuses ? 1 : 0,
+         PlacesExperts(spec) ? 1 : 0, BalancesExperts(spec) ? 1 : 0,
+         EplbLayers(spec), spec.Word("quant", "none") == "none" ? 0 : 1});
     if (is_sglang) {
       add({spec.Number("dp", 1),
            mesh.Coordinate(rank, "tp") / attention.degree});

@@ -134,7 +134,8 @@ TEST(RecipeFileTest, BadExpressionsNameFileLineAndKey) {
       "tp, tp_rank, pp, pp_rank, dp, dp_rank, ep, ep_rank, moe_tp, "
       "moe_tp_rank, layer_begin, layer_end, first_stage, last_stage, "
       "attn_tp, attn_tp_rank, is_vllm, is_sglang, fuse_shared, places_experts, "
-      "eplb_layers, quantised, share) in \"even(8, tp, rank)\"");
+      "balances_experts, eplb_layers, quantised, share) in \"even(8, tp, "
+      "rank)\"");
   EXPECT_THAT(Error(Edited("[4, H]", "[4, H +]")),
               StartsWith("tiny.yaml:15: shape: expected a value at column 4"));
   // A loop variable ends with its loop; a symbol comes before its use.
