@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from ports import free_port
 from test_processes import (  # noqa: F401  (fixtures)
     PATIENCE, assert_holds, await_listed, checkpoint, listing, publish, pull,
     start, wait_for_lease)
@@ -19,30 +20,20 @@ class Redis:
     def __init__(self, folder):
         assert shutil.which("redis-server"), "scripts/setup.sh --all installs it"
         self.folder = folder
-        # Another program may take the port in between.
-        for _ in range(10):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
-            if self._starts():
-                break
-        else:
-            pytest.fail("redis-server does not start")
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/test"
+        self.start()
 
     def start(self):
-        assert self._starts(), f"redis-server ended, at port {self.port}"
-
-    def _starts(self):
         self.child = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
              "--dir", str(self.folder), "--save", "", "--appendonly", "yes",
              "--appendfsync", "always"], stdout=subprocess.PIPE, text=True)
         for line in self.child.stdout:
             if "Ready to accept connections" in line:
-                return True
+                return
         self.kill()
-        return False
+        pytest.fail(f"redis-server ended, at port {self.port}")
 
     def kill(self):
         self.child.kill()

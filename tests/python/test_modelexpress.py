@@ -6,7 +6,6 @@ import concurrent.futures
 import hashlib
 import json
 import random
-import socket
 import subprocess
 import threading
 
@@ -34,6 +33,7 @@ from modelexpress_rl.train.client import ModelExpressTrainerClient
 from modelexpress_rl.train.manifest import WeightVersionShardManifestService
 from modelexpress_rl.train.methods.full_tensor import (
     FullTensorNixlPublicationMethod)
+from ports import free_port
 
 PATIENCE = 60
 READY = p2p.SOURCE_STATUS_READY
@@ -188,9 +188,7 @@ def test_thousands_of_tensors_and_many_clients_at_once(address):
 
 
 def test_the_publisher_thread_comes_back_after_a_restart():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = f"127.0.0.1:{free.getsockname()[1]}"
+    where = f"127.0.0.1:{free_port()}"
     first = Catalog(where)
     published = threading.Semaphore(0)
     of = identity("org/restart")

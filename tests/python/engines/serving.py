@@ -3,29 +3,16 @@
 import contextlib
 import json
 import os
-import pathlib
-import random
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 
+from ports import free_port
+
 LONG = [(7 * i + 3) % 1000 for i in range(200)]  # more than a cache block
 CALL_SECONDS = 240  # a bound, not an expectation
-
-
-def free_port():
-    """The server takes it some seconds later: it is none of those that the kernel
-    gives to others meanwhile."""
-    lowest_given = int(pathlib.Path(
-        "/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(lowest_given // 2, lowest_given)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Server:
