@@ -90,13 +90,15 @@ def tensors(mapping: Mapping[str, torch.Tensor | Block],
 
 def _unwrap(module: nn.Module) -> nn.Module:
     """What DistributedDataParallel wraps, perhaps compiled, or the module."""
-    inner = module
-    while True:
-        inner = inner._modules.get("_orig_mod", inner)
-        if not isinstance(inner, (nn.parallel.DistributedDataParallel,
-                                  nn.DataParallel)):
-            return module
-        module = inner = inner.module
+    while isinstance(inner := _uncompiled(module),
+                     (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        module = inner.module
+    return module
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """What torch.compile wraps, or the module."""
+    return module._modules.get("_orig_mod", module)
 
 
 def _refuse_adapters(named: Mapping[str, object]) -> None:
@@ -126,19 +128,15 @@ def _windows_of(module: nn.Module, config: object | None,
     """The checkpoint tensors in a tensor of a name and shape: by our tables
     where they know the family or the user names one, else by transformers."""
     if config is None:
-        config = _config_of(module)
+        model = _uncompiled(module)
+        config = getattr(model, "config", None)
         if not is_in_tables(config):
             saved = saved_windows(
-                module._modules.get("_orig_mod", module),
+                model,
                 {plain_name(name): t.shape for name, t in named.items()})
             if saved is not None:
                 return lambda name, shape: saved[plain_name(name)]
     return CheckpointNames(config).windows
-
-
-def _config_of(module: nn.Module) -> object | None:
-    """The config of a model, perhaps inside the wrapper of torch.compile."""
-    return getattr(getattr(module, "_orig_mod", module), "config", None)
 
 
 def _add(placement: Placement, held: dict, faults: _source.Faults, name: str,
