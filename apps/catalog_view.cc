@@ -27,14 +27,18 @@ bool IsPublisher(const WorkerRecord& worker) {
   return worker.info.role == catalog::Role::kPublisher;
 }
 
+bool IsReceiver(const WorkerRecord& worker) {
+  return worker.info.role == catalog::Role::kReceiver;
+}
+
 std::string RoleOf(const WorkerRecord& worker) {
-  return IsPublisher(worker) ? "publisher" : "receiver";
+  return std::string(catalog::ToString(worker.info.role));
 }
 
 // Whether it lives and, for a receiver, may serve.
 std::string ConditionOf(const WorkerRecord& worker) {
   if (!worker.alive) return worker.death_reason.empty() ? "registered" : "dead";
-  if (IsPublisher(worker)) return "alive";
+  if (!IsReceiver(worker)) return "alive";
   if (!worker.fenced_reason.empty()) return "fenced";
   return worker.committed.run_id.empty() ? "alive, no version yet" : "serves";
 }
@@ -43,9 +47,8 @@ std::string WhyOf(const WorkerRecord& worker) {
   return worker.alive ? worker.fenced_reason : worker.death_reason;
 }
 
-std::string CommittedOf(const WorkerRecord& worker) {
-  return worker.committed.run_id.empty() ? ""
-                                         : catalog::ToString(worker.committed);
+std::string NameOf(const catalog::VersionId& version) {
+  return version.run_id.empty() ? "" : catalog::ToString(version);
 }
 
 const WorkerRecord* FindWorker(const CatalogView& view,
@@ -122,7 +125,7 @@ std::string FormatWorkers(const CatalogView& view, const std::string& model,
     rows.push_back({RoleOf(worker),
                     absl::StrCat(worker.info.rank, "/", worker.info.num_ranks),
                     worker.info.layout_spec, ConditionOf(worker),
-                    CommittedOf(worker),
+                    HeldBy(worker),
                     absl::StrCat(worker.info.process_id, "@",
                                  worker.info.host_id.substr(0, 12)),
                     WhyOf(worker)});
@@ -155,7 +158,7 @@ std::string FormatWorkers(const CatalogView& view, const std::string& model,
   std::for_each(dead.begin() + static_cast<std::ptrdiff_t>(left_out),
                 dead.end(), [&](const WorkerRecord* each) { add(*each); });
   std::string text = FormatTable(
-      {"ROLE", "RANK", "LAYOUT", "STATE", "SERVES", "PROCESS", "WHY"}, rows);
+      {"ROLE", "RANK", "LAYOUT", "STATE", "HOLDS", "PROCESS", "WHY"}, rows);
   if (shown < alive.size()) {
     absl::StrAppend(&text, "and ", alive.size() - shown, " more alive\n");
   }
@@ -164,6 +167,10 @@ std::string FormatWorkers(const CatalogView& view, const std::string& model,
 }
 
 }  // namespace
+
+std::string HeldBy(const WorkerRecord& worker) {
+  return NameOf(IsReceiver(worker) ? worker.committed : worker.holds);
+}
 
 absl::StatusOr<CatalogView> LookAtCatalog(catalog::CatalogStore& store,
                                           const std::string& model,
@@ -222,7 +229,8 @@ nlohmann::ordered_json ToJson(const CatalogView& view) {
                                   {"process_id", each.info.process_id},
                                   {"alive", each.alive},
                                   {"state", ConditionOf(each)},
-                                  {"committed", CommittedOf(each)},
+                                  {"committed", NameOf(each.committed)},
+                                  {"holds", NameOf(each.holds)},
                                   {"fenced_reason", each.fenced_reason},
                                   {"death_reason", each.death_reason}});
     }

@@ -31,6 +31,10 @@ absl::StatusOr<CatalogView> LookAtCatalog(catalog::CatalogStore& store,
                                           const std::string& model,
                                           base::Deadline deadline);
 
+// The version that lies in a worker's memory, as far as that is known: what a
+// receiver has committed, what a source holds. Empty: none.
+std::string HeldBy(const catalog::WorkerRecord& worker);
+
 nlohmann::ordered_json ToJson(const CatalogView& view);
 
 // One screen. Of versions that are GONE and workers that are dead the newest

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "catalog_view.h"
 #include "commands.h"
 #include "console.h"
 #include "endpoints.h"
@@ -82,18 +83,19 @@ absl::Status PrintWorkers(const ListArgs& args) {
                                 {"owner", each.info.owner},
                                 {"process_id", each.info.process_id},
                                 {"committed", committed},
+                                {"holds", HeldBy(each)},
                                 {"fenced_reason", each.fenced_reason}})
                     .dump());
     }
     rows.push_back({each.info.model, role, each.info.layout_spec,
                     absl::StrCat(each.info.rank, "/", each.info.num_ranks),
-                    each.alive ? "alive" : "dead", committed,
+                    each.alive ? "alive" : "dead", HeldBy(each),
                     each.fenced_reason});
   }
   if (!args.json) {
-    PrintLine(FormatTable({"MODEL", "ROLE", "LAYOUT", "RANK", "STATE", "SERVES",
-                           "FENCED BECAUSE"},
-                          rows));
+    PrintLine(FormatTable(
+        {"MODEL", "ROLE", "LAYOUT", "RANK", "STATE", "HOLDS", "FENCED BECAUSE"},
+        rows));
   }
   return absl::OkStatus();
 }

@@ -15,10 +15,6 @@ using catalog::EventKind;
 
 bool IsOfVersion(EventKind kind) { return kind >= EventKind::kShardPublished; }
 
-std::string RoleName(catalog::Role role) {
-  return role == catalog::Role::kPublisher ? "publisher" : "receiver";
-}
-
 nlohmann::ordered_json Begin(uint64_t log_id, const std::string& event) {
   nlohmann::ordered_json json;
   json["schema"] = kEventSchema;
@@ -41,8 +37,8 @@ std::string FormatTime(int64_t unix_ns) {
 
 std::string NameWorker(const Event& event) {
   if (event.worker_id.empty()) return "";
-  return absl::StrCat(RoleName(event.role), " rank ", event.rank, " (",
-                      event.worker_id, ")");
+  return absl::StrCat(std::string(catalog::ToString(event.role)), " rank ",
+                      event.rank, " (", event.worker_id, ")");
 }
 
 std::string ToJsonLine(const Event& event, uint64_t log_id) {
@@ -55,7 +51,7 @@ std::string ToJsonLine(const Event& event, uint64_t log_id) {
   if (!event.worker_id.empty()) {
     json["worker"] = event.worker_id;
     json["generation"] = event.generation;
-    json["role"] = RoleName(event.role);
+    json["role"] = std::string(catalog::ToString(event.role));
     json["rank"] = event.rank;
   }
   if (!event.version.run_id.empty()) {

@@ -18,7 +18,7 @@ import sys
 SCHEMA = 1
 # What is told of them, or what they hear too late.
 ACTS_OF_THE_DEAD = {"lease-revoked", "receiver-fenced", "commit-refused",
-                    "shard-lost"}
+                    "shard-lost", "copy-withdrawn"}
 
 
 class NoEventLog(Exception):
@@ -200,7 +200,7 @@ class Checker:
         if key not in self.versions:
             self.versions[key] = {
                 "state": "none" if self.whole else "unknown",
-                "shards": {}, "leases": set(), "since": 0}
+                "shards": {}, "copies": set(), "leases": set(), "since": 0}
         found = self.versions[key]
         if found["state"] == "gone":
             self.fault(event, f"version {event['version']} is GONE already")
@@ -217,6 +217,10 @@ class Checker:
             if worker and worker["life"] == "dead":
                 self.fault(event, f"rank {rank} of version {event['version']} "
                                   "is dead")
+
+        if (version["state"] in ("ready", "retiring") and self.whole and
+                not version["shards"] and not version["copies"]):
+            self.fault(event, f"nobody holds version {event['version']}")
 
     def on_shard_published(self, event):
         self.check_acts(event, "publisher")
@@ -243,6 +247,20 @@ class Checker:
         if source != event["worker"] and (source or self.whole):
             self.fault(event, f"rank {event['rank']} of version "
                               f"{event['version']} is of worker {source}")
+
+    def on_copy_published(self, event):
+        self.check_acts(event, "copy")
+        version = self.version(event)
+        self.check_state(event, version, "ready")
+        version["copies"].add(event["worker"])
+
+    def on_copy_withdrawn(self, event):
+        version = self.version(event)
+        self.check_state(event, version, "ready", "retiring")
+        if event["worker"] not in version["copies"] and self.whole:
+            self.fault(event, f"worker {event['worker']} is no copy of "
+                              f"{event['version']}")
+        version["copies"].discard(event["worker"])
 
     def on_version_staging(self, event):
         version = self.version(event)

@@ -98,6 +98,26 @@ def log_with_replicas():
     return log.events
 
 
+def log_with_copies():
+    """All publishers die, and a copy stands in for them."""
+    log = Log()
+    ranks = [log.join("w1", "publisher", 0), log.join("w2", "publisher", 1)]
+    engine = log.join("w3", "receiver", 0)
+    stand_in = log.join("w4", "copy", 0)
+    version = "run:0:1"
+    log.ready(ranks, version)
+    log.of("copy-published", stand_in, version)
+    for rank in ranks:
+        log.add("worker-died", **rank, reason="died")
+        log.of("shard-lost", rank, version)
+    log.of("lease-acquired", engine, version, lease="l1")
+    log.of("committed", engine, version, lease="l1")
+    log.of("lease-released", engine, version, lease="l1")
+    log.of("copy-withdrawn", stand_in, version)
+    log.add("version-gone", version=version, ranks_expected=2)
+    return log.events
+
+
 def write(path, events):
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     return path
@@ -234,6 +254,20 @@ def test_a_replica_stands_in(tmp_path, mutate, words):
     faults, _, _ = faults_of(tmp_path,
                              renumbered(mutate(log_with_replicas())))
     assert any(words in fault for fault in faults) if words else faults == []
+
+
+@pytest.mark.parametrize("mutate, words", [
+    (lambda events: events, ""),
+    (without("copy-published"), "nobody holds version run:0:1"),
+    (moved("copy-withdrawn", 0, "lease-acquired", 0), "nobody holds version"),
+    (moved("copy-published", 0, "version-ready", 0), "is STAGING|is NONE"),
+    (changed("copy-published", 0, role="receiver"), "is no copy"),
+    (changed("copy-withdrawn", 0, worker="w9"), "is no copy of run:0:1"),
+])
+def test_a_copy_stands_in(tmp_path, mutate, words):
+    faults, _, _ = faults_of(tmp_path, renumbered(mutate(log_with_copies())))
+    assert any(word in fault for fault in faults
+               for word in words.split("|")) if words else faults == []
 
 
 def test_servers_of_one_catalog_may_not_differ(tmp_path):

@@ -46,6 +46,10 @@ std::string_view ToString(EventKind kind) {
       return "serving";
     case EventKind::kShardLost:
       return "shard-lost";
+    case EventKind::kCopyPublished:
+      return "copy-published";
+    case EventKind::kCopyWithdrawn:
+      return "copy-withdrawn";
   }
   return "unknown";
 }

@@ -36,10 +36,13 @@ enum class EventKind : uint8_t {
   // Without a lease: a receiver switched to what it had received under one, or
   // went back to it.
   kServing = 20,
-  // A publisher died, and a replica holds what it held of the version.
+  // A publisher died, and a replica or a copy holds what it held of the
+  // version.
   kShardLost = 21,
+  kCopyPublished = 22,  // a copy is a further source of the version
+  kCopyWithdrawn = 23,  // it is none any more; not told when the version goes
 };
-inline constexpr EventKind kLastEventKind = EventKind::kShardLost;
+inline constexpr EventKind kLastEventKind = EventKind::kCopyWithdrawn;
 // "version-ready"; "unknown" for a number that is none.
 std::string_view ToString(EventKind kind);
 

@@ -1,7 +1,9 @@
 #include "weft/catalog/limits.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
@@ -18,6 +20,28 @@ bool IsLowerHex(char c) {
 
 void AddIfFault(const absl::Status& status, base::FaultList& faults) {
   if (!status.ok()) faults.Add(std::string(status.message()));
+}
+
+void CheckHeldShards(const WorkerInfo& info, base::FaultList& faults) {
+  const std::vector<std::string>& keys = info.held_shards;
+  if (keys.empty()) return;
+  if (info.role != Role::kCopy) {
+    faults.Add("held shards are for copies, a publisher has its shard key");
+  }
+  if (static_cast<int64_t>(keys.size()) > kMaxHeldShards) {
+    faults.Add(absl::StrCat(keys.size(), " held shards exceed the limit of ",
+                            kMaxHeldShards));
+  }
+  for (const std::string& key : keys) {
+    const absl::Status status = CheckDigestHex(key);
+    if (status.ok()) continue;
+    faults.Add(absl::StrCat("held shard: ", std::string(status.message())));
+    break;
+  }
+  if (std::adjacent_find(keys.begin(), keys.end(), std::greater_equal<>()) !=
+      keys.end()) {
+    faults.Add("held shards do not ascend");
+  }
 }
 
 }  // namespace
@@ -120,6 +144,7 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info) {
       faults.Add(absl::StrCat("shard key: ", std::string(status.message())));
     }
   }
+  CheckHeldShards(info, faults);
   AddIfFault(CheckLabels(info.labels), faults);
   if (!publishes && !info.labels.empty()) {
     faults.Add("labels are for publishers, a receiver has none");

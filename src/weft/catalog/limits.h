@@ -22,6 +22,8 @@ inline constexpr int64_t kMaxPlacementBytes = kMaxMessageBytes - (1 << 16);
 inline constexpr int64_t kMaxBindingBytes = int64_t{64} << 20;
 inline constexpr int64_t kMaxLabels = 16;
 inline constexpr int64_t kMaxLabelBytes = 256;
+// That one copy may stand in for. They are kept for each copy.
+inline constexpr int64_t kMaxHeldShards = 256;
 // Of one catalog, dead workers that are still listed included.
 inline constexpr int64_t kMaxWorkers = 100'000;
 inline constexpr int64_t kMaxModels = 4096;

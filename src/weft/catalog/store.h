@@ -94,6 +94,10 @@ struct WorkerInfo {
   // one are replicas, each of which can stand in for the others. Opaque to the
   // catalog; empty: nobody else holds it.
   std::string shard_key{};
+  // Copies: the shard keys of the publishers that they can stand in for, as
+  // they hold all of the same, byte for byte. Ascending, at most
+  // kMaxHeldShards.
+  std::vector<std::string> held_shards{};
   // Publishers only: equal for all of an epoch.
   Labels labels{};
   // The name of the token that it was registered with, set by the server that
@@ -111,6 +115,9 @@ struct WorkerRecord {
   bool alive = false;
   std::string fenced_reason;  // receivers: why they must not serve, or empty
   VersionId committed;        // receivers: last commit; run_id empty = none
+  // Publishers and copies: what their memory is known to hold of a version that
+  // is not GONE; run_id empty = nothing.
+  VersionId holds{};
   // Dead ones: "publisher rank 2 died or lost its connection", or "publisher
   // rank 2 has ended" if it said so itself.
   std::string death_reason;
@@ -170,6 +177,9 @@ struct SourceRecord {
   std::string worker_id;
   // The version that its memory is known to hold; run_id empty: none.
   VersionId holds;
+  // Publishers: their own, if they have one. Copies: those that no live
+  // publisher has.
+  std::vector<std::string> shard_keys{};
 };
 
 struct SourceSet {
@@ -274,12 +284,15 @@ class CatalogStore {
   // version already, gets OK and a record that is GONE. The worker must be an
   // attached publisher or copy (kFailedPrecondition, kInvalidArgument).
   //
-  // When a publisher dies, a version that was READY stays READY as long as each
-  // of its ranks that died has a live replica (WorkerInfo::shard_key) that
-  // holds it; all else that the dead rank held is withdrawn.
+  // When a publisher dies, a version that was READY stays READY as long as what
+  // each of its ranks that died held is held by another one: a live replica
+  // (WorkerInfo::shard_key) or copy (WorkerInfo::held_shards). All else that
+  // the dead rank held is withdrawn. What lives on by a copy is over when the
+  // last such copy leaves it, and RETIRING or GONE when a newer version of its
+  // epoch is READY.
   //
   // A copy joins the holders of a version that is READY (kFailedPrecondition).
-  // No version waits for it, or lives on by it.
+  // No version waits for it.
   virtual absl::StatusOr<VersionRecord> PublishShard(
       const std::string& worker_id, uint64_t step, base::Deadline deadline) = 0;
   // The same for a publisher that lost the answer of PublishShard: OK if `step`
@@ -302,8 +315,8 @@ class CatalogStore {
       const std::string& model, base::Deadline deadline) = 0;
 
   // Live publishers of the newest run and epoch of `model`, whatever its
-  // versions' states, and copies that hold one. kNotFound if the model has no
-  // publisher. With the id of a lease on a version of the model, their bindings
+  // versions' states, and copies that hold one. kNotFound if there is neither.
+  // With the id of a lease on a version of the model, their bindings
   // too: kNotFound or kFailedPrecondition if it is not known or no longer in
   // force.
   virtual absl::StatusOr<SourceSet> GetSources(const std::string& model,

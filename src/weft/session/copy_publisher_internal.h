@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,11 +23,16 @@ using CheckTables =
     std::function<absl::Status(const catalog::VersionId& version,
                                absl::Span<const convert::DigestValue> table)>;
 
+struct CopyTerms {
+  CheckTables check;
+  std::vector<std::string> held_shards;  // catalog::WorkerInfo
+};
+
 // As Publisher::Create, as catalog::Role::kCopy: rank, mesh and layout of
 // `options.placement` are the receiver's, it quantises nothing, and BeginUpdate
-// waits for nobody. `check` must be set.
+// waits for nobody. `terms.check` must be set.
 absl::StatusOr<std::unique_ptr<Publisher>> PublishCopy(PublisherOptions options,
-                                                       CheckTables check,
+                                                       CopyTerms terms,
                                                        base::Deadline deadline);
 
 }  // namespace weft::session

@@ -10,6 +10,7 @@ absl::StatusOr<std::unique_ptr<PreparedSources>> PreparedSources::Plan(
     const ReceiverOptions& options, PlanCache& plans, int64_t& plans_built) {
   auto prepared = std::make_unique<PreparedSources>();
   prepared->source_set = choice.source_set;
+  prepared->model_card_digest_hex = choice.model_card_digest_hex;
   prepared->sources = choice.sources;
   std::vector<plan::SourceInfo> infos;
   for (const ChosenSource& source : prepared->sources) {

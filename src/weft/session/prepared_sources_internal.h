@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -30,6 +31,7 @@ namespace weft::session {
 // of dependence.
 struct PreparedSources {
   uint64_t source_set = 0;
+  std::string model_card_digest_hex;
   std::vector<ChosenSource> sources;
   std::shared_ptr<const plan::SourceIndex> index;
   std::shared_ptr<const StagedPlan> planned;

@@ -42,8 +42,8 @@ std::string ShardKey(manifest::Placement placement) {
 
 class PublisherImpl : public Publisher {
  public:
-  PublisherImpl(PublisherOptions options, CheckTables check)
-      : options_(std::move(options)), check_tables_(std::move(check)) {}
+  PublisherImpl(PublisherOptions options, CopyTerms copy)
+      : options_(std::move(options)), copy_(std::move(copy)) {}
 
   absl::Status Start(base::Deadline deadline) {
     WEFT_RETURN_IF_ERROR(base::Annotate(
@@ -104,7 +104,7 @@ class PublisherImpl : public Publisher {
     report.quantise_seconds = SecondsSince(start);
     const auto digest_start = std::chrono::steady_clock::now();
     WEFT_RETURN_IF_ERROR(Digest(version, deadline));
-    if (is_copy()) WEFT_RETURN_IF_ERROR(check_tables_(version, table_));
+    if (is_copy()) WEFT_RETURN_IF_ERROR(copy_.check(version, table_));
     std::memcpy(control_->data() + kDigestTableOffsetBytes, table_.data(),
                 table_.size() * sizeof(convert::DigestValue));
     report.digest_seconds = SecondsSince(digest_start);
@@ -129,7 +129,7 @@ class PublisherImpl : public Publisher {
   }
 
  private:
-  bool is_copy() const { return check_tables_ != nullptr; }
+  bool is_copy() const { return copy_.check != nullptr; }
 
   // mutex_ is held by all that follows.
   absl::StatusOr<int64_t> BeginUpdateLocked(base::Deadline revoke_after) {
@@ -343,6 +343,7 @@ class PublisherImpl : public Publisher {
     info.run_id = options_.run_id;
     info.epoch = options_.epoch;
     info.labels = options_.labels;
+    info.held_shards = copy_.held_shards;
     if (!is_copy()) info.shard_key = ShardKey(options_.placement);
     if (!options_.model_card.empty()) {
       terms.blobs.push_back(manifest::PackBytes(options_.model_card));
@@ -357,7 +358,7 @@ class PublisherImpl : public Publisher {
   }
 
   PublisherOptions options_;
-  const CheckTables check_tables_;  // of a copy
+  const CopyTerms copy_;  // with no check: a publisher
   std::unique_ptr<memory::Buffer> control_;
   std::vector<convert::DigestValue> table_;
   std::vector<std::byte*> stored_bases_;
@@ -384,11 +385,11 @@ class PublisherImpl : public Publisher {
 };
 
 absl::StatusOr<std::unique_ptr<Publisher>> Start(PublisherOptions options,
-                                                 CheckTables check,
+                                                 CopyTerms copy,
                                                  base::Deadline deadline) {
   if (options.kernels == nullptr) options.kernels = &convert::CpuKernels();
   auto publisher =
-      std::make_unique<PublisherImpl>(std::move(options), std::move(check));
+      std::make_unique<PublisherImpl>(std::move(options), std::move(copy));
   WEFT_RETURN_IF_ERROR(publisher->Start(deadline));
   return publisher;
 }
@@ -397,12 +398,12 @@ absl::StatusOr<std::unique_ptr<Publisher>> Start(PublisherOptions options,
 
 absl::StatusOr<std::unique_ptr<Publisher>> Publisher::Create(
     PublisherOptions options, base::Deadline deadline) {
-  return Start(std::move(options), nullptr, deadline);
+  return Start(std::move(options), {}, deadline);
 }
 
 absl::StatusOr<std::unique_ptr<Publisher>> PublishCopy(
-    PublisherOptions options, CheckTables check, base::Deadline deadline) {
-  return Start(std::move(options), std::move(check), deadline);
+    PublisherOptions options, CopyTerms terms, base::Deadline deadline) {
+  return Start(std::move(options), std::move(terms), deadline);
 }
 
 }  // namespace weft::session

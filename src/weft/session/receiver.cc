@@ -224,8 +224,7 @@ class ReceiverImpl : public Receiver {
   void Serve(base::Deadline deadline, RefitReport& report) {
     const auto start = steady_clock::now();
     const absl::Status served =
-        serving_->Serve(report.version, report.digest, prepared_->planned->plan,
-                        prepared_->planned->staged, deadline);
+        serving_->Serve(report.version, report.digest, *prepared_, deadline);
     report.serving = served.ok();
     report.not_served = std::string(served.message());
     report.serve_seconds = SecondsBetween(start, steady_clock::now());
@@ -363,7 +362,8 @@ bool ReceiverImpl::Replace(absl::Span<const LostSource> lost,
                            base::Deadline deadline, RefitReport& report) {
   prepared_->Disconnect();
   const std::unique_ptr<PreparedSources> before = std::move(prepared_);
-  SourceChoice rest{before->source_set, before->sources};
+  SourceChoice rest{before->source_set, before->model_card_digest_hex,
+                    before->sources};
   for (const LostSource& each : lost) {
     std::erase_if(rest.sources, [&](const ChosenSource& source) {
       return source.record.rank == each.rank;

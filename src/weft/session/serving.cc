@@ -1,9 +1,13 @@
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
+#include "weft/catalog/limits.h"
+#include "weft/manifest/packed_bytes.h"
+#include "weft/plan/stand_in.h"
 #include "weft/session/arrival_check_internal.h"
 #include "weft/session/copy_publisher_internal.h"
 #include "weft/session/epoch_word.h"
@@ -71,20 +75,41 @@ absl::Status Serving::CheckOptions(const ReceiverOptions& options) {
   return absl::OkStatus();
 }
 
+std::vector<std::string> Serving::HeldShards(const PreparedSources& from) {
+  std::set<std::string> held;
+  for (const ChosenSource& source : from.sources) {
+    if (source.record.shard_keys.empty()) continue;
+    const auto [known, is_new] =
+        is_held_.try_emplace(source.record.placement_digest_hex, false);
+    if (is_new) {
+      known->second =
+          plan::CanStandInFor(options_.placement, source.placement->placement);
+    }
+    if (!known->second) continue;
+    held.insert(source.record.shard_keys.begin(),
+                source.record.shard_keys.end());
+  }
+  if (static_cast<int64_t>(held.size()) > catalog::kMaxHeldShards) return {};
+  return {held.begin(), held.end()};
+}
+
 absl::Status Serving::Serve(const catalog::VersionId& version,
                             const std::string& digest_hex,
-                            const plan::Plan& plan,
-                            const plan::StagedTarget& staged,
+                            const PreparedSources& from,
                             base::Deadline deadline) {
   WEFT_RETURN_IF_ERROR(
-      base::Annotate(CheckVerbatim(plan, staged, options_.placement),
+      base::Annotate(CheckVerbatim(from.planned->plan, from.planned->staged,
+                                   options_.placement),
                      "this receiver cannot serve what it holds"));
+  std::vector<std::string> held = HeldShards(from);
   // A word that turned odd never shows its version again: who has read from the
   // memory before and after could not know of what was between.
   if (copy_ == nullptr || newest_.run_id != version.run_id ||
       newest_.epoch != version.epoch || version.step <= newest_.step ||
-      !copy_->Health().ok()) {
-    WEFT_RETURN_IF_ERROR(Register(version, deadline));
+      !copy_->Health().ok() ||
+      !std::includes(held_shards_.begin(), held_shards_.end(), held.begin(),
+                     held.end())) {
+    WEFT_RETURN_IF_ERROR(Register(version, from, std::move(held), deadline));
   }
   newest_ = version;
   expected_digest_hex_ = digest_hex;
@@ -92,6 +117,8 @@ absl::Status Serving::Serve(const catalog::VersionId& version,
 }
 
 absl::Status Serving::Register(const catalog::VersionId& version,
+                               const PreparedSources& from,
+                               std::vector<std::string> held_shards,
                                base::Deadline deadline) {
   copy_.reset();
   PublisherOptions options;
@@ -114,8 +141,16 @@ absl::Status Serving::Register(const catalog::VersionId& version,
         " arrived: digest ", now, " instead of ", expected_digest_hex_,
         "; it is not served to others"));
   };
-  WEFT_ASSIGN_OR_RETURN(copy_,
-                        PublishCopy(std::move(options), check, deadline));
+  // Who comes when the publishers are gone may need it.
+  if (!from.model_card_digest_hex.empty()) {
+    WEFT_ASSIGN_OR_RETURN(
+        const std::string packed,
+        options_.catalog->GetPlacement(from.model_card_digest_hex, deadline));
+    WEFT_ASSIGN_OR_RETURN(options.model_card, manifest::UnpackBytes(packed));
+  }
+  WEFT_ASSIGN_OR_RETURN(
+      copy_, PublishCopy(std::move(options), {check, held_shards}, deadline));
+  held_shards_ = std::move(held_shards);
   return absl::OkStatus();
 }
 

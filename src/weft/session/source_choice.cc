@@ -71,6 +71,7 @@ absl::StatusOr<SourceChoice> SourceChooser::Choose(
     const catalog::SourceSet& set, const Request& request,
     base::Deadline deadline) {
   SourceChoice choice;
+  choice.model_card_digest_hex = set.model_card_digest_hex;
   std::vector<ChosenSource> copies;
   for (const catalog::SourceRecord& source : set.sources) {
     const bool is_copy = source.role == catalog::Role::kCopy;
@@ -98,7 +99,9 @@ absl::StatusOr<SourceChoice> SourceChooser::Choose(
   }
   const uint64_t spread = catalog::SourceSetTerm(request.spread);
   const auto order = [&](const ChosenSource& copy) {
-    return std::tuple(copy.distance,
+    // First those without whom something is missing: who holds what died with
+    // its publishers.
+    return std::tuple(copy.record.shard_keys.empty(), copy.distance,
                       catalog::SourceSetTerm(spread ^ copy.record.generation));
   };
   std::sort(copies.begin(), copies.end(),
@@ -112,12 +115,19 @@ absl::StatusOr<SourceChoice> SourceChooser::Choose(
                             Fetch(source.record, source.name, deadline));
     }
   }
+  // Whoever stands in has fitted the publishers that are gone.
+  std::vector<std::shared_ptr<const FetchedPlacement>> agreed;
+  for (const std::vector<ChosenSource>* list : {&choice.sources, &copies}) {
+    for (const ChosenSource& source : *list) {
+      if (!source.is_copy() || !source.record.shard_keys.empty()) {
+        agreed.push_back(source.placement);
+      }
+    }
+  }
   std::erase_if(copies, [&](const ChosenSource& copy) {
-    return !std::all_of(choice.sources.begin(), choice.sources.end(),
-                        [&](const ChosenSource& publisher) {
-                          return FitsPublisher(copy.placement->placement,
-                                               publisher.placement->placement);
-                        });
+    return !std::all_of(agreed.begin(), agreed.end(), [&](const auto& other) {
+      return FitsPublisher(copy.placement->placement, other->placement);
+    });
   });
   if (!copies.empty()) AddCopies(std::move(copies), set.num_ranks, choice);
   return choice;

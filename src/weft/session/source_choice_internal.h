@@ -42,6 +42,7 @@ struct ChosenSource {
 struct SourceChoice {
   // catalog::SourceSetOf all that hold the version, chosen or not.
   uint64_t source_set = 0;
+  std::string model_card_digest_hex;
   std::vector<ChosenSource> sources;  // by ascending rank
 };
 
@@ -64,7 +65,7 @@ class SourceChooser {
     uint64_t spread = 0;  // the receiver's own number
   };
   // Placements that are not known yet are fetched. A copy that does not fit the
-  // publishers is left out.
+  // publishers, or the copies that stand in for them, is left out.
   absl::StatusOr<SourceChoice> Choose(const catalog::SourceSet& set,
                                       const Request& request,
                                       base::Deadline deadline);

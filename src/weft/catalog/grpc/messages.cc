@@ -87,15 +87,20 @@ void ToWire(const WorkerInfo& info, wire::WorkerInfo& message) {
   ToWire(info.labels, *message.mutable_labels());
   message.set_owner(info.owner);
   message.set_rejoins(info.rejoins);
+  message.mutable_held_shards()->Assign(info.held_shards.begin(),
+                                        info.held_shards.end());
+}
+
+// Role has one byte: a number beyond it must not wrap into a role.
+Role FromWire(wire::Role role) {
+  return role >= wire::ROLE_PUBLISHER && role <= wire::ROLE_COPY
+             ? static_cast<Role>(role)
+             : Role{0};
 }
 
 WorkerInfo FromWire(const wire::WorkerInfo& message) {
-  // Role has one byte: a number beyond it must not wrap into a role.
-  const int role = message.role();
   return {.model = message.model(),
-          .role = role >= wire::ROLE_PUBLISHER && role <= wire::ROLE_COPY
-                      ? static_cast<Role>(role)
-                      : Role{0},
+          .role = FromWire(message.role()),
           .layout_spec = message.layout_spec(),
           .rank = message.rank(),
           .num_ranks = message.num_ranks(),
@@ -106,6 +111,8 @@ WorkerInfo FromWire(const wire::WorkerInfo& message) {
           .placement_digest_hex = message.placement_digest_hex(),
           .model_card_digest_hex = message.model_card_digest_hex(),
           .shard_key = message.shard_key(),
+          .held_shards = {message.held_shards().begin(),
+                          message.held_shards().end()},
           .labels = FromWire(message.labels()),
           .owner = message.owner(),
           .rejoins = message.rejoins()};
@@ -121,6 +128,9 @@ void ToWire(const WorkerRecord& record, wire::WorkerRecord& message) {
     ToWire(record.committed, *message.mutable_committed());
   }
   message.set_death_reason(record.death_reason);
+  if (!record.holds.run_id.empty()) {
+    ToWire(record.holds, *message.mutable_holds());
+  }
 }
 
 WorkerRecord FromWire(const wire::WorkerRecord& message) {
@@ -130,6 +140,7 @@ WorkerRecord FromWire(const wire::WorkerRecord& message) {
           .alive = message.alive(),
           .fenced_reason = message.fenced_reason(),
           .committed = FromWire(message.committed()),
+          .holds = FromWire(message.holds()),
           .death_reason = message.death_reason()};
 }
 
@@ -144,18 +155,22 @@ void ToWire(const SourceRecord& record, wire::SourceRecord& message) {
   if (!record.holds.run_id.empty()) {
     ToWire(record.holds, *message.mutable_holds());
   }
+  message.mutable_shard_keys()->Assign(record.shard_keys.begin(),
+                                       record.shard_keys.end());
 }
 
 SourceRecord FromWire(const wire::SourceRecord& message) {
-  return {.rank = message.rank(),
-          .generation = message.generation(),
-          .host_id = message.host_id(),
-          .placement_digest_hex = message.placement_digest_hex(),
-          .binding = message.binding(),
-          .role = message.role() == wire::ROLE_COPY ? Role::kCopy
-                                                    : Role::kPublisher,
-          .worker_id = message.worker_id(),
-          .holds = FromWire(message.holds())};
+  return {
+      .rank = message.rank(),
+      .generation = message.generation(),
+      .host_id = message.host_id(),
+      .placement_digest_hex = message.placement_digest_hex(),
+      .binding = message.binding(),
+      .role =
+          message.role() == wire::ROLE_COPY ? Role::kCopy : Role::kPublisher,
+      .worker_id = message.worker_id(),
+      .holds = FromWire(message.holds()),
+      .shard_keys = {message.shard_keys().begin(), message.shard_keys().end()}};
 }
 
 void ToWire(const LeaseRecord& record, wire::LeaseRecord& message) {
@@ -202,8 +217,7 @@ Event FromWire(const wire::Event& message) {
           .model = message.model(),
           .worker_id = message.worker_id(),
           .generation = message.generation(),
-          .role = message.role() == wire::ROLE_RECEIVER ? Role::kReceiver
-                                                        : Role::kPublisher,
+          .role = FromWire(message.role()),
           .rank = message.rank(),
           .version = FromWire(message.version()),
           .lease_id = message.lease_id(),

@@ -160,8 +160,9 @@ class CatalogState {
   };
   struct Version {
     VersionRecord record;
-    std::set<int64_t> ranks;       // that have published it
-    std::set<int64_t> lost_ranks;  // of those: the publisher has died since
+    std::set<int64_t> ranks;  // that have published it
+    // Of those, whose publisher has died since; with its shard key.
+    std::map<int64_t, std::string> lost_ranks;
     std::set<std::string> copies;  // worker ids
     std::set<std::string> lease_ids;
 
@@ -275,20 +276,29 @@ class CatalogState {
   // A publisher rejoins: what is GONE because its attachment ended went with a
   // connection, and not with a process.
   void DescribeReturn(Model& model, const WorkerInfo& info);
-  // Whether another rank that holds the version holds what `info` says.
-  bool HasReplica(const Model& model, const Version& version,
-                  const WorkerInfo& info) const;
+  // Whether somebody who lives holds that shard of the version.
+  bool IsHeld(const Model& model, const Version& version,
+              const std::string& shard_key) const;
+  // A version is about to be READY: another one that lives on by copies ends.
+  void RetireOlder(Model& model, const VersionId& ready);
   static bool IsSource(const WorkerInfo& info) {
     return info.role == Role::kPublisher || info.role == Role::kCopy;
   }
   // Of copies.
   absl::Status CheckCopy(const WorkerInfo& info) const;
   absl::StatusOr<VersionRecord> PublishCopy(Worker& worker, uint64_t step);
-  void WithdrawCopy(Model& model, const Worker& worker);
+  // `reason`: why what lives on by this copy alone ends.
+  void WithdrawCopy(Model& model, const Worker& worker,
+                    const std::string& reason);
   // What the source holds of a version that is not GONE, or nothing.
   VersionId HeldVersion(const Model& model, const Worker& worker) const;
   SourceRecord ToSource(const Model& model, const Worker& worker,
                         bool with_binding) const;
+  // Parts of GetSources, the publishers first.
+  void AddPublishers(const Model& model, bool with_binding,
+                     SourceSet& sources) const;
+  void AddCopies(const Model& model, bool with_binding,
+                 SourceSet& sources) const;
   // Revokes its leases. The version may be forgotten with this call.
   int64_t Withdraw(Model& model, const VersionId& version,
                    const std::string& reason);

@@ -104,7 +104,10 @@ class StateWriter {
       WriteCount(version.ranks.size(), out_);
       for (const int64_t rank : version.ranks) out_.I64(rank);
       WriteCount(version.lost_ranks.size(), out_);
-      for (const int64_t rank : version.lost_ranks) out_.I64(rank);
+      for (const auto& [rank, shard_key] : version.lost_ranks) {
+        out_.I64(rank);
+        out_.Bytes(shard_key);
+      }
       WriteCount(version.copies.size(), out_);
       for (const std::string& copy : version.copies) out_.Bytes(copy);
     }
@@ -235,9 +238,10 @@ class StateReader {
       const std::size_t ranks = in_.Count(8);
       for (std::size_t r = 0; r < ranks; ++r) version.ranks.insert(in_.I64());
       record.ranks_published = static_cast<int64_t>(version.ranks.size());
-      const std::size_t lost = in_.Count(8);
+      const std::size_t lost = in_.Count(12);
       for (std::size_t r = 0; r < lost; ++r) {
-        version.lost_ranks.insert(in_.I64());
+        const int64_t rank = in_.I64();
+        version.lost_ranks.emplace(rank, ReadString(in_));
       }
       const std::size_t copies = in_.Count(4);
       for (std::size_t r = 0; r < copies; ++r) {
@@ -416,8 +420,10 @@ bool CatalogState::IsWholeVersion(const std::string& name, const Model& model,
   if (version.record.state == VersionState::kGone) {
     return version.copies.empty();
   }
-  return std::includes(version.ranks.begin(), version.ranks.end(),
-                       version.lost_ranks.begin(), version.lost_ranks.end()) &&
+  return std::all_of(version.lost_ranks.begin(), version.lost_ranks.end(),
+                     [&](const auto& lost) {
+                       return version.ranks.contains(lost.first);
+                     }) &&
          std::all_of(
              version.ranks.begin(), version.ranks.end(),
              [&](int64_t rank) {

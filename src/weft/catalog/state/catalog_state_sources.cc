@@ -1,5 +1,7 @@
 // Who holds what: replicas among publishers, copies, sources for receivers.
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,18 +43,20 @@ void CatalogState::CountPublisher(Model& model, uint64_t generation, int sign) {
   }
 }
 
-bool CatalogState::HasReplica(const Model& model, const Version& version,
-                              const WorkerInfo& info) const {
-  if (info.shard_key.empty()) return false;
-  return std::any_of(version.ranks.begin(), version.ranks.end(),
-                     [&](int64_t rank) {
-                       if (rank == info.rank || !version.HeldBy(rank))
-                         return false;
-                       const Worker* other =
-                           FindWorker(model.current->ranks.at(rank).worker_id);
-                       return other != nullptr &&
-                              other->record.info.shard_key == info.shard_key;
-                     });
+bool CatalogState::IsHeld(const Model& model, const Version& version,
+                          const std::string& shard_key) const {
+  if (shard_key.empty()) return false;
+  const auto publishes = [&](int64_t rank) {
+    if (!version.HeldBy(rank)) return false;
+    const Worker* worker = FindWorker(model.current->ranks.at(rank).worker_id);
+    return worker != nullptr && worker->record.info.shard_key == shard_key;
+  };
+  const auto copies = [&](const std::string& worker_id) {
+    const auto& held = FindWorker(worker_id)->record.info.held_shards;
+    return std::binary_search(held.begin(), held.end(), shard_key);
+  };
+  return std::any_of(version.ranks.begin(), version.ranks.end(), publishes) ||
+         std::any_of(version.copies.begin(), version.copies.end(), copies);
 }
 
 void CatalogState::LoseShards(Model& model, const Worker& worker,
@@ -64,9 +68,9 @@ void CatalogState::LoseShards(Model& model, const Worker& worker,
     if (record.state == VersionState::kGone || !version.HeldBy(info.rank)) {
       continue;
     }
+    version.lost_ranks.emplace(info.rank, info.shard_key);
     if (record.state == VersionState::kReady &&
-        HasReplica(model, version, info)) {
-      version.lost_ranks.insert(info.rank);
+        IsHeld(model, version, info.shard_key)) {
       record.source_set -= SourceSetTerm(worker.record.generation);
       TellShard(EventKind::kShardLost, worker, record);
       Emit(record);
@@ -132,20 +136,54 @@ absl::StatusOr<VersionRecord> CatalogState::PublishCopy(Worker& worker,
   }
   VersionRecord& record = found->second.record;
   if (!found->second.copies.contains(worker.record.worker_id)) {
-    WithdrawCopy(model, worker);
+    WithdrawCopy(model, worker, "now holds another version");
     found->second.copies.insert(worker.record.worker_id);
     worker.last_step = step;
     record.source_set += SourceSetTerm(worker.record.generation);
+    TellShard(EventKind::kCopyPublished, worker, record);
     Emit(record);
   }
   return record;
 }
 
-void CatalogState::WithdrawCopy(Model& model, const Worker& worker) {
+void CatalogState::WithdrawCopy(Model& model, const Worker& worker,
+                                const std::string& reason) {
+  std::vector<std::pair<VersionId, int64_t>> lost;
   for (auto& [id, version] : model.versions) {
     if (version.copies.erase(worker.record.worker_id) == 0) continue;
     version.record.source_set -= SourceSetTerm(worker.record.generation);
+    TellShard(EventKind::kCopyWithdrawn, worker, version.record);
     Emit(version.record);
+    if (version.record.state != VersionState::kReady) continue;
+    for (const auto& [rank, shard_key] : version.lost_ranks) {
+      if (IsHeld(model, version, shard_key)) continue;
+      lost.emplace_back(id, rank);
+      break;
+    }
+  }
+  for (const auto& [id, rank] : lost) {
+    Withdraw(
+        model, id,
+        absl::StrCat("publisher rank ", rank,
+                     " is gone, and the last copy of what it held, ",
+                     worker.record.worker_id, " of receiver rank ",
+                     worker.record.info.rank, ", ", reason, kHealedByTheNext));
+  }
+}
+
+void CatalogState::RetireOlder(Model& model, const VersionId& ready) {
+  std::vector<VersionId> idle;
+  for (auto& [id, version] : model.versions) {
+    VersionRecord& record = version.record;
+    if (record.state != VersionState::kReady || id == ready) continue;
+    record.state = VersionState::kRetiring;
+    record.reason = absl::StrCat(ToString(ready), " is READY");
+    TellVersion(EventKind::kVersionRetiring, record);
+    Emit(record);
+    if (record.leases == 0) idle.push_back(id);
+  }
+  for (const VersionId& id : idle) {
+    Withdraw(model, id, std::string(model.versions.at(id).record.reason));
   }
 }
 
@@ -169,6 +207,8 @@ VersionId CatalogState::HeldVersion(const Model& model,
 SourceRecord CatalogState::ToSource(const Model& model, const Worker& worker,
                                     bool with_binding) const {
   const WorkerInfo& info = worker.record.info;
+  std::vector<std::string> shard_keys;
+  if (!info.shard_key.empty()) shard_keys = {info.shard_key};
   return {.rank = info.rank,
           .generation = worker.record.generation,
           .host_id = info.host_id,
@@ -176,7 +216,8 @@ SourceRecord CatalogState::ToSource(const Model& model, const Worker& worker,
           .binding = with_binding ? worker.binding : std::string(),
           .role = info.role,
           .worker_id = worker.record.worker_id,
-          .holds = HeldVersion(model, worker)};
+          .holds = HeldVersion(model, worker),
+          .shard_keys = std::move(shard_keys)};
 }
 
 absl::StatusOr<SourceSet> CatalogState::GetSources(
@@ -186,35 +227,55 @@ absl::StatusOr<SourceSet> CatalogState::GetSources(
   const auto found = models_.find(model_name);
   SourceSet sources;
   if (found != models_.end() && found->second.current) {
-    const Model& model = found->second;
-    sources.num_ranks = model.current->num_ranks;
-    for (const auto& [rank, slot] : model.current->ranks) {
-      const Worker* worker = FindWorker(slot.worker_id);
-      if (worker == nullptr || worker->life != Life::kAttached) continue;
-      if (sources.model_card_digest_hex.empty()) {
-        sources.model_card_digest_hex =
-            worker->record.info.model_card_digest_hex;
-      }
-      sources.sources.push_back(ToSource(model, *worker, has_lease));
-    }
+    sources.num_ranks = found->second.current->num_ranks;
+    AddPublishers(found->second, has_lease, sources);
+    AddCopies(found->second, has_lease, sources);
   }
   if (sources.sources.empty()) {
     return absl::NotFoundError(
         absl::StrCat("model \"", model_name, "\" has no live publisher"));
   }
-  const auto num_publishers =
-      static_cast<std::ptrdiff_t>(sources.sources.size());
-  for (const std::string& worker_id : found->second.copies) {
-    SourceRecord copy =
-        ToSource(found->second, *FindWorker(worker_id), has_lease);
-    if (!copy.holds.run_id.empty()) sources.sources.push_back(std::move(copy));
-  }
-  std::sort(sources.sources.begin() + num_publishers, sources.sources.end(),
-            [](const SourceRecord& a, const SourceRecord& b) {
-              return a.generation < b.generation;
-            });
   sources.source_set = SourceSetOf(sources.sources);
   return sources;
+}
+
+void CatalogState::AddPublishers(const Model& model, bool with_binding,
+                                 SourceSet& sources) const {
+  for (const auto& [rank, slot] : model.current->ranks) {
+    const Worker* worker = FindWorker(slot.worker_id);
+    if (worker == nullptr || worker->life != Life::kAttached) continue;
+    if (sources.model_card_digest_hex.empty()) {
+      sources.model_card_digest_hex = worker->record.info.model_card_digest_hex;
+    }
+    sources.sources.push_back(ToSource(model, *worker, with_binding));
+  }
+}
+
+void CatalogState::AddCopies(const Model& model, bool with_binding,
+                             SourceSet& sources) const {
+  std::set<std::string> published;
+  for (const SourceRecord& publisher : sources.sources) {
+    published.insert(publisher.shard_keys.begin(), publisher.shard_keys.end());
+  }
+  std::vector<const Worker*> copies;
+  for (const std::string& worker_id : model.copies) {
+    copies.push_back(FindWorker(worker_id));
+  }
+  std::sort(copies.begin(), copies.end(), [](const Worker* a, const Worker* b) {
+    return a->record.generation < b->record.generation;
+  });
+  for (const Worker* copy : copies) {
+    SourceRecord source = ToSource(model, *copy, with_binding);
+    if (source.holds.run_id.empty()) continue;
+    const WorkerInfo& info = copy->record.info;
+    std::set_difference(info.held_shards.begin(), info.held_shards.end(),
+                        published.begin(), published.end(),
+                        std::back_inserter(source.shard_keys));
+    if (sources.model_card_digest_hex.empty()) {
+      sources.model_card_digest_hex = info.model_card_digest_hex;
+    }
+    sources.sources.push_back(std::move(source));
+  }
 }
 
 }  // namespace weft::catalog

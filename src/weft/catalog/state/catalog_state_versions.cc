@@ -83,6 +83,8 @@ absl::StatusOr<VersionRecord> CatalogState::PublishShard(
       notes_.push_back(absl::StrCat("model \"", info.model, "\": version ",
                                     ToString(id), ": ", record.reason));
     }
+    // One version of a model is READY at a time.
+    RetireOlder(model, id);
     TellVersion(EventKind::kVersionReady, record, worker);
   } else if (record.ranks_published == 1) {
     TellVersion(EventKind::kVersionStaging, record, worker);
@@ -132,10 +134,11 @@ absl::StatusOr<VersionRecord> CatalogState::RepublishShard(
 }
 
 const VersionId* CatalogState::LastReady(const Model& model) {
-  for (const auto& [id, version] : model.versions) {
-    if (version.record.state == VersionState::kReady ||
-        version.record.state == VersionState::kRetiring) {
-      return &id;
+  for (auto each = model.versions.rbegin(); each != model.versions.rend();
+       ++each) {
+    const VersionState state = each->second.record.state;
+    if (state == VersionState::kReady || state == VersionState::kRetiring) {
+      return &each->first;
     }
   }
   for (auto id = model.gone.rbegin(); id != model.gone.rend(); ++id) {
@@ -205,7 +208,7 @@ absl::StatusOr<std::optional<CatalogState::VersionKey>> CatalogState::Retire(
   const WorkerInfo& info = worker->record.info;
   Model& model = models_[info.model];
   if (info.role == Role::kCopy) {
-    WithdrawCopy(model, *worker);
+    WithdrawCopy(model, *worker, "changes its memory");
     return std::nullopt;
   }
   const RankSlot& slot = model.current->ranks[info.rank];

@@ -429,7 +429,7 @@ void CatalogState::Kill(const std::string& worker_id, const std::string& reason,
     KillPublisher(model, worker, reason);
   }
   if (worker.record.info.role == Role::kCopy) {
-    WithdrawCopy(model, worker);
+    WithdrawCopy(model, worker, "has ended");
     model.copies.erase(worker_id);
     ReleaseBlobs(worker.record.info);
   }
@@ -465,6 +465,10 @@ std::vector<WorkerRecord> CatalogState::ListWorkers(
     if (model_name.empty() || worker.record.info.model == model_name) {
       records.push_back(worker.record);
       records.back().death_reason = worker.death_reason;
+      if (worker.life == Life::kAttached && IsSource(worker.record.info)) {
+        records.back().holds =
+            HeldVersion(models_.at(worker.record.info.model), worker);
+      }
     }
   }
   std::sort(records.begin(), records.end(),

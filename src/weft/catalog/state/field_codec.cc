@@ -53,6 +53,8 @@ void Write(const WorkerInfo& info, base::ByteWriter& writer) {
   writer.Bytes(info.placement_digest_hex);
   writer.Bytes(info.model_card_digest_hex);
   writer.Bytes(info.shard_key);
+  writer.U32(static_cast<uint32_t>(info.held_shards.size()));
+  for (const std::string& key : info.held_shards) writer.Bytes(key);
   Write(info.labels, writer);
   writer.Bytes(info.owner);
 }
@@ -74,6 +76,10 @@ WorkerInfo ReadWorkerInfo(base::ByteReader& reader) {
   info.placement_digest_hex = std::string(reader.Bytes());
   info.model_card_digest_hex = std::string(reader.Bytes());
   info.shard_key = std::string(reader.Bytes());
+  const std::size_t held_shards = reader.Count(4);
+  for (std::size_t i = 0; i < held_shards && reader.ok(); ++i) {
+    info.held_shards.emplace_back(reader.Bytes());
+  }
   info.labels = ReadLabels(reader);
   info.owner = std::string(reader.Bytes());
   return info;

@@ -118,6 +118,9 @@ class Author {
     info.placement_digest_hex = Digest(Pick(6));
     if (Pick(3) == 0) info.model_card_digest_hex = Digest(Pick(6));
     if (Pick(2) == 0) info.shard_key = Digest(0);
+    if (info.role == Role::kCopy && Pick(2) == 0) {
+      info.held_shards = {Digest(0), Digest(1)};
+    }
     return info;
   }
 

@@ -185,7 +185,7 @@ TEST_P(StoreConformanceTest, ACopyEndsWithItsVersionAndWithItsEpoch) {
   PublishAll(mesh, 2);
   ASSERT_EQ(store().PublishShard(copy.id(), 2, Soon()).status(),
             absl::OkStatus());
-  // A copy keeps no version alive.
+  // A copy that says of no shard that it holds it keeps no version alive.
   mesh[0].attachment.reset();
   EXPECT_EQ(Find(Version(2)).state, VersionState::kGone);
   EXPECT_EQ(store().GetSources(kModel, Soon()).status().code(),
@@ -200,6 +200,115 @@ TEST_P(StoreConformanceTest, ACopyEndsWithItsVersionAndWithItsEpoch) {
   const Member newer = Join(CopyInfo(0, 1));
   EXPECT_EQ(store().PublishShard(newer.id(), 2, Soon()).status(),
             absl::OkStatus());
+}
+
+// Of publishers that ReplicaInfo names by these letters.
+WorkerInfo StandIn(const std::string& letters, int64_t rank = 0) {
+  WorkerInfo info = CopyInfo(rank);
+  for (const char letter : letters) {
+    info.held_shards.emplace_back(64, letter);
+  }
+  return info;
+}
+
+TEST_P(StoreConformanceTest, CopiesStandInForPublishersThatDie) {
+  std::vector<Member> mesh;
+  mesh.push_back(Join(ReplicaInfo(0, 2, 'a')));
+  mesh.push_back(Join(ReplicaInfo(1, 2, 'b')));
+  PublishAll(mesh, 1);
+  const Member whole = Join(StandIn("ab"));
+  const Member half = Join(StandIn("b", 3));
+  ASSERT_EQ(store().PublishShard(whole.id(), 1, Soon()).status(),
+            absl::OkStatus());
+  ASSERT_EQ(store().PublishShard(half.id(), 1, Soon()).status(),
+            absl::OkStatus());
+  const SourceSet all = *store().GetSources(kModel, Soon());
+  ASSERT_EQ(all.sources.size(), 4u);
+  EXPECT_EQ(all.sources[1].shard_keys,
+            std::vector<std::string>{std::string(64, 'b')});
+  EXPECT_TRUE(all.sources[2].shard_keys.empty()) << "publishers have them";
+
+  mesh[1].attachment.reset();
+  EXPECT_EQ(Find(Version(1)).state, VersionState::kReady);
+  mesh[0].attachment.reset();
+  EXPECT_EQ(Find(Version(1)).state, VersionState::kReady);
+  const Member receiver = Join(ReceiverInfo());
+  const std::string lease = AcquireLease(receiver, Version(1));
+  const SourceSet left = *store().GetSources(kModel, lease, Soon());
+  EXPECT_EQ(left.num_ranks, 2);
+  ASSERT_EQ(left.sources.size(), 2u);
+  EXPECT_EQ(left.sources[0].worker_id, whole.id());
+  EXPECT_EQ(left.sources[0].shard_keys, StandIn("ab").held_shards);
+  EXPECT_EQ(left.sources[0].binding, "binding of rank 0");
+  EXPECT_EQ(left.sources[1].shard_keys, StandIn("b").held_shards);
+  EXPECT_EQ(Find(Version(1)).source_set, left.source_set);
+  EXPECT_EQ(store().ReleaseLease(lease, true, "", Soon()), absl::OkStatus());
+
+  // One that came later from a copy stands in as well.
+  Member later = Join(StandIn("ab", 1));
+  ASSERT_EQ(store().PublishShard(later.id(), 1, Soon()).status(),
+            absl::OkStatus());
+  ASSERT_EQ(store().BeginUpdate(whole.id(), Soon()).status(), absl::OkStatus());
+  EXPECT_EQ(Find(Version(1)).state, VersionState::kReady);
+  const auto watch = Watch();
+  later.attachment.reset();
+  const VersionRecord gone =
+      AwaitState(*watch, Version(1), VersionState::kGone);
+  EXPECT_EQ(gone.reason,
+            "publisher rank 0 is gone, and the last copy of what it held, " +
+                later.id() +
+                " of receiver rank 1, has ended; the next step heals it");
+}
+
+TEST_P(StoreConformanceTest, WhatLivesOnByCopiesEndsWithTheNextVersion) {
+  for (const bool leased : {false, true}) {
+    const uint64_t step = leased ? 3 : 1;
+    std::vector<Member> mesh;
+    mesh.push_back(Join(ReplicaInfo(0, 2, 'a')));
+    mesh.push_back(Join(ReplicaInfo(1, 2, 'b')));
+    PublishAll(mesh, step);
+    const Member copy = Join(StandIn("ab"));
+    ASSERT_EQ(store().PublishShard(copy.id(), step, Soon()).status(),
+              absl::OkStatus());
+    mesh.clear();
+    const Member receiver = Join(ReceiverInfo());
+    std::string lease;
+    if (leased) lease = AcquireLease(receiver, Version(step));
+
+    // Who comes back holds nothing of it, and ends nothing by an update.
+    mesh.push_back(Join(ReplicaInfo(0, 2, 'a')));
+    mesh.push_back(Join(ReplicaInfo(1, 2, 'b')));
+    EXPECT_EQ(*store().BeginUpdate(mesh[0].id(), Passed()), 0);
+    EXPECT_EQ(Find(Version(step)).state, VersionState::kReady);
+    const auto watch = Watch();
+    PublishAll(mesh, step + 1);
+    EXPECT_EQ(Find(Version(step + 1)).state, VersionState::kReady);
+    if (leased) {
+      EXPECT_EQ(Find(Version(step)).state, VersionState::kRetiring);
+      EXPECT_EQ(other().ReleaseLease(lease, true, "", Soon()),
+                absl::OkStatus());
+    }
+    const VersionRecord gone =
+        AwaitState(*watch, Version(step), VersionState::kGone);
+    EXPECT_EQ(gone.reason, ToString(Version(step + 1)) + " is READY");
+  }
+}
+
+TEST_P(StoreConformanceTest, HeldShardsAreCheckedBeforeTheyCount) {
+  const std::vector<Member> mesh = JoinMesh(1);
+  WorkerInfo stranger = ReceiverInfo();
+  stranger.held_shards = {std::string(64, 'a')};
+  WorkerInfo many = CopyInfo();
+  for (int i = 0; i <= 256; ++i) {
+    std::string key = std::to_string(i);
+    many.held_shards.push_back(std::string(64 - key.size(), '0') + key);
+  }
+  for (const WorkerInfo& wrong :
+       {stranger, many, StandIn("ba"), StandIn("aa"), StandIn("x")}) {
+    EXPECT_EQ(Register(wrong).status().code(), StatusCode::kInvalidArgument);
+  }
+  many.held_shards.pop_back();
+  EXPECT_EQ(Register(many).status(), absl::OkStatus());
 }
 
 TEST_P(StoreConformanceTest, ACopyIsNeitherPublisherNorReceiver) {

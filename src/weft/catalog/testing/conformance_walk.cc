@@ -86,7 +86,10 @@ void Walk::Register() {
   if (Pick(2) == 0) info.shard_key = std::string(64, 'a');
   info.rejoins = Pick(3) == 0;
   if (Pick(4) == 0) info = ReceiverInfo(rank);
-  if (Pick(5) == 0) info = CopyInfo(rank, epoch, run);
+  if (Pick(5) == 0) {
+    info = CopyInfo(rank, epoch, run);
+    if (Pick(2) == 0) info.held_shards = {std::string(64, 'a')};
+  }
   const auto registration = Any().Register(info, "", Soon());
   ASSERT_EQ(registration.status().code(), oracle_.Register(info))
       << registration.status();
@@ -149,6 +152,13 @@ void Walk::PublishAll() {
       Publish(i, step_);
     }
   }
+  for (size_t i = 0; i < worker_ids_.size(); ++i) {
+    const auto& worker = oracle_.workers()[i];
+    if (worker.life == ObviousCatalog::Worker::kAttached &&
+        worker.info.role == Role::kCopy && Pick(2) == 0) {
+      Publish(i, step_);
+    }
+  }
 }
 
 void Walk::Update() {
@@ -196,7 +206,7 @@ void Walk::Release() {
 void Walk::Step() {
   using Move = void (Walk::*)();
   static constexpr std::pair<int, Move> kMoves[] = {
-      {6, &Walk::Register},   {2, &Walk::Attach},     {1, &Walk::Die},
+      {6, &Walk::Register},   {2, &Walk::Attach},     {3, &Walk::Die},
       {5, &Walk::PublishOne}, {8, &Walk::PublishAll}, {2, &Walk::Update},
       {8, &Walk::Acquire},    {6, &Walk::Release},    {4, &Walk::CompareAll},
   };
@@ -263,6 +273,10 @@ void Walk::CompareWorkers() {
     ASSERT_EQ(found->second.alive,
               worker.life == ObviousCatalog::Worker::kAttached);
     ASSERT_EQ(found->second.committed, worker.committed);
+    const VersionId held = found->second.alive
+                               ? oracle_.HeldBy(i).value_or(VersionId())
+                               : VersionId();
+    ASSERT_EQ(found->second.holds, held) << worker_ids_[i];
     ASSERT_EQ(found->second.fenced_reason, worker.fenced_reason);
     ASSERT_EQ(found->second.info.rank, worker.info.rank);
   }

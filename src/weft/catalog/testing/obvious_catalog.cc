@@ -28,6 +28,9 @@ StatusCode ObviousCatalog::Register(const WorkerInfo& info) {
       }
     }
     const bool enters = info.run_id != run_id_ || info.epoch != epoch_;
+    for (size_t i = 0; enters && i < versions_.size(); ++i) {
+      if (versions_[i].state != VersionState::kGone) Withdraw(i);
+    }
     std::optional<size_t> replaced;  // registered, and not attached yet
     for (size_t i = 0; i < workers_.size(); ++i) {
       if (!IsCurrent(workers_[i])) continue;
@@ -83,23 +86,48 @@ void ObviousCatalog::Die(size_t worker) {
       lease.life = Lease::kRevoked;
     }
   }
-  if (workers_[worker].info.role != Role::kPublisher) return;
   for (const size_t version : HeldVersions(workers_[worker])) {
-    if (versions_[version].state != VersionState::kReady ||
-        !HasReplica(workers_[worker], versions_[version])) {
-      Withdraw(version);
-    }
+    if (versions_[version].state != VersionState::kReady) Withdraw(version);
+  }
+  workers_[worker].copy_of.reset();
+  Settle();
+}
+
+void ObviousCatalog::Settle() {
+  for (size_t i = 0; i < versions_.size(); ++i) {
+    const Version& version = versions_[i];
+    const bool lost =
+        version.state == VersionState::kReady &&
+        !std::all_of(version.ranks.begin(), version.ranks.end(),
+                     [&](int64_t rank) { return IsHeld(version, rank); });
+    const bool left =
+        version.state == VersionState::kRetiring && LeasesOf(i) == 0;
+    if (lost || left) Withdraw(i);
   }
 }
 
-bool ObviousCatalog::HasReplica(const Worker& dead,
-                                const Version& version) const {
-  return std::any_of(workers_.begin(), workers_.end(), [&](const Worker& each) {
-    return IsCurrent(each) && !dead.info.shard_key.empty() &&
-           each.info.shard_key == dead.info.shard_key &&
+bool ObviousCatalog::IsHeld(const Version& version, int64_t rank) const {
+  const auto has = [&](const Worker& each) {
+    return each.info.role == Role::kPublisher &&
+           each.info.run_id == version.id.run_id &&
+           each.info.epoch == version.id.epoch &&
            std::count(each.steps.begin(), each.steps.end(), version.id.step) >
                0;
-  });
+  };
+  const auto publisher = std::find_if(
+      workers_.begin(), workers_.end(),
+      [&](const Worker& each) { return has(each) && each.info.rank == rank; });
+  if (publisher == workers_.end()) return false;
+  if (publisher->life == Worker::kAttached) return true;
+  const std::string& key = publisher->info.shard_key;
+  return !key.empty() &&
+         std::any_of(workers_.begin(), workers_.end(), [&](const Worker& each) {
+           if (each.life != Worker::kAttached) return false;
+           return (has(each) && each.info.shard_key == key) ||
+                  (each.copy_of == version.id &&
+                   std::count(each.info.held_shards.begin(),
+                              each.info.held_shards.end(), key) > 0);
+         });
 }
 
 int64_t ObviousCatalog::RevokeLeases(size_t version) {
@@ -181,7 +209,7 @@ StatusCode ObviousCatalog::Publish(size_t publisher, uint64_t step) {
     if (version.state == VersionState::kGone) return StatusCode::kOk;
     version.ranks.insert(worker.info.rank);
     if (static_cast<int64_t>(version.ranks.size()) == version.num_ranks) {
-      version.state = VersionState::kReady;
+      MakeReady(version);
     }
     return StatusCode::kOk;
   }
@@ -193,18 +221,27 @@ StatusCode ObviousCatalog::Publish(size_t publisher, uint64_t step) {
       });
   if (too_late) return StatusCode::kOk;
   versions_.push_back({.id = id,
-                       .state = worker.info.num_ranks == 1
-                                    ? VersionState::kReady
-                                    : VersionState::kStaging,
                        .ranks = {worker.info.rank},
                        .num_ranks = worker.info.num_ranks});
+  if (worker.info.num_ranks == 1) MakeReady(versions_.back());
   return StatusCode::kOk;
+}
+
+void ObviousCatalog::MakeReady(Version& version) {
+  for (Version& older : versions_) {
+    if (older.state == VersionState::kReady) {
+      older.state = VersionState::kRetiring;
+    }
+  }
+  Settle();
+  version.state = VersionState::kReady;
 }
 
 StatusCode ObviousCatalog::PublishCopy(Worker& worker, const VersionId& id) {
   for (const Version& version : versions_) {
     if (version.id != id || version.state != VersionState::kReady) continue;
     worker.copy_of = id;
+    Settle();
     return StatusCode::kOk;
   }
   return StatusCode::kFailedPrecondition;
@@ -223,6 +260,7 @@ StatusCode ObviousCatalog::Update(size_t publisher, int64_t& revoked) {
     revoked += RevokeLeases(version);
   }
   WithdrawHeld(worker);
+  Settle();
   return StatusCode::kOk;
 }
 
@@ -247,6 +285,7 @@ StatusCode ObviousCatalog::Release(size_t lease_index, bool committed,
   if (!fenced_reason.empty()) worker.fenced_reason = fenced_reason;
   if (lease.life == Lease::kRevoked) return StatusCode::kFailedPrecondition;
   lease.life = Lease::kReleased;
+  Settle();
   if (committed) {
     worker.committed = versions_[lease.version].id;
     worker.fenced_reason.clear();
@@ -265,7 +304,7 @@ std::optional<VersionId> ObviousCatalog::HeldBy(size_t worker) const {
   const std::vector<size_t> held = HeldVersions(source);
   if (!held.empty()) return versions_[held.back()].id;
   for (const Version& version : versions_) {
-    if (source.copy_of == version.id && version.state == VersionState::kReady) {
+    if (source.copy_of == version.id && version.state != VersionState::kGone) {
       return version.id;
     }
   }
@@ -279,7 +318,6 @@ std::vector<size_t> ObviousCatalog::Sources() const {
       sources.push_back(i);
     }
   }
-  if (sources.empty()) return sources;
   std::sort(sources.begin(), sources.end(), [&](size_t a, size_t b) {
     return workers_[a].info.rank < workers_[b].info.rank;
   });

@@ -70,7 +70,11 @@ class ObviousCatalog {
   // Versions that the publisher holds, by their index.
   std::vector<size_t> HeldVersions(const Worker& worker) const;
   void WithdrawHeld(const Worker& worker);
-  bool HasReplica(const Worker& dead, const Version& version) const;
+  // Whether what this rank has published lies with somebody who lives.
+  bool IsHeld(const Version& version, int64_t rank) const;
+  void MakeReady(Version& version);
+  // Ends what nobody holds whole any more, and what nobody reads any more.
+  void Settle();
   absl::StatusCode PublishCopy(Worker& worker, const VersionId& id);
 
   std::vector<Worker> workers_;

@@ -1,0 +1,59 @@
+#include "weft/plan/stand_in.h"
+
+#include <algorithm>
+#include <map>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "weft/plan/box_set.h"
+
+namespace weft::plan {
+namespace {
+
+// Name, stored dtype and transform.
+using Form = std::tuple<std::string_view, tensor::DType, tensor::Transform>;
+
+Form FormOf(const manifest::Placement& placement,
+            const layout::StoredTensor& stored,
+            const layout::Fragment& fragment) {
+  return {placement.tensors[fragment.tensor].name, stored.dtype,
+          fragment.transform};
+}
+
+bool IsSameTensor(const tensor::TensorSpec& a, const tensor::TensorSpec& b) {
+  return a.shape == b.shape && a.dtype == b.dtype;
+}
+
+}  // namespace
+
+bool CanStandInFor(const manifest::Placement& holder,
+                   const manifest::Placement& shard) {
+  std::map<std::string_view, const tensor::TensorSpec*> specs;
+  for (const tensor::TensorSpec& spec : holder.tensors) {
+    specs.emplace(spec.name, &spec);
+  }
+  std::map<Form, std::vector<const tensor::Box*>> held;
+  for (const layout::StoredTensor& stored : holder.stored) {
+    for (const layout::Fragment& fragment : stored.fragments) {
+      held[FormOf(holder, stored, fragment)].push_back(&fragment.map.box());
+    }
+  }
+  const auto is_held = [&](const layout::StoredTensor& stored,
+                           const layout::Fragment& fragment) {
+    const tensor::TensorSpec& spec = shard.tensors[fragment.tensor];
+    const auto known = specs.find(spec.name);
+    const auto boxes = held.find(FormOf(shard, stored, fragment));
+    return known != specs.end() && IsSameTensor(*known->second, spec) &&
+           boxes != held.end() &&
+           SubtractAll(fragment.map.box(), boxes->second).empty();
+  };
+  return std::all_of(
+      shard.stored.begin(), shard.stored.end(), [&](const auto& stored) {
+        return std::all_of(
+            stored.fragments.begin(), stored.fragments.end(),
+            [&](const auto& fragment) { return is_held(stored, fragment); });
+      });
+}
+
+}  // namespace weft::plan
