@@ -3,6 +3,8 @@
  * Engine 0 serves what it has committed, as a copy; with SHADOW it receives into
  * a second set of buffers, changes the sets over, and may roll back. Engine 1
  * reads each cell from any of them, and goes on from others when it loses one.
+ * The copy holds all that a trainer does: with STANDS_IN a version that is READY
+ * outlives its trainers by it, until it leaves, or the next version is READY.
  * Whatever is lost at whatever moment, an engine that serves holds exactly one
  * version; and when faults stop, both come to serve the newest.
  *
@@ -18,6 +20,7 @@
  *   KEEP_UNPROVEN   what came from a source that was lost is kept unproven
  *   SWITCH_UNPROVEN the sets change over before it is known what arrived
  *   NO_LATCH        an engine serves while its live set changes
+ *   LEAVES_UNSEEN   what a copy keeps alone stays READY when the copy leaves
  * What a copy changes by itself, in a rollback, no lease knows of: there epoch
  * words are needed. Else either of the two is enough.
  */
@@ -87,12 +90,39 @@ inline withdraw(v) {
 }
 
 #define LEASED(v) (lease[0] == v || lease[1] == v)
+#ifdef STANDS_IN
+#define COPY_HOLDS(v) (holds[COPY] == v)
+#else
+#define COPY_HOLDS(v) false
+#endif
 #if TRAINERS == 1
 #define ALL_HOLD(v) (holds[0] == v)
-#define OTHER_HOLDS(t, v) false
+#define OTHER_HOLDS(t, v) COPY_HOLDS(v)
+#define TRAINER_HOLDS(v) (holds[0] == v && !dead[0])
 #else
 #define ALL_HOLD(v) (holds[0] == v && holds[1] == v)
-#define OTHER_HOLDS(t, v) (holds[1 - t] == v && !dead[1 - t])
+#define OTHER_HOLDS(t, v) (holds[1 - t] == v && !dead[1 - t] || COPY_HOLDS(v))
+#define TRAINER_HOLDS(v) (holds[0] == v && !dead[0] || \
+                          holds[1] == v && !dead[1])
+#endif
+/* The copy leaves: what it kept alone is over. */
+inline leave() {
+#if defined(STANDS_IN) && !defined(LEAVES_UNSEEN)
+  if
+  :: holds[COPY] != 0 && state[holds[COPY]] == READY &&
+     !TRAINER_HOLDS(holds[COPY]) ->
+     withdraw(holds[COPY])
+  :: else
+  fi;
+#endif
+  holds[COPY] = 0
+}
+
+/* One that was taken for dead ends, or registers anew and holds nothing. */
+#ifdef STANDS_IN
+#define IF_DEAD dead[t] = false
+#else
+#define IF_DEAD goto fenced_out
 #endif
 
 proctype Trainer(byte t) {
@@ -102,20 +132,21 @@ proctype Trainer(byte t) {
     /* BeginUpdate. For those who read copies the version ends, too. */
     atomic {
       if
-      :: dead[t] -> goto fenced_out
-      :: !dead[t] && (state[v - 1] == STAGING || state[v - 1] == READY) ->
+      :: dead[t] -> IF_DEAD
+      :: !dead[t] && holds[t] == v - 1 &&
+         (state[v - 1] == STAGING || state[v - 1] == READY) ->
          state[v - 1] = RETIRING
       :: else
       fi
     }
     atomic {
       if
-      :: dead[t] -> goto fenced_out
+      :: dead[t] -> IF_DEAD
       :: !dead[t] && !LEASED(v - 1)
       :: !dead[t]  /* the deadline has passed, or NO_LEASES */
       fi;
       if
-      :: v > 1 && state[v - 1] != GONE -> withdraw(v - 1)
+      :: v > 1 && holds[t] == v - 1 && state[v - 1] != GONE -> withdraw(v - 1)
       :: else
       fi
     }
@@ -127,11 +158,22 @@ proctype Trainer(byte t) {
     /* PublishShard. */
     atomic {
       if
-      :: dead[t] -> goto fenced_out
-      :: !dead[t] && state[v] == GONE
+      :: dead[t] -> IF_DEAD
+      :: else
+      fi;
+      if
+      :: state[v] == GONE
       :: else ->
          holds[t] = v;
-         state[v] = (ALL_HOLD(v) -> READY : STAGING)
+         state[v] = (ALL_HOLD(v) -> READY : STAGING);
+         /* What copies have kept. */
+         if
+         :: state[v] == READY && state[v - 1] == READY && LEASED(v - 1) ->
+            state[v - 1] = RETIRING
+         :: state[v] == READY && state[v - 1] == READY && !LEASED(v - 1) ->
+            withdraw(v - 1)
+         :: else
+         fi
       fi
     }
   }
@@ -147,6 +189,13 @@ proctype Death() {
      atomic {
        trainer_faults--;
        select (t : 0 .. TRAINERS - 1);
+#ifdef HEALS
+       /* What ends the newest version is healed by one that does not come. */
+       if
+       :: holds[t] == LAST -> goto over
+       :: else
+       fi;
+#endif
        dead[t] = true;
        for (v : 1 .. STEPS) {
          if
@@ -160,7 +209,9 @@ proctype Death() {
        holds[t] = 0
      }
   :: break
-  od
+  od;
+over:
+  skip
 }
 
 #define IF_READY(v, otherwise) (v <= STEPS && state[v] == READY -> v : otherwise)
@@ -202,7 +253,7 @@ inline end_copy() {
 #ifndef COPY_SERVES_ON
   word[COPY] = 0;
   if
-  :: holds[COPY] = 0
+  :: atomic { leave() }
   :: true
   fi
 #else
@@ -380,7 +431,7 @@ again:
        if
        :: r == 0 ->
           word[COPY] = 0;
-          holds[COPY] = 0;
+          leave();
           life++;
           served = 0;
           previous = 0
@@ -404,6 +455,15 @@ end_judge:
   goto end_judge
 }
 
+/* Fails as soon as what is READY is held by nobody. */
+proctype Auditor() {
+end_auditor:
+  atomic {
+    (state[1] == READY && HOLDERS(1) == 0) ||
+    (state[2] == READY && HOLDERS(2) == 0) -> assert(false)
+  }
+}
+
 init {
   byte k;
   atomic {
@@ -417,6 +477,7 @@ init {
     run Engine(0);
     run Engine(1);
 #ifdef SAFETY
+    run Auditor();
     run Judge(0);
     run Judge(1)
 #endif
