@@ -230,7 +230,7 @@ nlohmann::ordered_json ToJson(const CatalogView& view) {
                                   {"alive", each.alive},
                                   {"state", ConditionOf(each)},
                                   {"committed", NameOf(each.committed)},
-                                  {"holds", NameOf(each.holds)},
+                                  {"holds", HeldBy(each)},
                                   {"fenced_reason", each.fenced_reason},
                                   {"death_reason", each.death_reason}});
     }

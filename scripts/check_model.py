@@ -101,8 +101,6 @@ LARGE = {"refit": [
 ], "fan_out": [
     ("three versions", "safety", (*BACK, "STEPS=3"), False),
     ("replicas", "safety", ("TRAINERS=2", "TRAINER_FAULTS=1"), False),
-    ("replicas and a copy that stands in", "safety",
-     ("TRAINERS=2", "TRAINER_FAULTS=2", "STANDS_IN"), False),
     ("it heals from engines' deaths", "liveness", ("ENGINE_FAULTS=1",), False),
 ], "places": [
     ("all of it", "safety", ("TRAINERS=2", *TORN), False),

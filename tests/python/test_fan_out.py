@@ -80,6 +80,43 @@ def test_a_copy_killed_in_mid_transfer(weft, start, catalog, checkpoint,  # noqa
     assert version["state"] == "READY"
 
 
+@pytest.mark.parametrize("layout", ["fsdp:shard=2", "megatron:tp=1,pp=2"])
+def test_engines_feed_each_other_when_the_trainers_are_gone(
+        weft, start, catalog, checkpoint, tmp_path, layout):  # noqa: F811
+    trainers = [publish(start, catalog, checkpoint, layout, rank)
+                for rank in range(2)]
+    for process in trainers:
+        process.event()
+    first = start("pull", "--catalog", catalog, "--model", "m", "--layout",
+                  "vllm:tp=1", "--rank", 0, "--serve", "--timeout", CALL_SECONDS)
+    served = refitted(first)
+    assert served["serving"], served["not_served"]
+    for process in trainers:
+        process.kill()
+    await_listed(weft, "workers", catalog, lambda listed: [
+        (each["role"], each["alive"], each["holds"]) for each in listed] == [
+            ("publisher", False, ""), ("receiver", True, "run:0:0"),
+            ("copy", True, "run:0:0"), ("publisher", False, "")])
+    [version] = listing(weft, "versions", catalog)
+    assert version["state"] == "READY"
+
+    # Engines of other layouts, that never saw a trainer.
+    for index, (layout, rank) in enumerate([("vllm:tp=2", 1), ("hf", 0),
+                                            ("vllm:tp=1", 0)]):
+        engine = pull(start, catalog, layout, rank)
+        engine.say("refit")
+        report = refitted(engine)
+        assert {p["name"].split()[0] for p in report["peers"]} == {"copy"}
+        assert_holds(weft, engine, checkpoint, layout, rank, 0,
+                     tmp_path / f"{index}.safetensors")
+    assert report["digest"] == served["digest"]
+
+    first.kill()
+    await_listed(weft, "versions", catalog, lambda listed: [
+        (each["version"], each["state"]) for each in listed] == [
+            ("run:0:0", "GONE")])
+
+
 @pytest.mark.parametrize("mode", ["in-place", "shadow"])
 def test_engines_serve_the_versions_that_follow(weft, start, catalog,  # noqa: F811
                                                 checkpoint, tmp_path, mode):

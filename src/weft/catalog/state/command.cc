@@ -8,7 +8,7 @@
 namespace weft::catalog {
 namespace {
 
-constexpr uint8_t kFormat = 4;
+constexpr uint8_t kFormat = 5;
 
 }  // namespace
 
