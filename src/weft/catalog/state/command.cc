@@ -51,7 +51,7 @@ absl::StatusOr<Command> DecodeCommand(std::string_view bytes) {
   if (reader.ok() && command.kind == Command::Kind::kRegister) {
     command.info = ReadWorkerInfo(reader);
   }
-  if (command.now_ns < 0 || command.now_ns > kLastTimeNs) reader.Fail();
+  if (command.now_ns < 0 || command.now_ns > kLastClockNs) reader.Fail();
   WEFT_RETURN_IF_ERROR(reader.Finish("catalog command"));
   if (command.kind == Command::Kind::kRegister) {
     WEFT_RETURN_IF_ERROR(CheckWorkerInfo(command.info));

@@ -12,6 +12,9 @@ namespace weft::catalog {
 
 // A sum of two times up to here does not overflow.
 inline constexpr int64_t kLastTimeNs = int64_t{1} << 62;
+// The last that a clock may show: what then lasts for up to a year, a lease or
+// a registration, ends at a time that can be written.
+inline constexpr int64_t kLastClockNs = kLastTimeNs - (int64_t{1} << 55);
 
 void Write(const VersionId& version, base::ByteWriter& writer);
 VersionId ReadVersionId(base::ByteReader& reader);

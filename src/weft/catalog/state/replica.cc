@@ -203,7 +203,7 @@ absl::StatusOr<Replica> Replica::Decode(std::string_view bytes,
   replica.entries_since_snapshot_ = reader.U64();
   replica.bytes_since_snapshot_ = reader.U64();
   const int64_t now_ns = reader.I64();
-  if (now_ns < 0 || now_ns > kLastTimeNs) reader.Fail();
+  if (now_ns < 0 || now_ns > kLastClockNs) reader.Fail();
   replica.now_ = TimePoint(std::chrono::nanoseconds(now_ns));
   const std::size_t servers = reader.Count(12);
   for (std::size_t i = 0; i < servers && reader.ok(); ++i) {

@@ -269,6 +269,29 @@ TEST(ReplicaTest, DamagedSnapshotsAreRefusedOrHarmless) {
   EXPECT_GT(harmless, 10) << "only whole snapshots were tried";
 }
 
+// Found by fuzz_catalog_state: what a clock at the end of time had granted ended
+// beyond it, and no server could read the snapshot.
+TEST(ReplicaTest, AClockAtTheEndOfTimeLeavesASnapshotThatIsRead) {
+  for (const int shift : {0, 30, 55, 56}) {
+    Replica replica(kOptions);
+    Command command;
+    command.kind = Kind::kJoin;
+    command.server = "a";
+    command.number = 100;
+    replica.Apply(EncodeCommand(command));
+    command.kind = Kind::kTick;
+    command.sequence = 1;
+    command.now_ns = (int64_t{1} << 62) - (int64_t{1} << shift);
+    replica.Apply(EncodeCommand(command));
+    command.kind = Kind::kRegister;
+    command.sequence = 2;
+    command.info.model = "m";
+    command.info.role = Role::kReceiver;
+    replica.Apply(EncodeCommand(command));
+    EXPECT_TRUE(Replica::Decode(replica.Encode(), kOptions).ok()) << shift;
+  }
+}
+
 TEST(ReplicaTest, DamagedCommandsDoNothingBad) {
   const uint64_t seed = Seed();
   SCOPED_TRACE(absl::StrCat("repeat with WEFT_TEST_SEED=", seed));
