@@ -85,6 +85,24 @@ std::string HoldersOf(const CatalogView& view, const VersionRecord& version) {
   return text;
 }
 
+// Why it is as it is; of what is READY although publishers died, that too.
+std::string WhyOf(const CatalogView& view, const VersionRecord& version) {
+  if (version.state != VersionState::kReady) return version.reason;
+  std::set<int64_t> present;
+  for (const WorkerRecord& worker : view.workers) {
+    if (worker.info.model == version.model && IsPublisher(worker) &&
+        worker.alive) {
+      present.insert(worker.info.rank);
+    }
+  }
+  const int64_t gone =
+      version.ranks_expected - static_cast<int64_t>(present.size());
+  if (gone <= 0) return version.reason;
+  return absl::StrCat(version.reason, version.reason.empty() ? "" : "; ", gone,
+                      " of ", version.ranks_expected,
+                      " publishers gone, others hold what they held");
+}
+
 std::string FormatVersions(const CatalogView& view, const std::string& model,
                            std::size_t most_past) {
   std::vector<const VersionRecord*> gone;
@@ -94,7 +112,7 @@ std::string FormatVersions(const CatalogView& view, const std::string& model,
         {catalog::ToString(version.version),
          std::string(catalog::ToString(version.state)),
          absl::StrCat(version.ranks_published, "/", version.ranks_expected),
-         HoldersOf(view, version), version.reason});
+         HoldersOf(view, version), WhyOf(view, version)});
   };
   for (const VersionRecord& version : view.versions) {
     if (version.model != model) continue;

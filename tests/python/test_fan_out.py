@@ -100,6 +100,9 @@ def test_engines_feed_each_other_when_the_trainers_are_gone(
     [version] = listing(weft, "versions", catalog)
     assert version["state"] == "READY"
 
+    status = weft("status", "--catalog", catalog).stdout
+    assert "2 of 2 publishers gone, others hold what they held" in status
+
     # Engines of other layouts, that never saw a trainer.
     for index, (layout, rank) in enumerate([("vllm:tp=2", 1), ("hf", 0),
                                             ("vllm:tp=1", 0)]):
