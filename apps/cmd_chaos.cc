@@ -84,7 +84,7 @@ std::vector<ChaosFleetOptions> FleetKinds(const ChaosArgs& args) {
     kinds[i].name = names[i];
     kinds[i].trainers = i == 0 || i == 3 ? stages : replicas;
     // Engines that hold the same read from each other.
-    kinds[i].engines_serve = i == 1 || i == 2;
+    kinds[i].engines_serve = i != 0;
     kinds[i].engines = kinds[i].engines_serve ? "vllm:dp=2" : "vllm:tp=2";
     kinds[i].transport = i < 2 ? "shm" : "ucx";
     kinds[i].keep_events = !args.check_events.empty();
