@@ -269,8 +269,8 @@ TEST(ReplicaTest, DamagedSnapshotsAreRefusedOrHarmless) {
   EXPECT_GT(harmless, 10) << "only whole snapshots were tried";
 }
 
-// Found by fuzz_catalog_state: what a clock at the end of time had granted ended
-// beyond it, and no server could read the snapshot.
+// Found by fuzz_catalog_state: what a clock at the end of time had granted
+// ended beyond it, and no server could read the snapshot.
 TEST(ReplicaTest, AClockAtTheEndOfTimeLeavesASnapshotThatIsRead) {
   for (const int shift : {0, 30, 55, 56}) {
     Replica replica(kOptions);
