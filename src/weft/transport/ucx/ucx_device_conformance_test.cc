@@ -114,6 +114,8 @@ TEST(Gpus, AnotherProcessIsReadByUcxWhereItHasCuda) {
     EXPECT_NE(region->through_host().find("libucx-cu13"), std::string::npos);
     return;
   }
+  // Between processes on one H100 UCX 1.22 finds no wire, and says so.
+  if (RealGpus()->num_devices() < 2) GTEST_SKIP() << "there is one GPU alone";
   EXPECT_EQ(region->through_host(), "");
 }
 
