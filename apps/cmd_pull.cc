@@ -222,8 +222,8 @@ void Say(const PullArgs& args, const session::RefitReport& report,
   if (args.explain) PrintLine(engine.receiver->Explain({}, false));
 }
 
-absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
-                         Engine& engine) {
+absl::StatusOr<session::RefitReport> RefitAndSay(
+    const PullArgs& args, const std::string& version_text, Engine& engine) {
   WEFT_ASSIGN_OR_RETURN(const std::optional<catalog::VersionId> named,
                         NamedVersion(version_text));
   bool exact = named.has_value();
@@ -238,9 +238,8 @@ absl::Status RefitAndSay(const PullArgs& args, const std::string& version_text,
   absl::StatusOr<session::RefitReport> refitted = engine.receiver->Refit(
       exact ? &version : nullptr, /*newer=*/false, args.deadline());
   engine.progress.reset();
-  WEFT_ASSIGN_OR_RETURN(const session::RefitReport report, std::move(refitted));
-  Say(args, report, engine);
-  return absl::OkStatus();
+  if (refitted.ok()) Say(args, *refitted, engine);
+  return refitted;
 }
 
 absl::Status RollBackAndSay(const PullArgs& args, Engine& engine) {
@@ -315,7 +314,7 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
         space == std::string::npos ? "" : line.substr(space + 1);
     absl::Status status;
     if (word == "refit") {
-      status = RefitAndSay(args, rest, engine);
+      status = RefitAndSay(args, rest, engine).status();
     } else if (word == "rollback") {
       status = RollBackAndSay(args, engine);
     } else if (word == "poison") {
@@ -349,10 +348,15 @@ absl::Status FollowControl(const PullArgs& args, Engine& engine) {
 absl::Status PullInto(const PullArgs& args, Engine& engine) {
   WEFT_RETURN_IF_ERROR(Build(args, engine));
   if (args.control == "stdin") return FollowControl(args, engine);
-  WEFT_RETURN_IF_ERROR(RefitAndSay(args, args.version, engine));
+  WEFT_ASSIGN_OR_RETURN(const session::RefitReport report,
+                        RefitAndSay(args, args.version, engine));
   if (args.serve) {
     if (!args.out.empty()) {
       WEFT_RETURN_IF_ERROR(Save(args, args.out, args.overwrite, engine));
+    }
+    if (!report.serving) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("it would serve nobody: ", report.not_served));
     }
     if (!args.json) PrintLine("serving what it holds; stop with ctrl-c");
     WaitForStopSignal();

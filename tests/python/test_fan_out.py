@@ -80,6 +80,19 @@ def test_a_copy_killed_in_mid_transfer(weft, start, catalog, checkpoint,  # noqa
     assert version["state"] == "READY"
 
 
+def test_who_would_serve_nobody_says_so_and_ends(weft, start, catalog,  # noqa: F811
+                                                 checkpoint, tmp_path):
+    publish(start, catalog, checkpoint, "hf", 0).event()
+    out = tmp_path / "out.safetensors"
+    done = weft("pull", "--catalog", catalog, "--model", "m", "--layout",
+                "vllm:tp=1,quant=fp8-channel", "--rank", 0, "--serve", "--out", out,
+                "--timeout", CALL_SECONDS)
+    assert done.returncode == 1
+    assert "it would serve nobody: this receiver cannot serve what it holds" in (
+        done.stderr)
+    assert out.exists()
+
+
 @pytest.mark.parametrize("layout", ["fsdp:shard=2", "megatron:tp=1,pp=2"])
 def test_engines_feed_each_other_when_the_trainers_are_gone(
         weft, start, catalog, checkpoint, tmp_path, layout):  # noqa: F811
