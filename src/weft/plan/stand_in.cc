@@ -11,28 +11,21 @@
 namespace weft::plan {
 namespace {
 
-// Name, stored dtype and transform.
-using Form = std::tuple<std::string_view, tensor::DType, tensor::Transform>;
+// All that must be equal but the elements.
+using Form = std::tuple<std::string_view, tensor::Shape, tensor::DType,
+                        tensor::DType, tensor::Transform>;
 
 Form FormOf(const manifest::Placement& placement,
             const layout::StoredTensor& stored,
             const layout::Fragment& fragment) {
-  return {placement.tensors[fragment.tensor].name, stored.dtype,
-          fragment.transform};
-}
-
-bool IsSameTensor(const tensor::TensorSpec& a, const tensor::TensorSpec& b) {
-  return a.shape == b.shape && a.dtype == b.dtype;
+  const tensor::TensorSpec& spec = placement.tensors[fragment.tensor];
+  return {spec.name, spec.shape, spec.dtype, stored.dtype, fragment.transform};
 }
 
 }  // namespace
 
 bool CanStandInFor(const manifest::Placement& holder,
                    const manifest::Placement& shard) {
-  std::map<std::string_view, const tensor::TensorSpec*> specs;
-  for (const tensor::TensorSpec& spec : holder.tensors) {
-    specs.emplace(spec.name, &spec);
-  }
   std::map<Form, std::vector<const tensor::Box*>> held;
   for (const layout::StoredTensor& stored : holder.stored) {
     for (const layout::Fragment& fragment : stored.fragments) {
@@ -41,11 +34,8 @@ bool CanStandInFor(const manifest::Placement& holder,
   }
   const auto is_held = [&](const layout::StoredTensor& stored,
                            const layout::Fragment& fragment) {
-    const tensor::TensorSpec& spec = shard.tensors[fragment.tensor];
-    const auto known = specs.find(spec.name);
     const auto boxes = held.find(FormOf(shard, stored, fragment));
-    return known != specs.end() && IsSameTensor(*known->second, spec) &&
-           boxes != held.end() &&
+    return boxes != held.end() &&
            SubtractAll(fragment.map.box(), boxes->second).empty();
   };
   return std::all_of(

@@ -348,14 +348,7 @@ TEST_P(FanOutTest, ACopyThatRollsBackInMidRefitIsReplaced) {
 TEST_P(FanOutTest, WhatIsNotWhatArrivedIsNotServed) {
   StartTrainers(1, 1);
   PublishAll(1);
-  std::byte* weights = nullptr;
-  auto engine = StartEngine({}, true, false, [&](auto& options) {
-    weights = StoredBase(options.memory, 0);
-    options.derive_hook = [&](const catalog::VersionId&) {
-      weights[77] ^= std::byte{1};
-      return absl::OkStatus();
-    };
-  });
+  auto engine = StartSpoiler();
   const auto report = engine->receiver->Refit(nullptr, false, Soon());
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_FALSE(report->serving);

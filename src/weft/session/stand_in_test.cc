@@ -116,12 +116,11 @@ TEST_P(StandInTest, ACopyOfAPartKeepsTheRanksThatItHolds) {
   ExpectState(1, catalog::VersionState::kGone);
 }
 
-TEST_P(StandInTest, ATrainerRankThatDiesInMidRefitIsReplacedByACopy) {
+TEST_P(StandInTest, ALeaseOutlivesTrainersThatDieInMidRefit) {
   StartTrainers(2, 1);
   PublishAll(1);
   auto copy = StartEngine({}, true);
   Refit(*copy);
-  // One that reads trainers and copies: the copy alone would be nearest.
   bool dead = false;
   std::unique_ptr<Engine> second;
   second = StartEngine({}, false, /*faulty=*/false, [&](auto& options) {
@@ -137,18 +136,11 @@ TEST_P(StandInTest, ATrainerRankThatDiesInMidRefitIsReplacedByACopy) {
   EXPECT_EQ(report.version.step, 1u);
 }
 
-// A hook that changes weights, a conversion: what is not served keeps nothing.
+// What is not served keeps nothing.
 TEST_P(StandInTest, WhatIsNotServedStandsInForNobody) {
   StartTrainers(1, 1);
   PublishAll(1);
-  std::byte* weights = nullptr;
-  auto engine = StartEngine({}, true, false, [&](auto& options) {
-    weights = StoredBase(options.memory, 0);
-    options.derive_hook = [&](const catalog::VersionId&) {
-      weights[77] ^= std::byte{1};
-      return absl::OkStatus();
-    };
-  });
+  auto engine = StartSpoiler();
   ASSERT_TRUE(engine->receiver->Refit(nullptr, false, Soon()).ok());
   Kill(0);
   ExpectState(1, catalog::VersionState::kGone);

@@ -253,6 +253,7 @@ void CatalogState::AddPublishers(const Model& model, bool with_binding,
 
 void CatalogState::AddCopies(const Model& model, bool with_binding,
                              SourceSet& sources) const {
+  if (model.copies.empty()) return;
   std::set<std::string> published;
   for (const SourceRecord& publisher : sources.sources) {
     published.insert(publisher.shard_keys.begin(), publisher.shard_keys.end());

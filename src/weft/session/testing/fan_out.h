@@ -167,6 +167,17 @@ class FanOutTest : public ::testing::TestWithParam<std::string> {
     return engine;
   }
 
+  // One that would serve, but whose hook changes a byte of what arrived.
+  std::unique_ptr<Engine> StartSpoiler() {
+    return StartEngine({}, true, false, [](auto& options) {
+      std::byte* const weights = StoredBase(options.memory, 0);
+      options.derive_hook = [weights](const catalog::VersionId&) {
+        weights[77] ^= std::byte{1};
+        return absl::OkStatus();
+      };
+    });
+  }
+
   RefitReport Refit(Engine& engine) {
     Poison(engine);
     auto report = engine.receiver->Refit(nullptr, false, Soon());
