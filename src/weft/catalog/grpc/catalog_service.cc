@@ -15,10 +15,22 @@
 namespace weft::catalog {
 namespace {
 
-// The store answers at once but for BeginUpdate, and the client watches its
-// own deadline: one that the server kept as well would only add a second
-// answer to the same question.
+// For calls of streams: the store answers at once but for BeginUpdate, and the
+// client watches its own deadline.
 base::Deadline AtOnce() { return base::Deadline::Infinite(); }
+
+// A little before the client gives up: a store that waits for something, as one
+// on Redis does, knows what for, and the client does not.
+base::Deadline BeforeEndOf(const grpc::ServerContext* context) {
+  using Clock = std::chrono::system_clock;
+  if (context == nullptr) return base::Deadline::Infinite();
+  const Clock::time_point end = context->deadline();
+  if (end == Clock::time_point::max()) return base::Deadline::Infinite();
+  const std::chrono::nanoseconds left = end - Clock::now();
+  return base::Deadline::After(left -
+                               std::min<std::chrono::nanoseconds>(
+                                   left / 10, std::chrono::milliseconds(500)));
+}
 
 // A reader of events holds a thread while it waits.
 constexpr int kMostWaitingReaders = 64;
@@ -124,7 +136,7 @@ grpc::Status CatalogService::PutPlacement(
                         .subject = request->digest_hex()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
     return store_->PutPlacement(request->digest_hex(), request->placement(),
-                                AtOnce());
+                                BeforeEndOf(context));
   }));
 }
 
@@ -136,7 +148,7 @@ grpc::Status CatalogService::GetPlacement(
                         .subject = request->digest_hex()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
     absl::StatusOr<std::string> placement =
-        store_->GetPlacement(request->digest_hex(), AtOnce());
+        store_->GetPlacement(request->digest_hex(), BeforeEndOf(context));
     if (!placement.ok()) return placement.status();
     response->set_placement(*std::move(placement));
     return absl::OkStatus();
@@ -156,7 +168,7 @@ grpc::Status CatalogService::Register(grpc::ServerContext* context,
       Guard(context, facts, [&](const std::string& owner, CallFacts& known) {
         info.owner = owner;
         const absl::StatusOr<Registration> registration =
-            store_->Register(info, request->binding(), AtOnce());
+            store_->Register(info, request->binding(), BeforeEndOf(context));
         if (!registration.ok()) return registration.status();
         known.worker = registration->worker_id;
         response->set_worker_id(registration->worker_id);
@@ -222,10 +234,11 @@ grpc::Status CatalogService::PublishShard(
                         .subject = absl::StrCat("step ", request->step())};
   return ToWireStatus(Guard(context, facts, [&](const auto&, CallFacts& known) {
     const absl::StatusOr<VersionRecord> record =
-        request->again() ? store_->RepublishShard(request->worker_id(),
-                                                  request->step(), AtOnce())
-                         : store_->PublishShard(request->worker_id(),
-                                                request->step(), AtOnce());
+        request->again()
+            ? store_->RepublishShard(request->worker_id(), request->step(),
+                                     BeforeEndOf(context))
+            : store_->PublishShard(request->worker_id(), request->step(),
+                                   BeforeEndOf(context));
     if (!record.ok()) return record.status();
     known.model = record->model;
     ToWire(*record, *response->mutable_record());
@@ -287,8 +300,8 @@ grpc::Status CatalogService::GetSources(grpc::ServerContext* context,
                         .model = request->model(),
                         .subject = request->lease_id()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    const absl::StatusOr<SourceSet> sources =
-        store_->GetSources(request->model(), request->lease_id(), AtOnce());
+    const absl::StatusOr<SourceSet> sources = store_->GetSources(
+        request->model(), request->lease_id(), BeforeEndOf(context));
     if (!sources.ok()) return sources.status();
     response->set_source_set(sources->source_set);
     response->set_num_ranks(sources->num_ranks);
@@ -312,10 +325,12 @@ grpc::Status CatalogService::AcquireLease(
     const absl::StatusOr<Lease> lease =
         request->has_version()
             ? store_->AcquireLease(request->worker_id(),
-                                   FromWire(request->version()), AtOnce())
+                                   FromWire(request->version()),
+                                   BeforeEndOf(context))
             : store_->AcquireNewestLease(
                   request->worker_id(),
-                  request->has_newer_than() ? &newer_than : nullptr, AtOnce());
+                  request->has_newer_than() ? &newer_than : nullptr,
+                  BeforeEndOf(context));
     if (!lease.ok()) return lease.status();
     known.model = lease->version.model;
     known.subject =
@@ -336,7 +351,7 @@ grpc::Status CatalogService::RenewLease(grpc::ServerContext* context,
                         .worker = WorkerOfLease(request->lease_id()),
                         .subject = request->lease_id()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    return store_->RenewLease(request->lease_id(), AtOnce());
+    return store_->RenewLease(request->lease_id(), BeforeEndOf(context));
   }));
 }
 
@@ -352,7 +367,7 @@ grpc::Status CatalogService::ReleaseLease(
                               request->committed() ? " committed" : "")};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
     return store_->ReleaseLease(request->lease_id(), request->committed(),
-                                request->fenced_reason(), AtOnce());
+                                request->fenced_reason(), BeforeEndOf(context));
   }));
 }
 
@@ -367,9 +382,9 @@ grpc::Status CatalogService::ReportServing(
                         .worker = request->worker_id(),
                         .subject = serves ? ToString(committed) : "fenced"};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    return store_->ReportServing(request->worker_id(),
-                                 serves ? &committed : nullptr,
-                                 request->fenced_reason(), AtOnce());
+    return store_->ReportServing(
+        request->worker_id(), serves ? &committed : nullptr,
+        request->fenced_reason(), BeforeEndOf(context));
   }));
 }
 
@@ -380,7 +395,8 @@ grpc::Status CatalogService::ListVersions(
                         .any_of = kMayPublish | kMayReceive | kMayRead,
                         .model = request->model()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    const auto records = store_->ListVersions(request->model(), AtOnce());
+    const auto records =
+        store_->ListVersions(request->model(), BeforeEndOf(context));
     if (!records.ok()) return records.status();
     for (const VersionRecord& record : *records) {
       ToWire(record, *response->add_records());
@@ -396,7 +412,8 @@ grpc::Status CatalogService::ListWorkers(grpc::ServerContext* context,
                         .any_of = kMayPublish | kMayReceive | kMayRead,
                         .model = request->model()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    const auto records = store_->ListWorkers(request->model(), AtOnce());
+    const auto records =
+        store_->ListWorkers(request->model(), BeforeEndOf(context));
     if (!records.ok()) return records.status();
     for (const WorkerRecord& record : *records) {
       ToWire(record, *response->add_records());
@@ -412,7 +429,8 @@ grpc::Status CatalogService::ListLeases(grpc::ServerContext* context,
                         .any_of = kMayPublish | kMayReceive | kMayRead,
                         .model = request->model()};
   return ToWireStatus(Guard(context, facts, [&](const auto&, auto&) {
-    const auto records = store_->ListLeases(request->model(), AtOnce());
+    const auto records =
+        store_->ListLeases(request->model(), BeforeEndOf(context));
     if (!records.ok()) return records.status();
     for (const LeaseRecord& record : *records) {
       ToWire(record, *response->add_records());

@@ -343,6 +343,37 @@ TEST(GrpcServerTest, TheClientsDeadlineEndsACallThatHangs) {
   store.Release();
 }
 
+class DeadlineStore : public ForwardingStore {
+ public:
+  DeadlineStore() : ForwardingStore(MakeMemoryStore()) {}
+
+  absl::StatusOr<std::vector<VersionRecord>> ListVersions(
+      const std::string& model, base::Deadline deadline) override {
+    given = deadline;
+    return ForwardingStore::ListVersions(model, deadline);
+  }
+
+  base::Deadline given = base::Deadline::Infinite();
+};
+
+// Who asked a store whose Redis was away was told that the catalog had not
+// answered: both gave up at once.
+TEST(GrpcServerTest, TheStoreGivesUpBeforeTheClientDoes) {
+  DeadlineStore store;
+  const auto server = CatalogServer::Start("127.0.0.1:0", &store);
+  ASSERT_EQ(server.status(), absl::OkStatus());
+  const auto client =
+      MakeGrpcClient(absl::StrCat("127.0.0.1:", (*server)->port()));
+  ASSERT_EQ(client.status(), absl::OkStatus());
+  // gRPC rounds what is longer to a few seconds.
+  const auto begin = base::Deadline::Clock::now();
+  const base::Deadline mine =
+      base::Deadline::At(begin + std::chrono::seconds(30));
+  ASSERT_EQ((*client)->ListVersions("", mine).status(), absl::OkStatus());
+  EXPECT_LT(store.given.when(), mine.when());
+  EXPECT_GT(store.given.when(), begin + std::chrono::seconds(20));
+}
+
 TEST(GrpcServerTest, StatusesComeBackAsTheyWere) {
   StuckStore store;
   const auto server = CatalogServer::Start("127.0.0.1:0", &store);
