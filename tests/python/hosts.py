@@ -279,7 +279,8 @@ class Fleet:
         for process in self.trainers:
             process.say("step")
         for process in self.trainers:
-            assert process.event()["version"] == f"run:0:{number}"
+            event = process.event()
+            assert event.get("version") == f"run:0:{number}", event
 
 
 def refit(engine):

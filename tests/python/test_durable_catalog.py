@@ -1,8 +1,10 @@
 """Trainers and engines go on while catalogs and their Redis are killed."""
 
+import contextlib
 import shutil
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -150,6 +152,60 @@ def test_a_catalog_whose_workers_do_not_come_back(weft, start, serve,  # noqa: F
     version, = await_listed(weft, "versions", second, lambda listed: [
         each["state"] for each in listed] == ["GONE"])
     assert "lost its catalog server" in version["reason"]
+
+
+@pytest.fixture
+def an_hour_ahead(tmp_path, monkeypatch):
+    """Programs started with it have a clock that is an hour ahead."""
+    source, library = tmp_path / "ahead.c", tmp_path / "ahead.so"
+    source.write_text("""
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <time.h>
+        int clock_gettime(clockid_t which, struct timespec* time) {
+          int (*asked)(clockid_t, struct timespec*) =
+              dlsym(RTLD_NEXT, "clock_gettime");
+          const int failed = asked(which, time);
+          if (!failed && which == CLOCK_REALTIME) time->tv_sec += 3600;
+          return failed;
+        }""")
+    subprocess.run(["cc", "-shared", "-fPIC", source, "-o", library, "-ldl"],
+                   check=True)
+
+    @contextlib.contextmanager
+    def run():
+        with monkeypatch.context() as patched:
+            patched.setenv("LD_PRELOAD", str(library))
+            yield
+    return run
+
+
+def test_catalogs_whose_clocks_differ(weft, start, serve, checkpoint,  # noqa: F811
+                                      an_hour_ahead):
+    """All time is Redis's: the lease of a worker does not end since a catalog
+    comes whose clock is ahead, and when that one has died the others do not
+    wait until their clocks say what its did."""
+    _, right = serve()
+    publish(start, right, checkpoint, "hf", 0).event()
+    engine = pull(start, right, "vllm:tp=1", 0, inject="faults")
+    engine.say("drop")
+    engine.say("refit")
+    wait_for_lease(weft, right)
+    with an_hour_ahead():
+        one, ahead = serve()
+        now = subprocess.run(["date", "+%s"], capture_output=True, check=True)
+    assert int(now.stdout) > time.time() + 3000
+    version, = listing(weft, "versions", ahead)
+    assert version["leases"] == 1
+    # It knows of the one that dies only.
+    trainer = start("publish", "--catalog", ahead, "--model", "other",
+                    "--checkpoint", checkpoint, "--layout", "hf", "--rank", 0,
+                    "--control", "stdin")
+    trainer.event()
+    one.kill()
+    await_listed(weft, "versions", right, lambda listed: sorted(
+        (each["model"], each["state"]) for each in listed) == [
+            ("m", "READY"), ("other", "GONE")])
 
 
 def test_a_store_that_is_not_there(weft):

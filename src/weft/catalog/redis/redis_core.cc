@@ -3,6 +3,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "weft/base/status.h"
 #include "weft/catalog/redis/redis_core_internal.h"
@@ -15,13 +16,7 @@ using Clock = base::Deadline::Clock;
 
 constexpr std::chrono::seconds kLeaveTime(1);
 
-Clock::time_point WallClock() {
-  return Clock::time_point(std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::chrono::system_clock::now().time_since_epoch()));
-}
-
 RedisStoreOptions WithDefaults(RedisStoreOptions options) {
-  if (!options.now) options.now = WallClock;
   if (options.entries_a_snapshot == 0) {
     options.entries_a_snapshot = Replica::kEntriesASnapshot;
   }
@@ -39,6 +34,7 @@ std::string NewServerId() {
 RedisCore::RedisCore(RedisAddress address, RedisStoreOptions options)
     : address_(std::move(address)),
       options_(WithDefaults(std::move(options))),
+      clock_(options_.now),
       server_(NewServerId()) {}
 
 std::string RedisCore::Key(const std::string& name) const {
@@ -46,7 +42,25 @@ std::string RedisCore::Key(const std::string& name) const {
 }
 
 int64_t RedisCore::NowNs() const {
-  return std::chrono::nanoseconds(options_.now().time_since_epoch()).count();
+  return std::chrono::nanoseconds(clock_.Now().time_since_epoch()).count();
+}
+
+absl::Status RedisCore::SetClock(RedisConnection& connection) {
+  if (clock_.is_set()) return absl::OkStatus();
+  const auto asked = Clock::now();
+  WEFT_ASSIGN_OR_RETURN(const RedisReply reply, connection.Ask({"TIME"}));
+  const auto when = asked + (Clock::now() - asked) / 2;
+  int64_t seconds = 0;
+  int64_t microseconds = 0;
+  if (reply.items.size() != 2 ||
+      !absl::SimpleAtoi(reply.items[0].text, &seconds) ||
+      !absl::SimpleAtoi(reply.items[1].text, &microseconds)) {
+    return RefusedBy(address_, reply);
+  }
+  clock_.Set(ServerClock::TimePoint(std::chrono::seconds(seconds) +
+                                    std::chrono::microseconds(microseconds)),
+             when);
+  return absl::OkStatus();
 }
 
 absl::Status RedisCore::Start() {
@@ -199,7 +213,7 @@ absl::Status RedisCore::CatchUp(base::Deadline deadline) {
     const std::lock_guard lock(mutex_);
     if (closed_) return Away(deadline);
     const auto next = replica_->state().NextExpiry();
-    due = next && *next <= options_.now();
+    due = next && *next <= clock_.Now();
   }
   if (due) {
     Command tick;
@@ -309,7 +323,7 @@ void RedisCore::RunKeeper() {
     if (replica_ != nullptr && !tick_is_open_) {
       if (const auto next = replica_->state().NextExpiry()) {
         const auto left =
-            std::max(*next - options_.now(),
+            std::max(*next - clock_.Now(),
                      Clock::duration(std::chrono::milliseconds(1)));
         until = std::min(until, Clock::now() + left);
       }
@@ -318,7 +332,7 @@ void RedisCore::RunKeeper() {
     if (closed_) return;
     const bool due = replica_ != nullptr &&
                      replica_->state().NextExpiry().has_value() &&
-                     *replica_->state().NextExpiry() <= options_.now();
+                     *replica_->state().NextExpiry() <= clock_.Now();
     if (due && !tick_is_open_) {
       auto tick = std::make_shared<Proposal>();
       tick->command.sequence = ++last_sequence_;

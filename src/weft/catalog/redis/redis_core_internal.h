@@ -23,6 +23,7 @@
 #include "weft/base/deadline.h"
 #include "weft/catalog/redis/redis_connection_internal.h"
 #include "weft/catalog/redis/redis_store.h"
+#include "weft/catalog/redis/server_clock_internal.h"
 #include "weft/catalog/state/event_log.h"
 #include "weft/catalog/state/replica.h"
 #include "weft/catalog/state/version_watches.h"
@@ -140,7 +141,8 @@ class RedisCore {
 
   // The writer.
   void RunWriter();
-  void ServeWriter(RedisConnection& connection);
+  // Until the connection breaks: whether Redis has taken anything over it.
+  bool ServeWriter(RedisConnection& connection);
   Batch TakeBatch();
   bool HasWork() const;  // mutex_ is held
   absl::Status ReadAlong(RedisConnection& connection);
@@ -149,6 +151,8 @@ class RedisCore {
   void AddJob(RedisWords words);  // mutex_ is held
   // What keeps the writer from Redis, or OK.
   void NoteTrouble(const absl::Status& status);
+  // By Redis, on the first connection.
+  absl::Status SetClock(RedisConnection& connection);
 
   // The reader.
   void RunReader();
@@ -187,6 +191,7 @@ class RedisCore {
 
   const RedisAddress address_;
   const RedisStoreOptions options_;
+  ServerClock clock_;
 
   std::mutex mutex_;
   std::condition_variable changed_;  // entries, answers, closed

@@ -153,6 +153,7 @@ void RedisCore::RunReader() {
 }
 
 absl::Status RedisCore::ServeReader(RedisConnection& connection) {
+  WEFT_RETURN_IF_ERROR(SetClock(connection));
   WEFT_RETURN_IF_ERROR(LoadIfNew(connection));
   while (true) {
     EntryId after;
@@ -369,6 +370,7 @@ absl::Status RedisCore::ApplyEntry(const RedisReply& entry,
   const bool is_command = fields.size() == 2 && fields[0].text == kEntryField;
   Replica::Outcome outcome = replica_->Apply(is_command ? fields[1].text : "");
   applied_ = id;
+  clock_.Raise(replica_->now(), ServerClock::Monotonic::now());
   std::vector<std::string> lines = replica_->state().TakeNotes();
   const bool is_mine = outcome.server == server_;
   if (is_mine) {

@@ -19,7 +19,7 @@ namespace weft::catalog {
 
 struct RedisStoreOptions {
   std::string password = "";
-  // Nanoseconds since 1970 on the clock of this server, unless a test sets it.
+  // For tests: nanoseconds since 1970. The clock of Redis if not given.
   std::function<base::Deadline::Clock::time_point()> now = nullptr;
   // As in MemoryStoreOptions. The first server on a Redis and prefix chooses
   // for all that come after.

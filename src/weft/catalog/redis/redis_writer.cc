@@ -51,7 +51,6 @@ void RedisCore::RunWriter() {
       if (!WaitUnlessClosed(backoff.Next())) return;
       continue;
     }
-    backoff = {};
     {
       const std::lock_guard lock(mutex_);
       if (closed_) return;
@@ -61,29 +60,40 @@ void RedisCore::RunWriter() {
       sent_sequence_ = 0;
       must_join_ = true;
     }
-    ServeWriter(**connection);
-    const std::lock_guard lock(mutex_);
-    writing_ = nullptr;
-    LetReaderRead();
-    connected_since_.reset();
-    if (closed_) return;
+    const bool was_well = ServeWriter(**connection);
+    {
+      const std::lock_guard lock(mutex_);
+      writing_ = nullptr;
+      LetReaderRead();
+      connected_since_.reset();
+      if (closed_) return;
+    }
+    if (was_well) {
+      backoff = {};
+    } else if (!WaitUnlessClosed(backoff.Next())) {
+      return;
+    }
   }
 }
 
-void RedisCore::ServeWriter(RedisConnection& connection) {
-  bool is_well = false;  // Redis takes what comes over this connection
+bool RedisCore::ServeWriter(RedisConnection& connection) {
+  if (const absl::Status status = SetClock(connection); !status.ok()) {
+    NoteTrouble(status);
+    return false;
+  }
+  bool is_well = false;
   while (true) {
     const Batch batch = TakeBatch();
-    if (batch.empty()) return;
+    if (batch.empty()) return is_well;
     const absl::Status sent = SendBatch(connection, batch);
     if (!sent.ok() || !is_well) NoteTrouble(sent);
-    is_well = sent.ok();
+    const bool was_well = std::exchange(is_well, sent.ok());
     if (is_well) continue;
     const std::lock_guard lock(mutex_);
     for (auto job = batch.jobs.rbegin(); job != batch.jobs.rend(); ++job) {
       if (!(*job)->reply) jobs_.push_front(*job);
     }
-    return;
+    return was_well;
   }
 }
 
@@ -119,7 +129,9 @@ RedisCore::Batch RedisCore::TakeBatch() {
     join.kind = Command::Kind::kJoin;
     join.server = server_;
     join.now_ns = NowNs();
-    join.number = static_cast<uint64_t>(WallMicroseconds());
+    // A test's clock may stand still.
+    join.number = static_cast<uint64_t>(options_.now ? WallMicroseconds()
+                                                     : join.now_ns / 1000);
     batch.joins = true;
     batch.proposals.emplace_back(0, EncodeCommand(join));
     must_beat_ = true;

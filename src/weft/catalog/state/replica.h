@@ -58,6 +58,8 @@ class Replica {
   const CatalogState& state() const { return state_; }
   // Entries so far, over all lives.
   uint64_t entries() const { return entries_; }
+  // The latest that any server has said it was, since 1970.
+  CatalogState::TimePoint now() const { return now_; }
   std::vector<std::string> Servers() const;
   bool HasServer(const std::string& server) const {
     return servers_.contains(server);
