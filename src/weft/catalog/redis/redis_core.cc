@@ -55,7 +55,7 @@ absl::Status RedisCore::SetClock(RedisConnection& connection) {
   if (reply.items.size() != 2 ||
       !absl::SimpleAtoi(reply.items[0].text, &seconds) ||
       !absl::SimpleAtoi(reply.items[1].text, &microseconds)) {
-    return RefusedBy(address_, reply);
+    return absl::FailedPreconditionError(RefusedBy(address_, reply).message());
   }
   clock_.Set(ServerClock::TimePoint(std::chrono::seconds(seconds) +
                                     std::chrono::microseconds(microseconds)),

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <future>
 #include <memory>
 #include <set>
@@ -201,6 +202,22 @@ TEST(RedisCrashTest, ARedisThatTakesNoWritesIsSaidToBeOne) {
   tell({"REPLICAOF", "NO", "ONE"});
   EXPECT_EQ(store->PublishShard(publisher.id(), 2, Soon()).status(),
             absl::OkStatus());
+}
+
+TEST(RedisCrashTest, APasswordThatIsMissingIsNotWaitedFor) {
+  RedisProcess redis(/*durable=*/false);
+  ASSERT_TRUE(redis.runs());
+  const auto connection = RedisConnection::Open(*ParseRedisUrl(redis.Url("x")),
+                                                std::chrono::seconds(5));
+  ASSERT_EQ(connection.status(), absl::OkStatus());
+  ASSERT_EQ((*connection)->Ask({"CONFIG", "SET", "requirepass", "p"}).status(),
+            absl::OkStatus());
+  const auto store =
+      MakeRedisStore(redis.NewUrl(), {.patience = std::chrono::hours(1)});
+  EXPECT_EQ(store.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(store.status().message().find("WEFT_REDIS_PASSWORD"),
+            std::string::npos)
+      << store.status();
 }
 
 TEST(RedisCrashTest, WorkersOfADeadServerMayLiveOnElsewhere) {
