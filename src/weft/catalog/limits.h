@@ -24,9 +24,11 @@ inline constexpr int64_t kMaxLabels = 16;
 inline constexpr int64_t kMaxLabelBytes = 256;
 // That one copy may stand in for. They are kept for each copy.
 inline constexpr int64_t kMaxHeldShards = 256;
-// Of one catalog, dead workers that are still listed included.
+// Of one catalog, with what has ended and is still listed. Of that, what has
+// been without workers longest makes room.
 inline constexpr int64_t kMaxWorkers = 100'000;
 inline constexpr int64_t kMaxModels = 4096;
+inline constexpr int64_t kIdleModelsKept = 1024;  // beside one that comes
 // That one worker may hold at a time.
 inline constexpr int64_t kMaxLeasesOfWorker = 64;
 // From when it was granted or renewed last. Long enough that a lease outlives a

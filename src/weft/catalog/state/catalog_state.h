@@ -201,6 +201,9 @@ class CatalogState {
     std::set<std::string> copies;     // worker ids of those that live
     std::deque<std::string> dead;     // worker ids, the oldest first
     std::deque<KnownRun> known_runs;  // the last used at the end
+    int64_t workers = 0;              // registered or attached
+    // The number of the next event when the last of them ended.
+    uint64_t idle_since = 0;
   };
   struct LeaseState {
     std::string worker_id;
@@ -239,6 +242,9 @@ class CatalogState {
   absl::Status CheckEpoch(const Model& model, const WorkerInfo& info) const;
   absl::Status CheckRoom(const WorkerInfo& info) const;
   absl::Status CheckMesh(const Model& model, const WorkerInfo& info) const;
+  // Before a worker of `model` registers: other models that have no workers
+  // make room, those first that have had none longest.
+  void ForgetIdleModels(const std::string& model);
   void EnterEpoch(Model& model, const WorkerInfo& info);
   void RememberRun(Model& model, const WorkerInfo& info);
   void Kill(const std::string& worker_id, const std::string& reason,
@@ -246,6 +252,8 @@ class CatalogState {
   void KillPublisher(Model& model, const Worker& worker,
                      const std::string& reason);
   void Bury(Model& model, const std::string& worker_id);
+  // A worker of it is no longer registered or attached.
+  void CountOut(Model& model);
   void ReleaseBlobs(const WorkerInfo& info);
   void DropRegistration(const std::string& id, const std::string& reason);
   // Whether who holds the rank has registered and not attached yet.

@@ -91,6 +91,7 @@ class StateWriter {
   }
 
   void WriteModel(const CatalogState::Model& model) {
+    out_.U64(model.idle_since);
     out_.U8(model.current ? 1 : 0);
     if (model.current) WriteEpoch(*model.current);
     WriteCount(model.versions.size(), out_);
@@ -173,7 +174,7 @@ class StateReader {
     state_.next_event_ = in_.U64();
     if (state_.next_event_ == 0) in_.Fail();
     ReadWorkers();
-    const std::size_t models = in_.Count(21);
+    const std::size_t models = in_.Count(29);
     for (std::size_t i = 0; i < models && in_.ok(); ++i) {
       const std::string name = ReadString(in_);
       ReadModel(name, state_.models_[name]);
@@ -203,9 +204,10 @@ class StateReader {
       worker.attach_by = ReadTime(in_);
       worker.last_step = ReadOptional(in_);
       worker.death_reason = ReadString(in_);
-      if (worker.record.info.role == Role::kCopy &&
-          worker.life != CatalogState::Life::kDead) {
-        state_.models_[worker.record.info.model].copies.insert(id);
+      if (worker.life != CatalogState::Life::kDead) {
+        CatalogState::Model& model = state_.models_[worker.record.info.model];
+        ++model.workers;
+        if (worker.record.info.role == Role::kCopy) model.copies.insert(id);
       }
       if (worker.life == CatalogState::Life::kRegistered ||
           CatalogState::IsOrphan(worker)) {
@@ -215,6 +217,7 @@ class StateReader {
   }
 
   void ReadModel(const std::string& name, CatalogState::Model& model) {
+    model.idle_since = in_.U64();
     if (ReadFlag(in_)) {
       model.current = CatalogState::Epoch();
       ReadEpoch(*model.current);

@@ -210,9 +210,33 @@ absl::Status CatalogState::CheckRoom(const WorkerInfo& info) const {
   return absl::OkStatus();
 }
 
+void CatalogState::ForgetIdleModels(const std::string& model) {
+  const bool is_new = !models_.contains(model);
+  while (true) {
+    const bool is_full =
+        static_cast<int64_t>(workers_.size()) >= kMaxWorkers ||
+        (is_new && static_cast<int64_t>(models_.size()) >= kMaxModels);
+    if (!is_full && !is_new) return;
+    int64_t num_idle = 0;
+    auto oldest = models_.end();
+    for (auto each = models_.begin(); each != models_.end(); ++each) {
+      if (each->second.workers > 0 || each->first == model) continue;
+      ++num_idle;
+      if (oldest == models_.end() ||
+          each->second.idle_since < oldest->second.idle_since) {
+        oldest = each;
+      }
+    }
+    if (num_idle == 0 || (!is_full && num_idle < kIdleModelsKept)) return;
+    for (const std::string& id : oldest->second.dead) workers_.erase(id);
+    models_.erase(oldest);
+  }
+}
+
 absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
                                                     const std::string& binding,
                                                     TimePoint now) {
+  ForgetIdleModels(info.model);
   WEFT_RETURN_IF_ERROR(CheckRoom(info));
   const bool publishes = info.role == Role::kPublisher;
   if (info.role == Role::kCopy) WEFT_RETURN_IF_ERROR(CheckCopy(info));
@@ -264,6 +288,7 @@ absl::StatusOr<Registration> CatalogState::Register(const WorkerInfo& info,
     model.current->ranks[info.rank].worker_id = registration.worker_id;
   }
   if (info.role == Role::kCopy) model.copies.insert(registration.worker_id);
+  ++model.workers;
   const auto added =
       workers_.emplace(registration.worker_id, std::move(worker));
   TellWorker(EventKind::kWorkerRegistered, added.first->second);
@@ -406,6 +431,7 @@ void CatalogState::DropRegistration(const std::string& id,
     models_[info.model].current->ranks[info.rank].worker_id.clear();
   }
   models_[info.model].copies.erase(found->first);
+  CountOut(models_[info.model]);
   if (IsSource(info)) ReleaseBlobs(info);
   attach_expiries_.erase({found->second.attach_by, found->first});
   workers_.erase(found);
@@ -433,7 +459,12 @@ void CatalogState::Kill(const std::string& worker_id, const std::string& reason,
     model.copies.erase(worker_id);
     ReleaseBlobs(worker.record.info);
   }
+  CountOut(model);
   Bury(model, worker_id);
+}
+
+void CatalogState::CountOut(Model& model) {
+  if (--model.workers == 0) model.idle_since = next_event_;
 }
 
 void CatalogState::KillPublisher(Model& model, const Worker& worker,

@@ -14,7 +14,7 @@ namespace {
 using Kind = Command::Kind;
 using TimePoint = CatalogState::TimePoint;
 
-constexpr uint32_t kSnapshotFormat = 0x57435334;  // "WCS4"
+constexpr uint32_t kSnapshotFormat = 0x57435335;  // "WCS5"
 
 constexpr std::size_t kLeftKept = 256;
 
