@@ -3,8 +3,9 @@
 namespace weft::catalog {
 
 void ServerClock::Set(TimePoint time, Monotonic::time_point when) {
-  if (is_set_.exchange(true)) return;
+  if (is_set_) return;
   Raise(time, when);
+  is_set_ = true;
 }
 
 void ServerClock::Raise(TimePoint time, Monotonic::time_point when) {
