@@ -3,11 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "weft/base/byte_codec.h"
 #include "weft/catalog/limits.h"
 #include "weft/catalog/state/catalog_state.h"
 
@@ -77,74 +75,6 @@ TEST(StateLimitsTest, TheDeadMakeRoom) {
   EXPECT_EQ(state.ListWorkers("m").size(),
             static_cast<size_t>(kMaxWorkers / 2 + 64));
   EXPECT_TRUE(state.Register(Receiver("m"), "", kStart).ok());
-}
-
-std::set<std::string> ModelsOf(const CatalogState& state) {
-  std::set<std::string> models;
-  for (const WorkerRecord& worker : state.ListWorkers("")) {
-    models.insert(worker.info.model);
-  }
-  return models;
-}
-
-// After 4,096 models that had ended long ago no other one was taken, ever.
-TEST(StateLimitsTest, ModelsThatEndedMakeRoom) {
-  CatalogState state = MakeState();
-  const auto use = [&state](const std::string& model) {
-    const auto worker = state.Register(Receiver(model), "", kStart);
-    ASSERT_TRUE(worker.ok()) << worker.status();
-    ASSERT_TRUE(state.Attach(worker->worker_id, {"here", 1}).ok());
-    state.Detach(worker->worker_id, {"here", 1});
-    state.TakeEvents();
-  };
-  const auto living = state.Register(Receiver("living"), "", kStart);
-  ASSERT_TRUE(state.Attach(living->worker_id, {"here", 1}).ok());
-  for (int64_t i = 0; i < kMaxModels + 100; ++i) {
-    use(absl::StrCat("m", i));
-    // Who comes back now and then is kept.
-    if (i % 500 == 0) use("m0");
-  }
-  std::set<std::string> models = ModelsOf(state);
-  EXPECT_EQ(models.size(), static_cast<size_t>(1 + kIdleModelsKept));
-  EXPECT_TRUE(models.contains("living"));
-  EXPECT_TRUE(models.contains("m0"));
-  EXPECT_TRUE(models.contains(absl::StrCat("m", kMaxModels + 99)));
-  EXPECT_FALSE(models.contains("m1"));
-  EXPECT_FALSE(models.contains(absl::StrCat("m", kMaxModels - 1000)));
-
-  // Who reads a snapshot forgets the same ones.
-  base::ByteWriter writer;
-  state.Encode(writer);
-  const std::string bytes = writer.Take();
-  CatalogState other = MakeState();
-  base::ByteReader reader(bytes);
-  const absl::Status decoded = other.Decode(reader);
-  ASSERT_TRUE(decoded.ok()) << decoded;
-  for (CatalogState* each : {&state, &other}) {
-    ASSERT_TRUE(each->Register(Receiver("new"), "", kStart).ok());
-  }
-  EXPECT_EQ(ModelsOf(state), ModelsOf(other));
-  EXPECT_FALSE(ModelsOf(state) == models);
-}
-
-TEST(StateLimitsTest, TheDeadOfOtherModelsMakeRoom) {
-  CatalogState state = MakeState();
-  const auto end = [&state](const std::string& model, int64_t workers) {
-    for (int64_t i = 0; i < workers; ++i) {
-      const auto worker = state.Register(Receiver(model), "", kStart);
-      ASSERT_TRUE(worker.ok()) << worker.status();
-      ASSERT_TRUE(state.Attach(worker->worker_id, {"here", 1}).ok());
-      state.Detach(worker->worker_id, {"here", 1});
-    }
-  };
-  end("first", 64);
-  end("second", 64);
-  for (int64_t i = 128; i < kMaxWorkers; ++i) {
-    ASSERT_TRUE(state.Register(Receiver("m"), "", kStart).ok());
-  }
-  EXPECT_TRUE(state.Register(Receiver("second"), "", kStart).ok());
-  EXPECT_TRUE(state.ListWorkers("first").empty());
-  EXPECT_EQ(state.ListWorkers("second").size(), 65u);
 }
 
 }  // namespace
