@@ -427,11 +427,12 @@ void CatalogState::DropRegistration(const std::string& id,
   const auto found = workers_.find(id);
   const WorkerInfo& info = found->second.record.info;
   TellWorker(EventKind::kWorkerDropped, found->second, reason);
+  Model& model = models_[info.model];
   if (info.role == Role::kPublisher) {
-    models_[info.model].current->ranks[info.rank].worker_id.clear();
+    model.current->ranks[info.rank].worker_id.clear();
   }
-  models_[info.model].copies.erase(found->first);
-  CountOut(models_[info.model]);
+  model.copies.erase(found->first);
+  CountOut(model);
   if (IsSource(info)) ReleaseBlobs(info);
   attach_expiries_.erase({found->second.attach_by, found->first});
   workers_.erase(found);

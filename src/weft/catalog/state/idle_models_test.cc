@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <optional>
 #include <set>
 #include <string>
 
@@ -19,6 +18,14 @@ constexpr std::chrono::seconds kAttachWithin(10);
 constexpr CatalogState::TimePoint kStart{std::chrono::hours(1)};
 const Holder kHere{"here", 1};
 const std::string kDigest(64, 'd');
+
+std::set<std::string> ModelsOf(const CatalogState& state) {
+  std::set<std::string> models;
+  for (const WorkerRecord& worker : state.ListWorkers("")) {
+    models.insert(worker.info.model);
+  }
+  return models;
+}
 
 class IdleModelsTest : public ::testing::Test {
  protected:
@@ -56,13 +63,7 @@ class IdleModelsTest : public ::testing::Test {
       End(Join(absl::StrCat(name, i), Role::kReceiver));
     }
   }
-  std::set<std::string> Models() const {
-    std::set<std::string> models;
-    for (const WorkerRecord& worker : state_.ListWorkers("")) {
-      models.insert(worker.info.model);
-    }
-    return models;
-  }
+  std::set<std::string> Models() const { return ModelsOf(state_); }
 
   CatalogState state_;
 };
@@ -101,11 +102,7 @@ TEST_F(IdleModelsTest, WhoReadsASnapshotForgetsTheSameOnes) {
     ASSERT_TRUE(each->Register(info, "", kStart).ok());
   }
   EXPECT_FALSE(Models() == before);
-  std::set<std::string> others;
-  for (const WorkerRecord& worker : other.ListWorkers("")) {
-    others.insert(worker.info.model);
-  }
-  EXPECT_EQ(Models(), others);
+  EXPECT_EQ(Models(), ModelsOf(other));
 }
 
 TEST_F(IdleModelsTest, EveryWayToComeAndGoCounts) {
